@@ -1,0 +1,21 @@
+"""The one exception a user is meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LowrankError(Exception):
+    """One sentence: what was wrong, with which value, and what would be right.
+
+    The command line prints the sentence alone and exits with status 2.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> LowrankError:
+    """An error for a name that is not in a registry: names the nearest known one and lists all."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return LowrankError(f"Unknown {kind} '{name}': {hint}known are {', '.join(names)}.")
