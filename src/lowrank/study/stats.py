@@ -1,0 +1,316 @@
+"""What paired seeds can and cannot show: differences, equivalence, and the smallest visible effect.
+
+Seed k sees the same data order and the same dense initialisation in every cell, so two cells are
+compared by the differences of their seeds. All tests are Student's t on those differences.
+
+Two cases have no t interval, and none is invented for them: a single pair (no variance to judge
+by) and pairs whose differences are all the same (t would be 0/0 or infinite; with a few seeds and
+a coarse metric, such as accuracy on a few hundred images, equal differences happen by luck). Then
+the interval is the whole line and p is NaN, which no rule can read as significant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
+from scipy.stats import nct
+
+from lowrank.errors import LowrankError, unknown
+
+# A spread below this part of the values is the rounding of equal differences, not a variance.
+ROUNDING = 1e-13
+
+CONTRAST_COLUMNS = [
+    *("arm", "reference", "metric", "estimate", "low", "high", "standard_deviation"),
+    *("pairs", "dropped", "p", "p_corrected", "smallest_detectable"),
+]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `count` values with its t interval (the whole line where there is none)."""
+
+    estimate: float
+    low: float
+    high: float
+    standard_deviation: float  # with n - 1; NaN for fewer than two values
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a - b over pairs, its t interval and the two-sided p against no difference."""
+
+    estimate: float
+    low: float
+    high: float
+    standard_deviation: float  # of the differences, with n - 1; NaN for fewer than two pairs
+    pairs: int
+    p: float  # NaN where there is no test; the docstrings of subclasses say which test it is
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean difference; NaN where the differences have no variance."""
+        if self.pairs < 2 or not self.standard_deviation > 0:
+            return math.nan
+        return self.standard_deviation / math.sqrt(self.pairs)
+
+    def p_above(self, value: float) -> float:
+        """One-sided p against "the true difference is at most `value`"; NaN without a variance."""
+        return float(stdtr(self.pairs - 1, (value - self.estimate) / self.standard_error))
+
+    def p_below(self, value: float) -> float:
+        """One-sided p against "the true difference is at least `value`"; NaN without a variance."""
+        return float(stdtr(self.pairs - 1, (self.estimate - value) / self.standard_error))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """The two-sided t interval at another confidence."""
+        return _interval(self.estimate, self.standard_error, self.pairs, confidence)
+
+
+@dataclass(frozen=True)
+class Equivalence(Difference):
+    """Two one-sided tests: p is against "|difference| >= margin"; the interval is 1 - 2 alpha."""
+
+    margin: float
+    alpha: float
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the interval lies inside the margin, which is the same as p < alpha."""
+        return self.p < self.alpha
+
+
+@dataclass(frozen=True)
+class Noninferiority(Difference):
+    """One-sided: p is against "a is worse than b by the margin or more"; interval 1 - 2 alpha."""
+
+    margin: float
+    alpha: float
+
+    @property
+    def noninferior(self) -> bool:
+        """Whether a is shown to be worse by less than the margin, if at all."""
+        return self.p < self.alpha
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Difference:
+    """Mean paired difference a - b with its t interval and two-sided p.
+
+    a, b: shape (pairs,), in the same order and in the same unit, which is that of the result.
+    Unequal lengths and values that are not finite are a LowrankError: drop pairs, not values.
+    """
+    first, second = _values(a, "first"), _values(b, "second")
+    if len(first) != len(second):
+        raise LowrankError(
+            f"Paired values must be equally many, not {len(first)} and {len(second)}."
+        )
+    size = max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0))
+    estimate, deviation = _moments(first - second, size)
+    n = len(first)
+    error = deviation / math.sqrt(n) if n > 1 and deviation > 0 else math.nan
+    low, high = _interval(estimate, error, n, confidence)
+    p = 2 * float(stdtr(n - 1, -abs(estimate) / error)) if error > 0 else math.nan
+    return Difference(estimate, low, high, deviation, n, p)
+
+
+def equivalence(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Paired TOST (Schuirmann 1987): is the true difference inside (-margin, margin)?"""
+    _check_margin(margin)
+    d = paired_difference(a, b, confidence=1 - 2 * alpha)
+    p = max(d.p_above(-margin), d.p_below(margin))
+    return Equivalence(
+        d.estimate, d.low, d.high, d.standard_deviation, d.pairs, p, margin=margin, alpha=alpha
+    )
+
+
+def noninferiority(
+    a: ArrayLike,
+    b: ArrayLike,
+    margin: float,
+    alpha: float = 0.05,
+    *,
+    lower_is_better: bool = True,
+) -> Noninferiority:
+    """Is a shown to be worse than b by less than `margin`? One-sided paired t test."""
+    _check_margin(margin)
+    d = paired_difference(a, b, confidence=1 - 2 * alpha)
+    p = d.p_below(margin) if lower_is_better else d.p_above(-margin)
+    return Noninferiority(
+        d.estimate, d.low, d.high, d.standard_deviation, d.pairs, p, margin=margin, alpha=alpha
+    )
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm-corrected p values (Holm 1979), in the order of `p_values`, shape (tests,).
+
+    Written out because statsmodels' multipletests collects garbage on every call: 20 to 40 ms.
+    A NaN stays NaN and is not counted in the family: what could not be tested cannot be rejected.
+    """
+    p = np.asarray(p_values, dtype=float)
+    corrected = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return corrected
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean over seeds with its t interval; values that are not finite are a LowrankError."""
+    x = _values(values, "given")
+    estimate, deviation = _moments(x, np.abs(x).max(initial=0.0))
+    error = deviation / math.sqrt(len(x)) if len(x) > 1 and deviation > 0 else math.nan
+    low, high = _interval(estimate, error, len(x), confidence)
+    return Interval(estimate, low, high, deviation, len(x))
+
+
+def smallest_detectable(
+    standard_deviation: float, pairs: int, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true difference that a two-sided paired t test would find with this power.
+
+    standard_deviation: of the paired differences; the result has its unit. Solved with the
+    noncentral t distribution, both tails counted. Infinite for fewer than two pairs, NaN where
+    the deviation is zero or unknown.
+    """
+    if not 0 < alpha < power < 1:
+        raise LowrankError(f"Need 0 < alpha < power < 1, not alpha {alpha} and power {power}.")
+    if pairs < 2:
+        return math.inf
+    if not standard_deviation > 0:
+        return math.nan
+    df = pairs - 1
+    critical = stdtrit(df, 1 - alpha / 2)
+
+    def shortfall(shift: float) -> float:
+        # The far tail underflows to NaN where it no longer counts.
+        return nct.sf(critical, df, shift) + np.nan_to_num(nct.cdf(-critical, df, shift)) - power
+
+    high = 1.0
+    while shortfall(high) < 0:
+        high *= 2
+    return float(brentq(shortfall, 0.0, high)) * standard_deviation / math.sqrt(pairs)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The values of two sides for the seeds that both finished, and what became of the rest."""
+
+    a: np.ndarray  # (pairs,)
+    b: np.ndarray  # (pairs,)
+    seeds: tuple[int, ...]
+    missing: int  # seeds that one side lacks
+    diverged_a: int  # seeds at which a diverged or its value is not finite
+    diverged_b: int
+    dropped: int  # seeds of either side that make no pair
+
+
+def pair(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> Pairs:
+    """Pair the rows of two sides by `seed`; runs marked `diverged` or not finite make no pair.
+
+    Dropping a diverged run flatters the side that diverges, hence the counts: whoever draws a
+    conclusion must look at them. Two rows of one seed on one side are a LowrankError.
+    """
+    sides = []
+    for rows in (a, b):
+        if metric not in rows.columns:
+            raise unknown("metric", metric, rows.columns)
+        twice = rows["seed"][rows["seed"].duplicated()]
+        if len(twice):
+            raise LowrankError(f"Seed {twice.iloc[0]} has more than one row for '{metric}'.")
+        values = pd.Series(rows[metric].to_numpy(dtype=float), index=rows["seed"].to_numpy())
+        if "diverged" in rows.columns:
+            values[rows["diverged"].fillna(False).to_numpy(dtype=bool)] = np.nan
+        sides.append(values)
+    first, second = sides
+    seeds = sorted(set(first.index) | set(second.index))
+    good_a, good_b = (np.isfinite(side.reindex(seeds).to_numpy()) for side in sides)
+    kept = [seed for seed, good in zip(seeds, good_a & good_b, strict=True) if good]
+    return Pairs(
+        a=first.reindex(kept).to_numpy(),
+        b=second.reindex(kept).to_numpy(),
+        seeds=tuple(kept),
+        missing=len(set(first.index) ^ set(second.index)),
+        diverged_a=int((~np.isfinite(first.to_numpy())).sum()),
+        diverged_b=int((~np.isfinite(second.to_numpy())).sum()),
+        dropped=len(seeds) - len(kept),
+    )
+
+
+def paired_contrasts(
+    runs: pd.DataFrame,
+    contrasts: Iterable[tuple[str, str]],
+    metric: str,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """One row per contrast (cell, reference cell): paired difference, Holm over all contrasts.
+
+    runs: columns cell, seed, `metric`, and diverged if known. A cell that has no row is a
+    LowrankError naming the nearest. Columns: arm, reference, metric, estimate, low, high,
+    standard_deviation, pairs, dropped, p, p_corrected, smallest_detectable.
+    """
+    cells = {str(cell): group for cell, group in runs.groupby("cell", sort=False)}
+    rows = []
+    for arm, reference in contrasts:
+        for cell in (arm, reference):
+            if cell not in cells:
+                raise unknown("cell", cell, cells)
+        paired = pair(cells[arm], cells[reference], metric)
+        d = paired_difference(paired.a, paired.b, confidence)
+        rows.append(
+            {
+                "arm": arm,
+                "reference": reference,
+                "metric": metric,
+                "estimate": d.estimate,
+                "low": d.low,
+                "high": d.high,
+                "standard_deviation": d.standard_deviation,
+                "pairs": d.pairs,
+                "dropped": paired.dropped,
+                "p": d.p,
+                "p_corrected": math.nan,
+                "smallest_detectable": smallest_detectable(
+                    d.standard_deviation, d.pairs, alpha=1 - confidence
+                ),
+            }
+        )
+    table = pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
+    table["p_corrected"] = holm(table["p"])
+    return table
+
+
+def _values(values: ArrayLike, which: str) -> np.ndarray:
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 1 or not np.isfinite(x).all():
+        raise LowrankError(f"The {which} values must be one row of finite numbers, not {x}.")
+    return x
+
+
+def _moments(x: Sequence[float] | np.ndarray, size: float) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1), a spread of mere rounding taken as zero."""
+    x = np.asarray(x)
+    mean = float(x.mean()) if len(x) else math.nan
+    deviation = float(x.std(ddof=1)) if len(x) > 1 else math.nan
+    return mean, 0.0 if deviation <= ROUNDING * size else deviation
+
+
+def _interval(mean: float, error: float, n: int, confidence: float) -> tuple[float, float]:
+    if not 0 < confidence < 1:
+        raise LowrankError(f"A confidence lies between 0 and 1, such as 0.95, not {confidence}.")
+    if not error > 0:
+        return -math.inf, math.inf
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
+    return mean - half, mean + half
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 < margin < math.inf:
+        raise LowrankError(f"A margin is a positive number, not {margin}.")
