@@ -7,7 +7,15 @@ classifier) are simply not targets.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
+from types import ModuleType
+
+from lowrank.errors import LowrankError, unknown
+
+FAMILIES = ("gpt2", "wide_resnet", "resnet")
 
 
 @dataclass(frozen=True)
@@ -22,3 +30,36 @@ class Target:
     """The block it stands in, from 0."""
     scale: float = 1.0
     """What the model multiplies this layer's usual initial standard deviation by."""
+
+
+def family(name: str) -> ModuleType:
+    """The module of a model family; only what is used is imported."""
+    if name not in FAMILIES:
+        raise unknown("model family", name, FAMILIES)
+    return import_module(f"lowrank.models.{name}")
+
+
+def matching(targets: list[Target], patterns: Iterable[str], key: str) -> list[Target]:
+    """The targets some pattern names, in the model's order.
+
+    A pattern is a layer name with wildcards, a group, `first_block` or `last_block`. One that matches
+    nothing is an error that lists what there is; `key` is the configuration key it came from.
+    """
+    last = max((target.block for target in targets), default=0)
+    words = {"first_block": 0, "last_block": last}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {
+            target.name
+            for target in targets
+            if fnmatchcase(target.name, pattern)
+            or target.group == pattern
+            or words.get(pattern) == target.block
+        }
+        if not found:
+            known = sorted({target.group for target in targets}) + [t.name for t in targets]
+            raise LowrankError(
+                f"factors.{key}: '{pattern}' matches no layer; there are {', '.join(known)}."
+            )
+        chosen |= found
+    return [target for target in targets if target.name in chosen]

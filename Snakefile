@@ -1,0 +1,25 @@
+# Replication of "Exploring Low Rank Training of Deep Neural Networks" (arXiv 2209.13569).
+#
+#   snakemake --cores all figures                       the default scale, config/laptop.yaml
+#   snakemake --cores all figures --config scale=smoke  another scale
+#   snakemake --cores all results/laptop/cells/language/spectral-r0.62/runs.parquet   one cell
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/figures.smk"
+
+
+# Every figure, with its table.
+rule figures:
+    default_target: True
+    input:
+        FIGURES,
+
+
+# The tables that figures and paper are made from.
+rule tables:
+    input:
+        TABLES,

@@ -1,0 +1,233 @@
+"""The command line: the only thing that rules and people call.
+
+Every command reads a configuration file, does one job and writes named files. What a user got wrong
+is said in one sentence with exit status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.errors import LowrankError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Commands(click.Group):
+    """A click group that turns a LowrankError into its sentence and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LowrankError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lowrank")
+def main() -> None:
+    """Low-rank training of deep networks: data, runs, evaluations, tables."""
+
+
+def _spec(path: Path, kind: Any) -> Any:
+    """A spec file the workflow wrote, validated."""
+    from pydantic import ValidationError
+
+    from lowrank.files import read_json
+
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise LowrankError(
+            f"{path} is damaged ({where}: {first['msg']}): delete it and run again."
+        ) from None
+
+
+def _common(command: Any) -> Any:
+    for option in (
+        click.option("--data", type=FOLDER, required=True, help="Prepared data folder."),
+        click.option("--cache", type=FOLDER, required=True, help="Folder of all runs."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--spec", type=FILE, required=True, help="The data section, as JSON.")
+@click.option("--output", type=FOLDER, required=True, help="Folder to write.")
+def prepare(spec: Path, output: Path) -> None:
+    """Tokenise text or decode images into a prepared data folder."""
+    from lowrank.data.images_spec import ImageSpec
+    from lowrank.data.spec import TextSpec
+    from lowrank.files import read_json
+
+    if read_json(spec).get("kind") == "text":
+        from lowrank.data.text import prepare_text
+
+        prepare_text(_spec(spec, TextSpec), output)
+    else:
+        from lowrank.data.images import prepare_images
+
+        prepare_images(_spec(spec, ImageSpec), output)
+
+
+@main.command()
+@click.option("--spec", type=FILE, required=True, help="The sweep's spec file.")
+@click.option("--output", type=FILE, required=True, help="JSON file to write.")
+@_common
+def sweep(spec: Path, output: Path, data: Path, cache: Path, device: str) -> None:
+    """Find an arm's best learning rate on validation data."""
+    from lowrank.study import jobs
+    from lowrank.study.spec import SweepGroup
+
+    jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device)
+
+
+@main.command()
+@click.option("--spec", type=FILE, required=True, help="The cell's spec file.")
+@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
+@click.option("--keep", type=int, multiple=True, help="Steps whose checkpoints are kept.")
+@click.option("--output", type=FOLDER, required=True, help="Folder of the cell's tables.")
+@_common
+def train(
+    spec: Path,
+    rates: Path,
+    keep: tuple[int, ...],
+    output: Path,
+    data: Path,
+    cache: Path,
+    device: str,
+) -> None:
+    """Train one cell, all its seeds."""
+    from lowrank.study import jobs
+    from lowrank.study.spec import Cell
+
+    cell = _spec(spec, Cell)
+    jobs.train(cell, jobs.read_rates(rates, [cell]), data, cache, output, device, keep)
+
+
+@main.command()
+@click.argument("specs", type=FILE, nargs=-1, required=True)
+@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
+@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
+@_common
+def evaluate(
+    specs: tuple[Path, ...], rates: Path, output: Path, data: Path, cache: Path, device: str
+) -> None:
+    """Read the test set for every run of the cells with these SPECS."""
+    from lowrank.study import jobs
+    from lowrank.study.spec import Cell
+
+    cells = [_spec(path, Cell) for path in specs]
+    jobs.evaluate(cells, jobs.read_rates(rates, cells), data, cache, output, device)
+
+
+@main.command()
+@click.argument("dense", type=FILE)
+@click.argument("others", type=FILE, nargs=-1, required=True)
+@click.option("--study", type=FILE, required=True, help="The interpolation section, as JSON.")
+@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
+@click.option("--points", type=FILE, required=True, help="Parquet file of losses on the lines.")
+@click.option("--summary", type=FILE, required=True, help="Parquet file of barriers, distances.")
+@_common
+def interpolate(
+    dense: Path,
+    others: tuple[Path, ...],
+    study: Path,
+    rates: Path,
+    points: Path,
+    summary: Path,
+    data: Path,
+    cache: Path,
+    device: str,
+) -> None:
+    """Measure losses between the solution of cell spec DENSE and those of OTHERS."""
+    from lowrank.files import write_table
+    from lowrank.study import interpolation, jobs
+    from lowrank.study.config import InterpolationStudy
+    from lowrank.study.spec import Cell
+
+    start, ends = _spec(dense, Cell), [_spec(path, Cell) for path in others]
+    best = jobs.read_rates(rates, [start, *ends])
+    section = _spec(study, InterpolationStudy)
+    lines, facts = interpolation.interpolate(section, start, ends, best, data, cache, device)
+    write_table(points, lines)
+    write_table(summary, facts)
+
+
+@main.command()
+@click.argument("dense", type=FILE)
+@click.option("--study", type=FILE, required=True, help="The post-hoc section, as JSON.")
+@click.option("--factors", type=FILE, required=True, help="The track's factors section, as JSON.")
+@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
+@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
+@_common
+def posthoc(
+    dense: Path,
+    study: Path,
+    factors: Path,
+    rates: Path,
+    output: Path,
+    data: Path,
+    cache: Path,
+    device: str,
+) -> None:
+    """Truncate the trained models of cell spec DENSE and evaluate them."""
+    from lowrank.files import write_table
+    from lowrank.study import jobs
+    from lowrank.study import posthoc as method
+    from lowrank.study.config import FactorSpec, PostHocStudy
+    from lowrank.study.spec import Cell
+
+    cell = _spec(dense, Cell)
+    best = jobs.read_rates(rates, [cell])
+    sections = _spec(study, PostHocStudy), _spec(factors, FactorSpec)
+    write_table(output, method.posthoc(*sections, cell, best, data, cache, device))
+
+
+@main.command()
+@click.option("--data", type=FOLDER, required=True, help="Prepared text folder.")
+@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
+def baselines(data: Path, output: Path) -> None:
+    """Unigram and bigram losses of a prepared text."""
+    from lowrank.files import write_table
+    from lowrank.study.baselines import ngram_losses
+
+    write_table(output, ngram_losses(data))
+
+
+@main.command()
+@click.option("--config", type=FILE, required=True, help="The whole configuration.")
+@click.option("--cell", "cells", type=FOLDER, multiple=True, help="A cell's folder of tables.")
+@click.option("--evaluation", "evaluations", type=FILE, multiple=True, help="Test metrics.")
+@click.option("--rates", type=FILE, multiple=True, help="A sweep's result.")
+@click.option("--other", "others", multiple=True, help="A further table, as name=path.")
+@click.option("--published", type=FOLDER, help="Published tables to start from.")
+@click.option("--output", type=FOLDER, required=True, help="Folder of tables to write.")
+def tables(
+    config: Path,
+    cells: tuple[Path, ...],
+    evaluations: tuple[Path, ...],
+    rates: tuple[Path, ...],
+    others: tuple[str, ...],
+    published: Path | None,
+    output: Path,
+) -> None:
+    """Gather the tables of single jobs into those that notebooks and the paper read."""
+    from lowrank.study.config import load
+    from lowrank.study.tables import collect
+
+    named: dict[str, list[Path]] = {}
+    for other in others:
+        name, _, path = other.partition("=")
+        named.setdefault(name, []).append(Path(path))
+    collect(load(config), cells, evaluations, rates, named, output, published)

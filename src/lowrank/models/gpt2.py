@@ -1,0 +1,63 @@
+"""GPT-2 from transformers, at any size, with the habits that are fast on a CPU.
+
+Dropout is off unless asked for, the key-value cache is off, and tanh-GELU is torch's own kernel,
+which equals `gelu_new` to 2e-7.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from lowrank.models import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lowrank.study.config import ModelSpec
+
+GROUPS = {
+    "attn.c_attn": "attention",
+    "attn.c_proj": "attention",
+    "mlp.c_fc": "mlp",
+    "mlp.c_proj": "mlp",
+}
+
+
+def build(spec: ModelSpec, outputs: int) -> nn.Module:
+    """A dense GPT-2 with `outputs` tokens; maps tokens (batch, length) to `.logits`."""
+    from transformers.models.gpt2 import GPT2Config
+    from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=outputs,
+        n_embd=spec.width,
+        n_layer=spec.depth,
+        n_head=spec.heads,
+        n_positions=spec.context,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=spec.dropout,
+        embd_pdrop=spec.dropout,
+        attn_pdrop=spec.dropout,
+        use_cache=False,
+        attn_implementation="sdpa",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def targets(model: Any) -> list[Target]:
+    """The four matrices of every block; the projections back onto the residual stream are drawn
+    1/sqrt(2 blocks) smaller (GPT-2's scaled initialisation)."""
+    blocks = model.config.n_layer
+    return [
+        Target(
+            name=f"transformer.h.{block}.{layer}",
+            group=group,
+            block=block,
+            scale=1 / math.sqrt(2 * blocks) if layer.endswith("c_proj") else 1.0,
+        )
+        for block in range(blocks)
+        for layer, group in GROUPS.items()
+    ]

@@ -1,0 +1,386 @@
+"""What a configuration file may say: typed, frozen, and strict about unknown keys.
+
+Everything that determines a result is described here once. `config/README.md` and the JSON schema are
+generated from these classes, and a test holds them in step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from lowrank.data.images_spec import ImageSpec
+from lowrank.data.spec import TextSpec
+from lowrank.errors import LowrankError, unknown
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+TRACKS = ("language", "small-images", "large-images")
+
+
+class Strict(BaseModel):
+    """Base of every section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ModelSpec(Strict):
+    """The dense model of a track."""
+
+    family: Literal["gpt2", "wide_resnet", "resnet"] = Field(description="Which model is built.")
+    width: PositiveInt = Field(
+        description="GPT-2: embedding size. Wide ResNet: width factor. ResNet: base hidden size "
+        "(ResNet-50: 256)."
+    )
+    depth: PositiveInt | None = Field(
+        None, description="GPT-2: blocks. Wide ResNet: 6n + 4 layers. ResNet: see `depths`."
+    )
+    heads: PositiveInt | None = Field(None, description="GPT-2: attention heads.")
+    context: PositiveInt | None = Field(None, description="GPT-2: tokens in an example.")
+    depths: tuple[PositiveInt, ...] | None = Field(
+        None, description="ResNet: bottleneck blocks in each stage (ResNet-50: [3, 4, 6, 3])."
+    )
+    channels: PositiveInt = Field(3, description="Image models: input channels.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ModelSpec:
+        needed = {
+            "gpt2": ("depth", "heads", "context"),
+            "wide_resnet": ("depth",),
+            "resnet": ("depths",),
+        }[self.family]
+        for key in needed:
+            if getattr(self, key) is None:
+                raise ValueError(f"{key} is needed for the family {self.family}")
+        if self.family == "gpt2" and self.heads and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.family == "wide_resnet" and (self.depth or 0) % 6 != 4:
+            raise ValueError(f"depth {self.depth} is not of the form 6n + 4")
+        return self
+
+
+class TrainingSpec(Strict):
+    """How a model is trained."""
+
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The optimiser.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Peak learning rate. Left out, it is the best of the arm's sweep on validation "
+        "data.",
+    )
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW: decay of both moments.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD: momentum.")
+    nesterov: bool = Field(False, description="SGD: Nesterov's momentum.")
+    weight_decay: float = Field(
+        0.1, ge=0, description="Decay of the dense matrices (AdamW: decoupled, SGD: coupled)."
+    )
+    steps: PositiveInt = Field(description="Optimiser steps.")
+    batch: PositiveInt = Field(description="Examples in a step, over all devices.")
+    accumulation: PositiveInt = Field(
+        1, description="Parts a step's batch is computed in, one after the other."
+    )
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up linearly.")
+    schedule: Literal["cosine", "step"] = Field("cosine", description="Learning-rate schedule.")
+    final: float = Field(0.1, ge=0, le=1, description="Cosine: last rate over the peak rate.")
+    milestones: tuple[float, ...] = Field(
+        (0.3, 0.6, 0.8), description="Step schedule: where the rate drops, as shares of the steps."
+    )
+    drop: Fraction = Field(0.2, description="Step schedule: what each drop multiplies the rate by.")
+    clip: PositiveFloat | None = Field(1.0, description="Largest gradient norm; null: no clipping.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Image tracks: label smoothing.")
+    pad: int = Field(0, ge=0, description="Image tracks: padding before a random crop.")
+    flip: bool = Field(False, description="Image tracks: random horizontal flip.")
+    random_resized_crop: bool = Field(False, description="Image tracks: random resized crop.")
+    crop: PositiveInt | None = Field(
+        None, description="Image tracks: side the model sees; null: that of the stored images."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="Forward precision; auto: bfloat16 autocast where it is native."
+    )
+    channels_last: bool = Field(False, description="Image tracks: NHWC memory layout.")
+    compile: bool = Field(False, description="torch.compile (does not pay on a CPU).")
+    log_points: PositiveInt = Field(40, description="Rows of the training history of a run.")
+    probe_points: PositiveInt = Field(
+        8, description="Times at which ranks, norms and update sizes are measured."
+    )
+    validation_points: PositiveInt = Field(4, description="Times the validation loss is measured.")
+    checkpoint_every: PositiveInt = Field(
+        1000, description="Steps between two checkpoints. Does not influence results."
+    )
+
+
+class DecaySpec(Strict):
+    """What penalises the factors. Factors are in exactly one decay group."""
+
+    kind: Name = Field(
+        "l2", description="none, l2 (on each factor), frobenius, or a registered one."
+    )
+    coupled: bool = Field(
+        False,
+        description="Added to the gradient (rescaled by Adam's second moment) instead of subtracted "
+        "from the weights.",
+    )
+    strength: float | None = Field(
+        None, ge=0, description="Lambda; null: the training section's weight_decay."
+    )
+
+
+class FactorSpec(Strict):
+    """How layers are factorised."""
+
+    rank_fraction: Fraction = Field(description="Rank over the smaller side of a layer's matrix.")
+    rank_multiple: PositiveInt = Field(16, description="Ranks are rounded to a multiple of this.")
+    init: Name = Field("spectral", description="Initialisation of the factors.")
+    matricisation: Literal["channel", "spatial"] = Field(
+        "channel", description="Convolutions: how the kernel is read as a matrix."
+    )
+    layers: tuple[str, ...] = Field(
+        ("*",), description="Patterns of layer names or groups that are factorised."
+    )
+    dense_layers: tuple[str, ...] = Field((), description="Patterns of layers that stay dense.")
+    decay: DecaySpec = Field(DecaySpec(), description="What penalises the factors.")
+
+
+class PretrainingSpec(Strict):
+    """A run that begins dense and is factorised on the way."""
+
+    fraction: Fraction = Field(description="Share of the steps that are dense.")
+    moments: Literal["carry", "reset"] = Field(
+        "carry", description="Optimiser moments at the switch: projected into the factors, or zero."
+    )
+    rate_factor: PositiveFloat = Field(
+        0.5, description="What the arm's learning rate is multiplied by after the switch."
+    )
+    dense_learning_rate: PositiveFloat | None = Field(
+        None, description="Peak rate of the dense part; null: the dense arm's best."
+    )
+
+
+class EvaluationSpec(Strict):
+    """How many held-out examples are read."""
+
+    validation_examples: PositiveInt = Field(512, description="Validation examples at most.")
+    test_examples: PositiveInt = Field(2048, description="Test examples at most.")
+    batch: PositiveInt = Field(64, description="Examples in an evaluation batch.")
+
+
+class SweepSpec(Strict):
+    """The learning-rate sweep each arm gets, on validation data."""
+
+    rates: tuple[PositiveFloat, ...] = Field(min_length=1, description="Learning rates tried.")
+    extend: int = Field(
+        2, ge=0, description="How often the sweep is widened while its best rate stands at an edge."
+    )
+    seed: int = Field(0, ge=0, description="The seed the sweep is run with.")
+
+
+class InitialisationStudy(Strict):
+    """Initialisations against each other and against dense."""
+
+    ranks: tuple[Fraction, ...] = Field(min_length=1, description="Rank fractions.")
+    inits: tuple[Name, ...] = Field(
+        ("he", "spectral", "spectral_ones"), description="Initialisations at every rank."
+    )
+    controls: tuple[Name, ...] = Field(
+        (), description="Further initialisations, at `control_ranks` only."
+    )
+    control_ranks: tuple[Fraction, ...] = Field((), description="Rank fractions of the controls.")
+
+
+class DecayStudy(Strict):
+    """Kinds of decay, each at the arm's rate and at half of it."""
+
+    decays: tuple[DecaySpec, ...] = Field(min_length=1, description="The kinds of decay.")
+    rate_factors: tuple[PositiveFloat, ...] = Field(
+        (1.0, 0.5), description="What the arm's learning rate is multiplied by."
+    )
+
+
+class PretrainingStudy(Strict):
+    """Dense steps before the switch to factors."""
+
+    fractions: tuple[Fraction, ...] = Field(min_length=1, description="Dense shares of the steps.")
+    inits: tuple[Name, ...] = Field(
+        ("spectral", "spectral_ones"), description="Initialisations at the switch."
+    )
+    variants_at: tuple[Fraction, ...] = Field(
+        (), description="Dense shares at which full rate and reset moments are run as well."
+    )
+    longer: tuple[PositiveFloat, ...] = Field(
+        (), description="From-scratch runs of so many times the steps, for the equal-FLOPs line."
+    )
+
+
+class ScalingStudy(Strict):
+    """Quality against compute and parameters as the model is widened."""
+
+    widths: tuple[PositiveInt, ...] = Field(min_length=1, description="Model widths.")
+    heads: tuple[PositiveInt, ...] | None = Field(
+        None, description="Heads at each width; null: the model section's head size is kept."
+    )
+    fraction: Fraction | None = Field(
+        0.25, description="Dense share of the pre-trained arm; null: no such arm."
+    )
+
+
+class LayersStudy(Strict):
+    """Which layers are factorised."""
+
+    groups: tuple[Name, ...] = Field((), description="Groups factorised alone.")
+    dense_blocks: tuple[Literal["first", "last"], ...] = Field(
+        (), description="Blocks left dense, one arm each."
+    )
+
+
+class InterpolationStudy(Strict):
+    """The line from the dense solution to low-rank ones, through effective weights."""
+
+    points: Annotated[int, Field(ge=3)] = Field(
+        11, description="Points on the line, ends included."
+    )
+    fractions: tuple[Fraction, ...] = Field(
+        (), description="Pre-trained arms drawn beside the one trained from scratch."
+    )
+    batches: PositiveInt = Field(
+        8, description="Training batches that recompute batch-norm statistics at each point."
+    )
+
+
+class PostHocStudy(Strict):
+    """Truncation of the trained dense model."""
+
+    methods: tuple[Name, ...] = Field(("plain", "whitened", "fisher"), description="Truncations.")
+    ranks: tuple[Fraction, ...] = Field(min_length=1, description="Rank fractions.")
+    fine_tune_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), description="Optimiser steps after truncation; 0: none."
+    )
+    fine_tune_rate_factor: PositiveFloat = Field(
+        0.1, description="Fine-tuning's peak rate over the dense arm's rate."
+    )
+    calibration_batches: PositiveInt = Field(
+        8, description="Training batches from which whitening and Fisher weights are measured."
+    )
+
+
+class Studies(Strict):
+    """The experiments of a track; one left out is not run."""
+
+    initialisation: InitialisationStudy | None = None
+    decay: DecayStudy | None = None
+    pretraining: PretrainingStudy | None = None
+    scaling: ScalingStudy | None = None
+    layers: LayersStudy | None = None
+    interpolation: InterpolationStudy | None = None
+    posthoc: PostHocStudy | None = None
+
+
+class TrackConfig(Strict):
+    """One model on one data set, and what is asked of it."""
+
+    data: TextSpec | ImageSpec = Field(discriminator="kind", description="The data set.")
+    model: ModelSpec = Field(description="The dense model.")
+    training: TrainingSpec = Field(description="How it is trained.")
+    factors: FactorSpec = Field(description="The factorised arm that all studies vary.")
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Held-out examples.")
+    sweep: SweepSpec = Field(description="The learning-rate sweep of every arm.")
+    studies: Studies = Field(Studies(), description="The experiments.")
+
+
+class Config(Strict):
+    """A whole configuration file."""
+
+    scale: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = Field(
+        description="Name of the scale; results lie in results/<scale>."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="Seeds; seed k sees the same data order in every cell."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where runs are trained.")
+    devices: PositiveInt = Field(1, description="Devices one run is spread over.")
+    results_from: Literal["train", "published"] = Field(
+        "train", description="Train the cells, or read the published tables."
+    )
+    retrain: tuple[str, ...] = Field(
+        (), description="Cells trained although `results_from` is published."
+    )
+    extensions: dict[Name, str] = Field(
+        {},
+        description="Names of further initialisations, decays or truncations, each with the Python "
+        "file that registers it.",
+    )
+    tracks: dict[Literal["language", "small-images", "large-images"], TrackConfig] = Field(
+        min_length=1, description="The tracks."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat a seed")
+        for name, track in self.tracks.items():
+            text = isinstance(track.data, TextSpec)
+            if text != (name == "language") or text != (track.model.family == "gpt2"):
+                raise ValueError(
+                    f"track {name} cannot train {track.model.family} on "
+                    f"{'text' if text else 'images'}"
+                )
+        return self
+
+
+def _plain(error: ValidationError, source: str) -> LowrankError:
+    """Pydantic's first complaint as one sentence, with the nearest known key for a typo."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"] if part not in ("text", "images"))
+    if first["type"] == "extra_forbidden":
+        return LowrankError(f"{source}: {path}: {unknown('key', path.split('.')[-1], _keys())}")
+    value = first.get("input")
+    shown = "" if isinstance(value, dict | BaseModel) or value is None else f" (got {value!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return LowrankError(f"{source}: {path + ': ' if path else ''}{message}{shown}.")
+
+
+def _keys() -> set[str]:
+    """Every key that some section knows."""
+    names: set[str] = set()
+    pending: list[type[BaseModel]] = [TextSpec, ImageSpec, *Strict.__subclasses__()]
+    for model in pending:
+        names |= set(model.model_fields)
+    return names
+
+
+def parse(values: Any, source: str = "configuration") -> Config:
+    """A validated configuration from plain values; LowrankError names the key, value and remedy."""
+    if not isinstance(values, dict):
+        raise LowrankError(f"{source}: a mapping of keys was expected, got {values!r}.")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _plain(error, source) from None
+
+
+def read_yaml(path: Path | str) -> Any:
+    """The plain values of a YAML file; a missing or malformed one is a LowrankError."""
+    path = Path(path)
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yaml")))
+        raise LowrankError(f"{path} is missing; there are {known or 'no such files'}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LowrankError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def load(path: Path | str) -> Config:
+    """Read and validate a configuration file."""
+    return parse(read_yaml(path), str(path))

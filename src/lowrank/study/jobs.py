@@ -1,0 +1,159 @@
+"""What each job of the workflow does: sweep a learning rate, train a cell, evaluate a track."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lowrank.errors import LowrankError
+from lowrank.files import read_json, sha256, write_json, write_table
+from lowrank.study.config import EvaluationSpec
+from lowrank.study.spec import Cell, RunSpec, SweepGroup
+from lowrank.train.run import TABLES, FinishedRun, choose_device, ensure_run
+from lowrank.train.task import make_task
+
+
+def sweep(group: SweepGroup, data: Path, cache: Path, output: Path, device: str) -> None:
+    """Train the arm at each learning rate and write the best on validation data.
+
+    While the best rate stands at an edge, the sweep goes on beyond that edge by the ratio of its
+    outermost two rates, at most `extend` times; `at_edge` says if it still does at the end.
+    """
+    losses: dict[float, float] = {}
+
+    def measure(rate: float) -> None:
+        result = _finished(group.run(rate), data, cache, device).result
+        loss = result["validation_loss"]
+        losses[rate] = math.inf if loss is None else loss
+
+    for rate in group.sweep.rates:
+        measure(rate)
+    for _ in range(group.sweep.extend):
+        rate = _beyond(losses)
+        if rate is None:
+            break
+        measure(rate)
+    best = min(losses, key=lambda rate: losses[rate])
+    if math.isinf(losses[best]):
+        raise LowrankError(
+            f"{group.name}: every learning rate of the sweep diverged; lower sweep.rates."
+        )
+    rows = [
+        {"learning_rate": rate, "validation_loss": None if math.isinf(loss) else loss}
+        for rate, loss in sorted(losses.items())
+    ]
+    write_json(
+        output,
+        {
+            "group": group.name,
+            "track": group.track,
+            "learning_rate": best,
+            "at_edge": _beyond(losses) is not None,
+            "seed": group.sweep.seed,
+            "rates": rows,
+        },
+    )
+
+
+def _beyond(losses: dict[float, float]) -> float | None:
+    """The next rate beyond the edge at which the best one stands, rounded to three digits."""
+    rates = sorted(losses)
+    best = min(losses, key=lambda rate: losses[rate])
+    if len(rates) < 2 or best not in (rates[0], rates[-1]):
+        return None
+    if best == rates[-1]:
+        return float(f"{rates[-1] ** 2 / rates[-2]:.3g}")
+    return float(f"{rates[0] ** 2 / rates[1]:.3g}")
+
+
+def read_rates(folder: Path, cells: Iterable[Cell]) -> dict[str, float]:
+    """The best learning rate of every sweep group the cells name, from `folder/<group>.json`."""
+    groups = {group for cell in cells for group in cell.groups}
+    return {group: read_json(folder / f"{group}.json")["learning_rate"] for group in groups}
+
+
+def train(
+    cell: Cell,
+    rates: dict[str, float],
+    data: Path,
+    cache: Path,
+    output: Path,
+    device: str,
+    keep: Iterable[int] = (),
+) -> None:
+    """Train a cell, all seeds, and write its runs, history, layers and spectra tables.
+
+    Finished seeds are found in the cache. `keep` are the steps at which pre-trained cells fork.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("runs", *TABLES)}
+    for spec in cell.runs(rates):
+        run = ensure_run(spec, data, cache, device, keep=keep)
+        assert run is not None
+        parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
+        for name in TABLES:
+            parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
+    for name, tables in parts.items():
+        write_table(output / f"{name}.parquet", concat(tables))
+
+
+def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other; an empty one, or a column of nulls, leaves the types alone."""
+    kept = [table.dropna(axis=1, how="all") for table in tables if len(table)]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+
+
+def _finished(spec: RunSpec, data: Path, cache: Path, device: str) -> FinishedRun:
+    run = ensure_run(spec, data, cache, device)
+    assert run is not None
+    return run
+
+
+def runs_of(
+    cell: Cell, rates: dict[str, float], data: Path, cache: Path, device: str
+) -> list[FinishedRun]:
+    """The finished runs of a cell, one a seed."""
+    return [_finished(spec, data, cache, device) for spec in cell.runs(rates)]
+
+
+def evaluate(
+    cells: list[Cell],
+    rates: dict[str, float],
+    data: Path,
+    cache: Path,
+    output: Path,
+    device: str,
+) -> None:
+    """Read the test set for every run of the cells: one row a run, kept beside the run."""
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        for run in runs_of(cell, rates, data, cache, device):
+            metrics = test_metrics(run, cell.evaluation, data, device)
+            rows.append({"cell": cell.name, "seed": run.spec.seed, **metrics})
+    write_table(output, pd.DataFrame(rows))
+
+
+def test_metrics(
+    run: FinishedRun, evaluation: EvaluationSpec, data: Path, device: str
+) -> dict[str, float | None]:
+    """A run's test metrics, computed once and kept in its folder; a diverged run has none."""
+    key = {"examples": evaluation.test_examples, "manifest": sha256(run.folder / "manifest.json")}
+    kept = run.folder / "test.json"
+    if kept.is_file():
+        with contextlib.suppress(LowrankError):
+            values = read_json(kept)
+            if values.get("key") == key:
+                return values["metrics"]
+    metrics: dict[str, float | None] = {}
+    if not run.result["diverged"]:
+        where = choose_device(device)
+        task = make_task(run.spec, data, where)
+        model = run.model(task.outputs).to(where)
+        found = task.evaluate(model, "test", evaluation.test_examples, evaluation.batch)
+        metrics = {f"test_{name}": value for name, value in found.items()}
+    write_json(kept, {"key": key, "metrics": metrics})
+    return metrics

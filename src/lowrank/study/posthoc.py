@@ -1,0 +1,129 @@
+"""Truncating the trained dense model, with or without fine-tuning, at the ranks low-rank training used.
+
+The same layers get the same ranks as in low-rank training, so parameters and FLOPs kept are equal.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from lowrank.factor.convert import parameter_count
+from lowrank.factor.flops import forward_flops
+from lowrank.factor.truncate import truncate_model
+from lowrank.study.config import FactorSpec, PostHocStudy, TrainingSpec
+from lowrank.study.jobs import runs_of
+from lowrank.study.spec import Cell
+from lowrank.train.optimizer import Optimizer
+from lowrank.train.run import FinishedRun, choose_device, select_targets
+from lowrank.train.schedule import learning_rate
+from lowrank.train.step import train_step
+from lowrank.train.task import Task, make_task
+
+
+def posthoc(
+    study: PostHocStudy,
+    factors: FactorSpec,
+    dense: Cell,
+    rates: dict[str, float],
+    data: Path,
+    cache: Path,
+    device: str,
+) -> pd.DataFrame:
+    """One row a (method, rank fraction, fine-tuning length, seed) with test metrics and cost."""
+    where = choose_device(device)
+    rows: list[dict[str, Any]] = []
+    for run in runs_of(dense, rates, data, cache, device):
+        if run.result["diverged"]:
+            continue
+        for method in study.methods:
+            for rank in study.ranks:
+                factor = factors.model_copy(update={"rank_fraction": rank})
+                rows += _truncated(study, factor, method, run, dense, data, where)
+    return pd.DataFrame(rows)
+
+
+def _truncated(
+    study: PostHocStudy,
+    factor: FactorSpec,
+    method: str,
+    run: FinishedRun,
+    dense: Cell,
+    data: Path,
+    where: torch.device,
+) -> list[dict[str, Any]]:
+    task = make_task(run.spec, data, where)
+    rows = []
+    model = run.model(task.outputs).to(where)
+    targets = select_targets(model, run.spec.model, factor)
+    size, dense_flops = parameter_count(model), forward_flops(model.cpu(), task.example())
+    model.to(where)
+    steps = run.spec.training.steps
+    truncate_model(
+        model,
+        {target.name: target.scale for target in targets},
+        method=method,
+        rank_fraction=factor.rank_fraction,
+        rank_multiple=factor.rank_multiple,
+        matricisation=factor.matricisation,
+        batches=[task.batch(step, 0, 1) for step in range(study.calibration_batches)],
+        loss=task.loss,
+    )
+    flops = forward_flops(model.cpu(), task.example())
+    truncated = model
+    for length in study.fine_tune_steps:
+        model = copy.deepcopy(truncated).to(where)
+        _fine_tune(model, task, run.spec.training, factor, study.fine_tune_rate_factor, length)
+        metrics = task.evaluate(
+            model, "test", dense.evaluation.test_examples, dense.evaluation.batch
+        )
+        examples = run.spec.training.batch
+        rows.append(
+            {
+                "track": run.spec.track,
+                "method": method,
+                "rank_fraction": factor.rank_fraction,
+                "fine_tune_steps": length,
+                "seed": run.spec.seed,
+                **{f"test_{name}": value for name, value in metrics.items()},
+                "kept_parameters": parameter_count(model) / size,
+                "kept_flops": flops / dense_flops,
+                "training_flops": 3 * examples * (steps * dense_flops + length * flops),
+            }
+        )
+    return rows
+
+
+def _fine_tune(
+    model: nn.Module,
+    task: Task,
+    training: TrainingSpec,
+    factor: FactorSpec,
+    rate_factor: float,
+    length: int,
+) -> None:
+    """Train the truncated model for `length` steps, on the batches that follow the dense run's, with
+    a cosine schedule of its own."""
+    if length == 0:
+        return
+    assert training.learning_rate is not None
+    short = training.model_copy(
+        update={
+            "steps": length,
+            "learning_rate": rate_factor * training.learning_rate,
+            "schedule": "cosine",
+        }
+    )
+    model.train()
+    optimizer = Optimizer(model, short, factor.decay)
+    for step in range(short.steps):
+        position = training.steps + step
+        parts = [
+            task.batch(position, part, short.accumulation) for part in range(short.accumulation)
+        ]
+        train_step(model, task, parts, optimizer, learning_rate(step, short))

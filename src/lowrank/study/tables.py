@@ -1,0 +1,172 @@
+"""From the tables of single jobs to the tables that notebooks and the paper read.
+
+`runs` has one row a run; its columns are described in `COLUMNS`, and a test holds the two in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from lowrank.errors import LowrankError
+from lowrank.files import read_json, read_table, write_table
+from lowrank.study.config import Config
+from lowrank.study.contrasts import contrasts
+from lowrank.study.jobs import concat
+from lowrank.study.stats import paired_contrasts
+
+PER_CELL = ("runs", "history", "layers", "spectra")
+METRICS = {"language": ("test_loss",), "small-images": ("test_accuracy", "test_loss")}
+METRICS["large-images"] = METRICS["small-images"]
+COMMON = ("effective_rank",)
+
+COLUMNS = {
+    "cell": "track and arm: everything but the seed",
+    "track": "language, small-images or large-images",
+    "arm": "the cell's name within its track",
+    "studies": "the studies that use the cell, comma-separated",
+    "family": "model family",
+    "width": "model width (GPT-2: embedding size; Wide ResNet: width factor; ResNet: base size)",
+    "init": "initialisation of the factors; dense for the dense model",
+    "rank_fraction": "rank over the smaller side of each layer's matrix, before rounding",
+    "matricisation": "how convolution kernels are read as matrices",
+    "layers": "patterns of the layers factorised",
+    "dense_layers": "patterns of the layers left dense",
+    "decay": "what penalises the factors",
+    "decay_coupled": "decay added to the gradient (true) or subtracted from the weights (false)",
+    "pretraining": "share of the steps that were dense",
+    "moments": "optimiser moments at the switch: carry or reset",
+    "rate_factor": "what the arm's best learning rate was multiplied by",
+    "steps": "optimiser steps",
+    "digest": "digest of spec, data and method version; the run's folder in the cache",
+    "seed": "seed of initialisation and data order",
+    "learning_rate": "peak learning rate (after the switch, if there is one)",
+    "diverged": "whether the loss or a gradient stopped being finite",
+    "diverged_at": "the step at which it did",
+    "train_loss": "mean training loss of the last logging interval, nats a token or image",
+    "validation_loss": "loss on validation data after the last step",
+    "validation_perplexity": "exp of the validation loss",
+    "validation_word_perplexity": "perplexity a white-space word on validation data",
+    "validation_bits_per_byte": "bits a byte of UTF-8 on validation data",
+    "validation_accuracy": "top-1 accuracy on validation images, 0 to 1",
+    "effective_rank": "nuclear over operator norm of the products, mean over layers, at the end",
+    "entropy_rank": "exp of the entropy of normalised singular values, mean over layers",
+    "stable_rank": "squared Frobenius over squared operator norm, mean over layers",
+    "parameters": "parameters, tied weights counted once",
+    "dense_parameters": "parameters of the dense model",
+    "kept_parameters": "parameters over the dense model's",
+    "flops_per_position": "forward FLOPs a token or image (a multiply-add is two)",
+    "kept_flops": "forward FLOPs over the dense model's",
+    "training_flops": "FLOPs of the whole run, a backward pass counted as two forward ones",
+    "train_seconds": "seconds of training steps, without evaluation and probes",
+    "positions_per_second": "tokens or images trained on in a second",
+    "state_bytes": "bytes of parameters, gradients and optimiser state",
+    "peak_memory_bytes": "peak memory: resident set of the process, or allocated on the GPU",
+    "data_digest": "digest of the prepared data",
+    "device": "processor or GPU",
+    "torch": "version of torch",
+    "transformers": "version of transformers",
+    "lowrank": "version of this package",
+    "method_version": "version of what the code computes",
+    "threads": "processor threads of the process",
+    "finished_at": "when the run ended, UTC",
+    "test_loss": "loss on test data, nats a token or image",
+    "test_perplexity": "exp of the test loss",
+    "test_word_perplexity": "perplexity a white-space word on test data",
+    "test_bits_per_byte": "bits a byte of UTF-8 on test data",
+    "test_accuracy": "top-1 accuracy on test images, 0 to 1",
+}
+
+
+def collect(
+    config: Config,
+    cells: Iterable[Path],
+    evaluations: Iterable[Path],
+    rates: Iterable[Path],
+    others: dict[str, list[Path]],
+    output: Path,
+    published: Path | None = None,
+) -> None:
+    """Write all tables of a scale.
+
+    `cells` are folders of cells' tables, `evaluations` test metrics, `rates` sweep results, `others`
+    further tables by name (interpolation, barriers, posthoc, baselines). With `published`, tables
+    found there are the ground on which the given ones replace the rows of their cells.
+    """
+    folders = list(cells)
+    tables = {name: concat(read_table(f / f"{name}.parquet") for f in folders) for name in PER_CELL}
+    test = concat(read_table(path) for path in evaluations)
+    if len(test):
+        tables["runs"] = tables["runs"].merge(test, on=["cell", "seed"], how="left")
+    tables["rates"] = _rates(rates)
+    for name, paths in others.items():
+        tables[name] = concat(read_table(path) for path in paths)
+    if published is not None:
+        tables = {name: _over(published, name, table) for name, table in tables.items()}
+    runs = tables["runs"]
+    if not len(runs):
+        raise LowrankError("There is no run to make tables of: train or publish some first.")
+    tables["runs"] = runs.reindex(columns=[name for name in COLUMNS if name in runs.columns])
+    tables["contrasts"] = all_contrasts(config, tables["runs"], tables.get("barriers"))
+    for name, table in tables.items():
+        write_table(output / f"{name}.parquet", table)
+
+
+def _over(published: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A published table with the rows of freshly made cells in place of its own."""
+    path = published / f"{name}.parquet"
+    if not path.is_file():
+        return table
+    ground = read_table(path)
+    if not len(table):
+        return ground
+    key = "cell" if "cell" in ground else "track"
+    return concat([ground[~ground[key].isin(table[key].unique())], table])
+
+
+def _rates(paths: Iterable[Path]) -> pd.DataFrame:
+    """One row a swept rate: its validation loss, whether it was chosen, and if at the edge."""
+    rows = []
+    for path in paths:
+        sweep = read_json(path)
+        for row in sweep["rates"]:
+            rows.append(
+                {
+                    "group": sweep["group"],
+                    "track": sweep["track"],
+                    "seed": sweep["seed"],
+                    **row,
+                    "chosen": row["learning_rate"] == sweep["learning_rate"],
+                    "at_edge": sweep["at_edge"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def all_contrasts(
+    config: Config, runs: pd.DataFrame, barriers: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Every study's paired contrasts, Holm-corrected within a study and metric.
+
+    An estimate is arm minus reference; contrasts whose cells are not there are left out.
+    """
+    parts = []
+    for (track, study), pairs in contrasts(config).items():
+        for metric in (*METRICS[track], *COMMON):
+            parts.append(_family(runs, pairs, metric, track, study))
+        if study == "interpolation" and barriers is not None and len(barriers):
+            for metric in ("barrier", "distance"):
+                parts.append(_family(barriers, pairs, metric, track, study))
+    return concat(parts)
+
+
+def _family(
+    table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
+) -> pd.DataFrame:
+    there = set(table["cell"])
+    known = [pair for pair in pairs if there.issuperset(pair)]
+    if metric not in table or not known:
+        return pd.DataFrame()
+    return paired_contrasts(table, known, metric).assign(track=track, study=study)

@@ -1,0 +1,111 @@
+"""Saving and resuming a run: safetensors and JSON, nothing is ever unpickled.
+
+A checkpoint is a folder `checkpoint-<step>` with the model, the optimiser, the random state and the
+history so far, sealed by a manifest. Batches and learning rate are functions of the step, so with it
+a resumed run equals an unbroken one bit for bit on the same machine.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lowrank.errors import LowrankError
+from lowrank.files import atomic, atomic_dir, check_manifest, read_json, write_json, write_manifest
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters and buffers as contiguous host tensors; a tied weight stands once."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
+    """Load tensors written by `model_tensors`; a missing, extra or misshapen one is an error."""
+    expected = set(model_tensors(model))
+    if expected != set(tensors):
+        odd = sorted(expected ^ set(tensors))[0]
+        raise LowrankError(f"{source} does not fit the model: '{odd}' is on one side only.")
+    try:
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise LowrankError(f"{source} does not fit the model: {detail}") from None
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's tensors as one safetensors file."""
+    with atomic(path) as temporary:
+        save_file(model_tensors(model), temporary)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; damage is a LowrankError that names it."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise LowrankError(f"{path} is missing.") from None
+    except Exception as error:
+        raise LowrankError(f"{path} is damaged ({error}): delete it and run again.") from None
+
+
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: dict[str, Tensor], record: dict[str, Any]
+) -> Path:
+    """Write `folder/checkpoint-<step>`; `record` (JSON) carries the history so far."""
+    path = folder / f"checkpoint-{step:09d}"
+    with atomic_dir(path) as temporary:
+        save_file(model_tensors(model), temporary / "model.safetensors")
+        state = {name: t.detach().cpu().contiguous() for name, t in optimizer.items()}
+        state["random/host"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            state["random/device"] = torch.cuda.get_rng_state()
+        save_file(state, temporary / "optimizer.safetensors")
+        write_json(temporary / "record.json", record)
+        names = ["model.safetensors", "optimizer.safetensors", "record.json"]
+        write_manifest(temporary, names, step=step)
+    return path
+
+
+def load(path: Path, model: nn.Module) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """Load a checkpoint into the model; returns step, optimiser state and record."""
+    step = int(check_manifest(path)["step"])
+    load_model_tensors(model, load_weights(path / "model.safetensors"), path)
+    state = load_weights(path / "optimizer.safetensors")
+    torch.set_rng_state(state.pop("random/host"))
+    device = state.pop("random/device", None)
+    if device is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(device)
+    return step, state, read_json(path / "record.json")
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of which `folder` holds a checkpoint, ascending."""
+    if not folder.is_dir():
+        return []
+    matches = (re.fullmatch(r"checkpoint-(\d{9})", entry.name) for entry in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"checkpoint-{step:09d}"
+
+
+def prune(folder: Path, keep: set[int]) -> None:
+    """Remove all checkpoints but those of the steps in `keep`."""
+    for step in steps(folder):
+        if step not in keep:
+            shutil.rmtree(path_of(folder, step))

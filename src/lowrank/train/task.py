@@ -1,0 +1,241 @@
+"""What a track trains on: batches, loss and held-out evaluation.
+
+A batch is a function of seed and step alone, so a run resumes at a step without any data state, and
+seed k sees the same data in the same order in every cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowrank.data.augment import Augment
+from lowrank.data.images import load_images
+from lowrank.data.text import load_text
+from lowrank.errors import LowrankError
+from lowrank.study.spec import RunSpec
+
+
+class Task(Protocol):
+    """The interface of a track's task."""
+
+    device: torch.device
+    digest: str
+    outputs: int
+
+    def example(self) -> Tensor:
+        """One model input (batch of 1), for counting FLOPs."""
+        ...
+
+    def batch(self, step: int, part: int, parts: int) -> Any:
+        """Part `part` of `parts` of a step's batch."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean training loss of a batch."""
+        ...
+
+    def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:
+        """Held-out metrics over at most `limit` examples spread evenly over the split."""
+        ...
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(examples)
+
+
+def example_indices(seed: int, step: int, batch: int, examples: int) -> np.ndarray:
+    """The examples of a step: each epoch is a fresh permutation that depends on seed and epoch."""
+    if batch > examples:
+        raise LowrankError(
+            f"training.batch: {batch} is more than the {examples} training examples."
+        )
+    first = step * batch
+    positions = np.arange(first, first + batch)
+    return np.concatenate(
+        [
+            _order(seed, int(epoch), examples)[positions[positions // examples == epoch] % examples]
+            for epoch in np.unique(positions // examples)
+        ]
+    )
+
+
+def _part(indices: np.ndarray, part: int, parts: int) -> np.ndarray:
+    if len(indices) % parts:
+        raise LowrankError(f"A batch of {len(indices)} examples does not split in {parts} parts.")
+    return np.split(indices, parts)[part]
+
+
+class _Common:
+    def __init__(self, spec: RunSpec, device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        precision = spec.training.precision
+        self.autocast = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 autocast where the spec asks for it."""
+        if not self.autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+class LanguageTask(_Common):
+    """Next-token prediction over windows of `context` tokens."""
+
+    def __init__(self, spec: RunSpec, folder: Path, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.data = load_text(folder)
+        self.digest: str = self.data.manifest["digest"]
+        self.outputs: int = self.data.manifest["vocabulary"]
+        self.context = int(spec.model.context or 0)
+        for split, tokens in self.data.tokens.items():
+            if len(tokens) <= self.context:
+                raise LowrankError(
+                    f"model.context: {self.context} tokens do not fit in the {split} split, which "
+                    f"has {len(tokens)}; choose a shorter context or more data."
+                )
+
+    def example(self) -> Tensor:
+        return torch.zeros((1, self.context), dtype=torch.long)
+
+    def examples(self, split: str) -> int:
+        """Windows in a split."""
+        return (len(self.data.tokens[split]) - 1) // self.context
+
+    def _windows(self, split: str, indices: np.ndarray) -> Tensor:
+        tokens = self.data.batch(split, indices * self.context, self.context)
+        if self.device.type == "cuda":
+            return tokens.pin_memory().to(self.device, non_blocking=True)
+        return tokens
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Tensor:
+        size, seed = self.spec.training.batch, self.spec.seed
+        indices = example_indices(seed, step, size, self.examples("train"))
+        return self._windows("train", _part(indices, part, parts))
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        with self.precision():
+            logits = model(batch[:, :-1]).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:
+        """`loss` in nats a token, perplexity a token and a word, bits a byte."""
+        available = self.examples(split)
+        chosen = np.linspace(0, available - 1, min(limit, available)).astype(int)
+        model.eval()
+        losses = [
+            self.loss(model, self._windows(split, part)) * len(part)
+            for part in np.array_split(chosen, math.ceil(len(chosen) / batch))
+        ]
+        model.train()
+        loss = float(torch.stack(losses).sum() / len(chosen))
+        counts = self.data.manifest["counts"][split]
+        per_word, per_byte = counts["tokens"] / counts["words"], counts["tokens"] / counts["bytes"]
+        return {
+            "loss": loss,
+            "perplexity": _exp(loss),
+            "word_perplexity": _exp(loss * per_word),
+            "bits_per_byte": loss * per_byte / math.log(2),
+        }
+
+
+class ImageTask(_Common):
+    """Classification of images, augmented in batches on the device."""
+
+    def __init__(self, spec: RunSpec, folder: Path, device: torch.device) -> None:
+        super().__init__(spec, device)
+        self.data = load_images(folder)
+        self.digest: str = self.data.manifest["digest"]
+        self.outputs: int = len(self.data.manifest["classes"])
+        training = spec.training
+        channels = len(self.data.manifest["mean"])
+        if channels != spec.model.channels:
+            raise LowrankError(
+                f"model.channels: {spec.model.channels}, but the images have {channels}."
+            )
+        self.augment = Augment(
+            self.data.manifest["mean"],
+            self.data.manifest["std"],
+            padding=training.pad,
+            flip=training.flip,
+            random_resized_crop=training.random_resized_crop,
+            crop=training.crop,
+        )
+        self.memory_format = (
+            torch.channels_last if training.channels_last else torch.contiguous_format
+        )
+        self._splits: dict[str, tuple[Any, Any]] = {}
+
+    def example(self) -> Tensor:
+        height, width, channels = self.data.images["train"].shape[1:]
+        side = self.spec.training.crop
+        return torch.zeros((1, channels, side or height, side or width))
+
+    def _split(self, split: str) -> tuple[Any, Any]:
+        if split not in self._splits:
+            self._splits[split] = (
+                self.data.tensor(split, self.device),
+                torch.from_numpy(np.array(self.data.labels[split])).to(self.device),
+            )
+        return self._splits[split]
+
+    def _take(self, split: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        images, labels = self._split(split)
+        chosen = torch.from_numpy(indices).to(labels.device)
+        if isinstance(images, Tensor):
+            return images[chosen], labels[chosen]
+        pixels = torch.from_numpy(np.ascontiguousarray(images[indices])).to(self.device)
+        return pixels, labels[chosen]
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
+        size, seed = self.spec.training.batch, self.spec.seed
+        indices = example_indices(seed, step, size, len(self.data.labels["train"]))
+        images, labels = self._take("train", _part(indices, part, parts))
+        generator = torch.Generator(self.device)
+        generator.manual_seed(((seed * 1_000_003 + step) * 1_009 + part) % 2**63)
+        inputs = self.augment(images, generator)
+        return inputs.contiguous(memory_format=self.memory_format), labels
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with self.precision():
+            logits = model(batch[0])
+        smoothing = self.spec.training.label_smoothing
+        return F.cross_entropy(logits.float(), batch[1], label_smoothing=smoothing)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:
+        """`loss` in nats an image (no label smoothing) and top-1 `accuracy` in 0..1."""
+        available = len(self.data.labels[split])
+        chosen = np.linspace(0, available - 1, min(limit, available)).astype(int)
+        model.eval()
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        for part in np.array_split(chosen, math.ceil(len(chosen) / batch)):
+            images, labels = self._take(split, part)
+            inputs = self.augment.evaluate(images)
+            with self.precision():
+                logits = model(inputs.contiguous(memory_format=self.memory_format))
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            correct += (logits.argmax(-1) == labels).sum()
+        model.train()
+        return {"loss": float(loss) / len(chosen), "accuracy": float(correct) / len(chosen)}
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def make_task(spec: RunSpec, folder: Path, device: torch.device) -> Task:
+    """The task of a run over the prepared data in `folder`."""
+    kind = LanguageTask if spec.model.family == "gpt2" else ImageTask
+    return kind(spec, folder, device)

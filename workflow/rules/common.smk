@@ -1,0 +1,142 @@
+# Configuration, paths and everything that is computed while the workflow is read.
+import sys
+from pathlib import Path
+
+import yaml
+from lowrank.errors import LowrankError
+from lowrank.files import write_json
+from lowrank.study import config as settings
+from lowrank.study.grid import arm_name, interpolation_arms
+from lowrank.study.grid import expand as expand_grid
+
+
+def read_config():
+    """The scale's file with what --config overrides; or all of it from --configfile."""
+    overrides = dict(config)
+    if "tracks" in overrides:
+        return settings.parse(overrides)
+    scale = overrides.pop("scale", "laptop")
+    values = settings.read_yaml(Path("config") / f"{scale}.yaml")
+    return settings.parse({**values, **overrides}, f"config/{scale}.yaml")
+
+
+try:
+    CONFIG = read_config()
+    GRID = expand_grid(CONFIG)
+except LowrankError as error:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+RESULTS = f"results/{CONFIG.scale}"
+TRACKS = list(CONFIG.tracks)
+PUBLISHED = f"published/{CONFIG.scale}"
+PUBLISHED_FILES = []
+if CONFIG.results_from == "published":
+    PUBLISHED_FILES = [f"{PUBLISHED}/manifest.json"]
+CELL_TABLES = ["runs", "history", "layers", "spectra"]
+
+
+GPUS = CONFIG.devices if CONFIG.device == "cuda" else 0
+
+
+def data_folder(wildcards):
+    return f"{RESULTS}/data/{wildcards.track}"
+
+
+# What every job that touches a model is told. The cache keeps finished runs and checkpoints: no rule
+# declares it, so a failed job does not lose them.
+JOB = dict(data=data_folder, cache=f"{RESULTS}/runs", device=CONFIG.device)
+
+# What is trained: all cells, or with published results only those named in `retrain`.
+TRAINED = list(GRID.cells) if CONFIG.results_from == "train" else list(CONFIG.retrain)
+
+
+wildcard_constraints:
+    track="[a-z]+(-[a-z]+)*",
+    arm="[A-Za-z0-9._-]+",
+
+
+def write_specs():
+    """One small file for each job's part of the configuration; one that says so already is left
+    alone, so a job is run again when its own part changes and not otherwise."""
+    for name, cell in GRID.cells.items():
+        write_json(f"{RESULTS}/specs/cells/{name}.json", cell.model_dump(mode="json"))
+    for name, sweep in GRID.sweeps.items():
+        write_json(f"{RESULTS}/specs/sweeps/{name}.json", sweep.model_dump(mode="json"))
+    for name, track in CONFIG.tracks.items():
+        sections = {"data": track.data, "factors": track.factors}
+        sections |= {"interpolation": track.studies.interpolation, "posthoc": track.studies.posthoc}
+        for section, value in sections.items():
+            if value is not None:
+                write_json(f"{RESULTS}/specs/{section}/{name}.json", value.model_dump(mode="json"))
+    write_json(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))
+
+
+write_specs()
+
+
+def cell_spec(name):
+    return f"{RESULTS}/specs/cells/{name}.json"
+
+
+def cell_tables(name):
+    return [f"{RESULTS}/cells/{name}/{table}.parquet" for table in CELL_TABLES]
+
+
+def rate_files(*names):
+    groups = dict.fromkeys(group for name in names for group in GRID.cells[name].groups)
+    return [f"{RESULTS}/rates/{group}.json" for group in groups]
+
+
+def prepared(track):
+    """The manifest stands for the data: it carries the SHA-256 of every file."""
+    return f"{RESULTS}/data/{track}/manifest.json"
+
+
+def trunk_of(name):
+    """The dense cell whose checkpoints a pre-trained cell forks from, if any."""
+    cell = GRID.cells[name]
+    return cell.dense_rate_from if cell.pretraining and cell.dense_rate_from in GRID.cells else None
+
+
+def trunk_tables(name):
+    trunk = trunk_of(name)
+    return cell_tables(trunk)[:1] if trunk else []
+
+
+def fork_steps(name):
+    """The steps at which pre-trained cells fork from this dense cell."""
+    cells = [c for n, c in GRID.cells.items() if c.pretraining and trunk_of(n) == name]
+    return sorted({round(c.pretraining.fraction * c.training.steps) for c in cells})
+
+
+def trained(track):
+    return [name for name in TRAINED if GRID.cells[name].track == track]
+
+
+def interpolated(track):
+    """The dense cell and the cells at the other ends of the lines."""
+    section = CONFIG.tracks[track]
+    return [f"{track}/{arm_name(arm, section)}" for arm in interpolation_arms(section)]
+
+
+def with_study(study):
+    return [track for track in TRACKS if getattr(CONFIG.tracks[track].studies, study)]
+
+
+if CONFIG.results_from == "train":
+    INTERPOLATED, TRUNCATED = with_study("interpolation"), with_study("posthoc")
+    BASELINES = [track for track in TRACKS if track == "language"]
+else:
+    INTERPOLATED, TRUNCATED, BASELINES = [], [], []
+
+# The tables of a scale, and which jobs each is collected from.
+COLLECTED = {
+    "interpolation": expand(f"{RESULTS}/interpolation/{{track}}.parquet", track=INTERPOLATED),
+    "barriers": expand(f"{RESULTS}/barriers/{{track}}.parquet", track=INTERPOLATED),
+    "posthoc": expand(f"{RESULTS}/posthoc/{{track}}.parquet", track=TRUNCATED),
+    "baselines": expand(f"{RESULTS}/baselines/{{track}}.parquet", track=BASELINES),
+}
+TABLE_NAMES = [*CELL_TABLES, "rates", "contrasts"]
+TABLE_NAMES += [name for name, paths in COLLECTED.items() if paths]
+TABLES = expand(f"{RESULTS}/tables/{{table}}.parquet", table=TABLE_NAMES)

@@ -1,0 +1,13 @@
+# Tokenise text, or decode images, once per track.
+rule prepare_data:
+    input:
+        spec=f"{RESULTS}/specs/data/{{track}}.json",
+    output:
+        manifest=f"{RESULTS}/data/{{track}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/prepare_data/{{track}}.log",
+    threads: 2
+    message:
+        "Preparing the data of {wildcards.track}"
+    shell:
+        "lowrank prepare --spec {input.spec} --output $(dirname {output.manifest}) 2>&1 | tee {log}"

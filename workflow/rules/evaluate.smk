@@ -1,0 +1,110 @@
+# Read the test set, once for every run of a track.
+rule evaluate_track:
+    input:
+        cells=lambda wildcards: [cell_tables(name)[0] for name in trained(wildcards.track)],
+        specs=lambda wildcards: [cell_spec(name) for name in trained(wildcards.track)],
+        rates=lambda wildcards: rate_files(*trained(wildcards.track)),
+    output:
+        f"{RESULTS}/evaluations/{{track}}.parquet",
+    params:
+        **JOB,
+        rates=f"{RESULTS}/rates",
+    log:
+        f"{RESULTS}/logs/evaluate_track/{{track}}.log",
+    message:
+        "Evaluating {wildcards.track}"
+    shell:
+        "lowrank evaluate {input.specs} --rates {params.rates} --output {output}"
+        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+
+
+# Losses on the lines from the dense solution to low-rank ones.
+rule interpolate:
+    input:
+        cells=lambda wildcards: [cell_tables(name)[0] for name in interpolated(wildcards.track)],
+        specs=lambda wildcards: [cell_spec(name) for name in interpolated(wildcards.track)],
+        rates=lambda wildcards: rate_files(*interpolated(wildcards.track)),
+        study=f"{RESULTS}/specs/interpolation/{{track}}.json",
+    output:
+        points=f"{RESULTS}/interpolation/{{track}}.parquet",
+        summary=f"{RESULTS}/barriers/{{track}}.parquet",
+    params:
+        **JOB,
+        rates=f"{RESULTS}/rates",
+    log:
+        f"{RESULTS}/logs/interpolate/{{track}}.log",
+    message:
+        "Interpolating between solutions of {wildcards.track}"
+    shell:
+        "lowrank interpolate {input.specs} --study {input.study} --rates {params.rates}"
+        " --points {output.points} --summary {output.summary} --data {params.data}"
+        " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+
+
+# Truncate the trained dense models.
+rule truncate_posthoc:
+    input:
+        cell=lambda wildcards: cell_tables(f"{wildcards.track}/dense")[0],
+        spec=lambda wildcards: cell_spec(f"{wildcards.track}/dense"),
+        rates=lambda wildcards: rate_files(f"{wildcards.track}/dense"),
+        study=f"{RESULTS}/specs/posthoc/{{track}}.json",
+        factors=f"{RESULTS}/specs/factors/{{track}}.json",
+    output:
+        f"{RESULTS}/posthoc/{{track}}.parquet",
+    params:
+        **JOB,
+        rates=f"{RESULTS}/rates",
+    log:
+        f"{RESULTS}/logs/truncate_posthoc/{{track}}.log",
+    message:
+        "Truncating the dense models of {wildcards.track}"
+    shell:
+        "lowrank posthoc {input.spec} --study {input.study} --factors {input.factors}"
+        " --rates {params.rates} --output {output} --data {params.data}"
+        " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+
+
+# Unigram and bigram models: the bar for a language model.
+rule measure_baselines:
+    input:
+        data=lambda wildcards: prepared(wildcards.track),
+    output:
+        f"{RESULTS}/baselines/{{track}}.parquet",
+    params:
+        **JOB,
+    log:
+        f"{RESULTS}/logs/measure_baselines/{{track}}.log",
+    message:
+        "Measuring n-gram baselines of {wildcards.track}"
+    shell:
+        "lowrank baselines --data {params.data} --output {output} 2>&1 | tee {log}"
+
+
+# Gather every table of the scale; published ones are the ground where results_from says so.
+rule collect_tables:
+    input:
+        cells=[table for name in TRAINED for table in cell_tables(name)],
+        evaluations=expand(
+            f"{RESULTS}/evaluations/{{track}}.parquet",
+            track=[track for track in TRACKS if trained(track)],
+        ),
+        rates=rate_files(*TRAINED),
+        config=f"{RESULTS}/specs/config.json",
+        others=[path for paths in COLLECTED.values() for path in paths],
+        published=PUBLISHED_FILES,
+    output:
+        TABLES,
+    params:
+        cells=[f"--cell {RESULTS}/cells/{name}" for name in TRAINED],
+        evaluations=lambda wildcards, input: [f"--evaluation {path}" for path in input.evaluations],
+        rates=lambda wildcards, input: [f"--rates {path}" for path in input.rates],
+        others=[f"--other {name}={p}" for name, paths in COLLECTED.items() for p in paths],
+        published=f"--published {PUBLISHED}" if PUBLISHED_FILES else "",
+        output=f"{RESULTS}/tables",
+    log:
+        f"{RESULTS}/logs/collect_tables.log",
+    message:
+        "Collecting tables"
+    shell:
+        "lowrank tables --config {input.config} {params.cells} {params.evaluations} {params.rates}"
+        " {params.others} {params.published} --output {params.output} 2>&1 | tee {log}"

@@ -1,0 +1,48 @@
+# Find an arm's best learning rate on validation data.
+rule sweep_rate:
+    input:
+        spec=f"{RESULTS}/specs/sweeps/{{track}}/{{arm}}.json",
+        data=lambda wildcards: prepared(wildcards.track),
+    output:
+        f"{RESULTS}/rates/{{track}}/{{arm}}.json",
+    params:
+        **JOB,
+    log:
+        f"{RESULTS}/logs/sweep_rate/{{track}}/{{arm}}.log",
+    resources:
+        gpu=GPUS,
+    message:
+        "Sweeping the learning rate of {wildcards.track}/{wildcards.arm}"
+    shell:
+        "lowrank sweep --spec {input.spec} --output {output} --data {params.data}"
+        " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+
+
+# Train one cell, all its seeds. Finished seeds and checkpoints lie in the cache and are found again.
+rule train_cell:
+    input:
+        spec=f"{RESULTS}/specs/cells/{{track}}/{{arm}}.json",
+        data=lambda wildcards: prepared(wildcards.track),
+        rates=lambda wildcards: rate_files(f"{wildcards.track}/{wildcards.arm}"),
+        trunk=lambda wildcards: trunk_tables(f"{wildcards.track}/{wildcards.arm}"),
+    output:
+        runs=f"{RESULTS}/cells/{{track}}/{{arm}}/runs.parquet",
+        history=f"{RESULTS}/cells/{{track}}/{{arm}}/history.parquet",
+        layers=f"{RESULTS}/cells/{{track}}/{{arm}}/layers.parquet",
+        spectra=f"{RESULTS}/cells/{{track}}/{{arm}}/spectra.parquet",
+    params:
+        **JOB,
+        rates=f"{RESULTS}/rates",
+        keep=lambda wildcards: [
+            f"--keep {step}" for step in fork_steps(f"{wildcards.track}/{wildcards.arm}")
+        ],
+    log:
+        f"{RESULTS}/logs/train_cell/{{track}}/{{arm}}.log",
+    resources:
+        gpu=GPUS,
+    message:
+        "Training {wildcards.track}/{wildcards.arm}"
+    shell:
+        "lowrank train --spec {input.spec} --rates {params.rates} {params.keep}"
+        " --output $(dirname {output.runs}) --data {params.data}"
+        " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
