@@ -1,0 +1,86 @@
+"""A singular value decomposition that does not give up.
+
+LAPACK's divide and conquer (`gesdd`, the only routine torch calls on the CPU) now and then fails to
+converge on a finite matrix. Then the slower QR iteration (`gesvd`, by scipy) is tried in float64,
+and last the eigendecomposition of the smaller Gram matrix in float64, which always converges but
+resolves no singular value below about 1e-8 of the largest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowrank.errors import LowrankError
+
+
+def working_precision(dtype: torch.dtype) -> torch.dtype:
+    """The precision to decompose in: float64 stays, all else (half precision too) is float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A (..., m, k), s (..., k), B (..., n, k) with `matrix` = A diag(s) B^T and k = min(m, n).
+
+    The columns of A and of B are orthonormal and s descends. A matrix that holds NaN or infinity
+    raises LowrankError.
+    """
+    if not torch.isfinite(matrix).all():
+        raise LowrankError(
+            f"A weight of shape {tuple(matrix.shape)} holds NaN or infinity and has no "
+            "singular value decomposition: take an earlier checkpoint or a lower learning rate."
+        )
+    for method in (_divide_and_conquer, _qr_iteration):
+        try:
+            return method(matrix)
+        except torch.linalg.LinAlgError:
+            continue
+    return _by_gram(matrix)
+
+
+def svdvals(matrix: Tensor) -> Tensor:
+    """The singular values alone, (..., min(m, n)), descending; NaN raises LowrankError."""
+    try:
+        values = torch.linalg.svdvals(matrix)
+        if torch.isfinite(values).all():
+            return values
+    except torch.linalg.LinAlgError:
+        pass
+    return svd(matrix)[1]
+
+
+def _divide_and_conquer(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    A, s, Bh = torch.linalg.svd(matrix, full_matrices=False)
+    return A, s, Bh.mT
+
+
+def _qr_iteration(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    import numpy as np
+    import scipy.linalg
+
+    stack = matrix.detach().double().cpu().reshape(-1, *matrix.shape[-2:]).numpy()
+    try:
+        parts = [scipy.linalg.svd(one, full_matrices=False, lapack_driver="gesvd") for one in stack]
+    except np.linalg.LinAlgError as error:
+        raise torch.linalg.LinAlgError(str(error)) from error
+    A, s, Bh = (
+        torch.from_numpy(np.stack(part)).reshape(*matrix.shape[:-2], *part[0].shape).to(matrix)
+        for part in zip(*parts, strict=True)
+    )
+    return A, s, Bh.mT
+
+
+def _by_gram(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if matrix.shape[-2] > matrix.shape[-1]:
+        B, s, A = _by_gram(matrix.mT)
+        return A, s, B
+    exact = matrix.double()
+    A = torch.linalg.eigh(exact @ exact.mT).eigenvectors.flip(-1)
+    # matrix^T A = B diag(s): a QR normalises its columns and completes B where s is zero.
+    B, R = torch.linalg.qr(exact.mT @ A)
+    s = R.diagonal(dim1=-2, dim2=-1)
+    B = B * torch.where(s < 0, -1.0, 1.0).unsqueeze(-2)
+    s, order = s.abs().sort(dim=-1, descending=True)
+    A = A.gather(-1, order.unsqueeze(-2).expand_as(A))
+    B = B.gather(-1, order.unsqueeze(-2).expand_as(B))
+    return A.to(matrix), s.to(matrix), B.to(matrix)

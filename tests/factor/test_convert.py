@@ -1,0 +1,308 @@
+"""Converting a model keeps all that is not the weight itself, and refuses what makes no sense."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.errors import LowrankError
+from lowrank.factor.convert import (
+    choose_rank,
+    effective_weights,
+    evaluating,
+    factorize_model,
+    factors,
+    parameter_count,
+    select,
+    to_dense,
+)
+from lowrank.factor.layers import FactorizedConv2d, FactorizedLinear
+
+above_break_even = pytest.mark.filterwarnings("ignore:At their rank")
+CONVS = {"3": 1.0, "5": 1.0, "7": 1.0}
+
+
+@above_break_even
+def test_full_rank_gpt2_gives_the_dense_logits_and_its_weights_back(gpt2, scales, tokens):
+    gpt2.eval()
+    dense_logits = gpt2(tokens).logits
+    dense_state = {name: value.clone() for name, value in gpt2.state_dict().items()}
+    names = factorize_model(gpt2, scales(gpt2), rank_fraction=1.0)
+    assert len(names) == 8
+    assert set(factors(gpt2)) == set(names)
+    torch.testing.assert_close(gpt2(tokens).logits, dense_logits, rtol=1e-5, atol=1e-5)
+    assert to_dense(gpt2) == names
+    assert not factors(gpt2)
+    state = gpt2.state_dict()
+    assert list(state) == list(dense_state)
+    for name, value in dense_state.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gpt2(tokens).logits, dense_logits, rtol=1e-5, atol=1e-5)
+
+
+@above_break_even
+@pytest.mark.parametrize("matricisation", ["channel", "spatial"])
+def test_full_rank_convnet_gives_the_dense_outputs_and_its_weights_back(
+    convnet, images, matricisation
+):
+    convnet.eval()
+    dense = convnet(images)
+    state = {name: value.clone() for name, value in convnet.state_dict().items()}
+    factorize_model(convnet, CONVS, rank_fraction=1.0, matricisation=matricisation)
+    assert all(type(convnet[int(name)]) is FactorizedConv2d for name in CONVS)
+    torch.testing.assert_close(convnet(images), dense, rtol=1e-5, atol=1e-5)
+    for name, value in effective_weights(convnet).items():
+        torch.testing.assert_close(value, state[name], rtol=1e-5, atol=1e-6)
+    to_dense(convnet)
+    torch.testing.assert_close(convnet(images), dense, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["he", "spectral", "random_spectral", "he_scaled"])
+def test_gpt2s_scaled_residual_initialisation_survives_factorisation(make_gpt2, scales, init):
+    layers = 8
+    model = make_gpt2(width=96, layers=layers)
+    factorize_model(model, scales(model), rank_fraction=0.25, init=init)
+    found = factors(model)
+
+    def variance(ending: str) -> float:
+        products = [layer.product() for name, layer in found.items() if name.endswith(ending)]
+        assert len(products) == layers
+        return torch.stack(products).var().item()
+
+    reference = variance("mlp.c_fc")
+    residual = variance("mlp.c_proj")
+    # V's fan is n: under He the 4d-wide input of c_proj divides its variance by 4 besides.
+    fans = 4 if init == "he" else 1
+    assert residual / reference == pytest.approx(1 / (2 * layers) / fans, rel=0.1)
+
+
+def test_he_in_the_spatial_view_has_the_same_variance_as_in_the_channel_view():
+    variances = []
+    for matricisation in ("channel", "spatial"):
+        model = nn.Sequential(nn.Conv2d(64, 64, 3))
+        factorize_model(
+            model, {"0": 1.0}, rank_fraction=0.25, init="he", matricisation=matricisation
+        )
+        variances.append(model[0].dense_weight().var().item())
+    # 4 / fan-in, with a fan-in of 64 x 9 whichever way the two convolutions divide it.
+    assert variances == pytest.approx([4 / (64 * 9)] * 2, rel=0.15)
+
+
+def test_biases_and_every_other_parameter_stay_the_same_objects(gpt2, scales):
+    before = {name: id(p) for name, p in gpt2.named_parameters()}
+    factorize_model(gpt2, scales(gpt2), rank_fraction=0.4, rank_multiple=1)
+    kept = {name: id(p) for name, p in gpt2.named_parameters() if name in before}
+    assert {name for name in before if name not in kept} == {f"{n}.weight" for n in scales_of(gpt2)}
+    assert all(before[name] == identity for name, identity in kept.items())
+    to_dense(gpt2)
+    after = {name: id(p) for name, p in gpt2.named_parameters()}
+    assert all(after[name] == identity for name, identity in kept.items())
+
+
+def scales_of(model: nn.Module) -> list[str]:
+    return list(factors(model))
+
+
+def test_tied_weights_stay_tied_and_count_once(gpt2, scales, tokens):
+    dense_count = parameter_count(gpt2)
+    assert dense_count == gpt2.num_parameters()
+    names = scales(gpt2)
+    shapes = [gpt2.get_submodule(name).weight.shape for name in names]
+    factorize_model(gpt2, names, rank_fraction=0.4, rank_multiple=1)
+    assert gpt2.lm_head.weight is gpt2.transformer.wte.weight
+    change = sum(13 * (m + n) - m * n for m, n in shapes)
+    assert parameter_count(gpt2) == dense_count + change
+    to_dense(gpt2)
+    assert gpt2.lm_head.weight is gpt2.transformer.wte.weight
+    assert parameter_count(gpt2) == dense_count
+
+
+def test_state_dicts_carry_a_factorised_model(make_gpt2, scales, tokens):
+    model, other = make_gpt2(seed=0).eval(), make_gpt2(seed=1).eval()
+    for each in (model, other):
+        factorize_model(each, scales(each), rank_fraction=0.4, rank_multiple=1)
+    assert not torch.allclose(model(tokens).logits, other(tokens).logits)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model(tokens).logits, other(tokens).logits)
+
+
+def test_effective_weights_load_into_the_dense_model(make_gpt2, scales, tokens):
+    model, dense = make_gpt2(seed=0).eval(), make_gpt2(seed=1).eval()
+    factorize_model(model, scales(model), rank_fraction=0.4, rank_multiple=1)
+    weights = effective_weights(model)
+    assert list(weights) == list(dense.state_dict())
+    assert all(value.is_contiguous() for value in weights.values())
+    dense.load_state_dict(weights)
+    torch.testing.assert_close(dense(tokens).logits, model(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_effective_weights_of_a_dense_model_are_its_state_dict(gpt2):
+    state = gpt2.state_dict()
+    weights = effective_weights(gpt2)
+    assert list(weights) == list(state)
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("init", ["he", "random_spectral"])
+def test_a_layers_draw_depends_on_seed_and_name_only(make_gpt2, scales, init):
+    def draw(seed: int, reverse: bool = False, ending: str = "") -> dict[str, torch.Tensor]:
+        model = make_gpt2()
+        names = {n: s for n, s in scales(model).items() if n.endswith(ending)}
+        order = dict(reversed(names.items())) if reverse else names
+        torch.manual_seed(77 + reverse)
+        factorize_model(model, order, rank_fraction=0.4, rank_multiple=1, init=init, seed=seed)
+        return {name: layer.product() for name, layer in factors(model).items()}
+
+    reference = draw(0)
+    for again in (draw(0, reverse=True), draw(0, ending="mlp.c_fc")):
+        assert all(torch.equal(again[name], reference[name]) for name in again)
+    assert not any(torch.equal(value, reference[name]) for name, value in draw(1).items())
+    first, second = (reference[f"transformer.h.{block}.mlp.c_fc"] for block in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_above_break_even_warns_once_with_the_figures(gpt2, scales):
+    with pytest.warns(UserWarning, match="At their rank") as caught:
+        factorize_model(gpt2, scales(gpt2), rank_fraction=0.625, rank_multiple=1)
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    # Rank 20 at width 32 is beyond the square projections' break-even of 16, below the 24 of the
+    # 96 x 32 ones and the 25.6 of the 128 x 32 ones.
+    assert "2 of 8 factorised layers" in message
+    assert "transformer.h.0.attn.c_proj (rank 20 of 32 x 32, break-even 16.0)" in message
+    assert "20,480 parameters in place of 24,576" in message
+    assert caught[0].filename == __file__
+
+
+def test_below_break_even_does_not_warn(gpt2, scales):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        factorize_model(gpt2, scales(gpt2), rank_fraction=0.4, rank_multiple=1)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "fraction", "multiple", "rank"),
+    [
+        (256, 64, 0.25, 16, 16),
+        (256, 256, 0.62, 16, 160),
+        (256, 256, 0.62, 1, 159),
+        (64, 64, 0.01, 16, 16),
+        (8, 100, 0.5, 16, 8),
+        (20, 20, 0.9, 16, 16),
+        (20, 20, 1.0, 16, 20),
+        (28, 28, 0.99, 16, 28),
+        (5, 9, 0.01, 1, 1),
+    ],
+)
+def test_ranks_are_the_nearest_multiple_within_the_matrix(m, n, fraction, multiple, rank):
+    assert choose_rank(m, n, fraction, multiple) == choose_rank(n, m, fraction, multiple) == rank
+
+
+@pytest.mark.parametrize(("fraction", "multiple"), [(0.0, 16), (-0.5, 16), (1.01, 16), (0.5, 0)])
+def test_impossible_ranks_are_errors(fraction, multiple):
+    with pytest.raises(LowrankError, match=str(multiple if multiple < 1 else fraction)):
+        choose_rank(64, 64, fraction, multiple)
+
+
+def test_select_takes_patterns_in_the_models_order_and_once(gpt2, scales):
+    candidates = list(scales(gpt2))
+    chosen = select(gpt2, ["*.mlp.c_fc", "transformer.h.0.*"], candidates)
+    assert chosen == [*candidates[:4], "transformer.h.1.mlp.c_fc"]
+    assert select(gpt2, [], candidates) == []
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_candidates(gpt2, scales):
+    candidates = list(scales(gpt2))
+    with pytest.raises(LowrankError, match=r"'\*\.attn\.cproj' matches no layer.*mlp\.c_fc"):
+        select(gpt2, ["*.mlp.*", "*.attn.cproj"], candidates)
+    with pytest.raises(LowrankError, match=r"Unknown layer 'transformer\.h\.9\.mlp\.c_fc'"):
+        select(gpt2, ["*"], ["transformer.h.9.mlp.c_fc"])
+
+
+def refused(model: nn.Module, names: dict[str, float], match: str, **options: object) -> None:
+    before = repr(model)
+    with pytest.raises(LowrankError, match=match):
+        factorize_model(model, names, **{"rank_fraction": 0.4, "rank_multiple": 1, **options})
+    assert repr(model) == before, "an error must leave the model as it was"
+
+
+def test_what_cannot_be_factorised_is_an_error_and_leaves_the_model_alone(gpt2, scales):
+    good = scales(gpt2)
+    refused(gpt2, {}, "No layer to factorise")
+    refused(
+        gpt2,
+        {**good, "transformer.h.0.mlp.c_fcc": 1.0},
+        r"Unknown layer.*did you mean 'transformer\.h\.0\.mlp\.c_fc'",
+    )
+    refused(gpt2, {**good, "transformer.ln_f": 1.0}, r"'transformer\.ln_f' is a LayerNorm")
+    refused(
+        gpt2, {**good, "lm_head": 1.0}, r"'lm_head' shares its weight with transformer\.wte\.weight"
+    )
+    refused(gpt2, good, "did you mean 'spectral'", init="spectrall")
+    refused(gpt2, good, "Rank fraction 2", rank_fraction=2)
+    with torch.no_grad():
+        gpt2.transformer.h[1].mlp.c_proj.weight[0, 0] = float("nan")
+    refused(gpt2, good, "NaN or infinity")
+
+
+def test_a_layer_is_not_factorised_twice(gpt2, scales):
+    names = scales(gpt2)
+    factorize_model(gpt2, names, rank_fraction=0.4, rank_multiple=1)
+    refused(gpt2, dict.fromkeys(names, 1.0), "factorised already")
+
+
+def test_a_layer_used_in_two_places_is_an_error_because_its_weight_is_shared():
+    shared = nn.Linear(32, 32)
+    refused(nn.Sequential(shared, nn.ReLU(), shared), {"0": 1.0}, r"shares its weight with 2\.")
+
+
+def test_on_the_meta_device_shapes_change_and_nothing_is_drawn():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2560, 10240), nn.Conv2d(512, 512, 3))
+    factorize_model(model, {"0": 1.0, "1": 1.0}, rank_fraction=0.25)
+    assert type(model[0]) is FactorizedLinear
+    assert model[0].U.shape == (10240, 640)
+    assert model[0].U.is_meta
+    assert model[0].bias.is_meta
+
+
+def test_training_a_factorised_model_reaches_every_parameter(gpt2, scales, tokens):
+    factorize_model(gpt2, scales(gpt2), rank_fraction=0.4, rank_multiple=1)
+    optimizer = torch.optim.AdamW(gpt2.parameters(), lr=1e-2)
+    first = gpt2(tokens, labels=tokens).loss
+    for _ in range(5):
+        loss = gpt2(tokens, labels=tokens).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < first
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gpt2.parameters())
+
+
+def test_evaluating_puts_every_module_back_in_its_own_mode(convnet):
+    convnet.train()
+    convnet[1].eval()
+    with evaluating(convnet):
+        assert not any(module.training for module in convnet.modules())
+    assert convnet[0].training
+    assert not convnet[1].training
+
+
+def test_a_vision_run_never_imports_transformers():
+    code = (
+        "import sys, torch; from torch import nn\n"
+        "from lowrank.factor import convert, flops, truncate\n"
+        "m = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Flatten(), nn.Linear(32, 32))\n"
+        "x = torch.randn(2, 3, 3, 3)\n"
+        "convert.factorize_model(m, {'2': 1.0}, rank_fraction=0.4, rank_multiple=1)\n"
+        "flops.forward_flops(m, x); convert.to_dense(m)\n"
+        "truncate.truncate_model(m, ['2'], method='whitened', rank_fraction=0.5,"
+        " batches=[x], loss=lambda m, x: m(x).sum())\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
