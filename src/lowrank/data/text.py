@@ -1,0 +1,185 @@
+"""Prepared text: a folder of token files that training maps into memory.
+
+`prepare_text` makes the folder from any source, `load_text` opens it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowrank.data import embedded, sources
+from lowrank.data.spec import TextSpec
+from lowrank.errors import LowrankError
+from lowrank.files import atomic_dir, check_manifest, digest, sha256, write_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENIZER = "tokenizer.json"
+
+
+def tokens_file(split: str) -> str:
+    """The name of a split's token file."""
+    return f"tokens-{split}.bin"
+
+
+def prepare_text(
+    spec: TextSpec,
+    folder: Path | str,
+    *,
+    workers: int | None = None,
+    root: Path | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Read, split and tokenise text into `folder`, which is replaced as a whole or not at all.
+
+    The folder holds `tokens-{train,validation,test}.bin`, `tokenizer.json` and `manifest.json` with
+    the counts, the source and the SHA-256 of every file. `workers` bounds processes and threads
+    (None: the cores there are, at most 8) and does not change the result. Relative paths in `spec`
+    count from `root` (None: the current folder). `cache` keeps the working files of `datasets`;
+    without it they lie beside `folder` meanwhile. Raises LowrankError for bad input.
+    """
+    from lowrank.data import text_splits, text_tokens
+
+    folder = Path(folder)
+    workers = embedded.cores() if workers is None else workers
+
+    def read_embedded() -> sources.Loaded:
+        corpus = embedded.documents(max_characters=spec.max_characters, workers=workers)
+        return {"train": corpus}, {"kind": "embedded", "versions": embedded.versions()}
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}.", suffix=".part", dir=folder.parent
+        ) as temporary,
+        text_tokens.tokenizer_threads(workers),
+        atomic_dir(folder) as new,
+    ):
+        loaded, source = sources.load_splits(
+            spec,
+            cache=Path(cache or temporary),
+            embedded=read_embedded,
+            root=root,
+            text_unit=spec.text_unit,
+        )
+        given, empty = {}, 0
+        for split, dataset in loaded.items():
+            given[split], blank = text_splits.survey(split, dataset, spec.column, spec.split_seed)
+            empty += blank
+        splits, shared = text_splits.divide(given, spec)
+
+        tokenizer = text_tokens.get_tokenizer(spec, splits["train"], root)
+        tokenizer.save(str(new / TOKENIZER))
+        counts = {
+            split: text_tokens.write_tokens(new / tokens_file(split), part, tokenizer, split)
+            for split, part in splits.items()
+        }
+        vocabulary = text_tokens.vocabulary_size(tokenizer)
+        content = {
+            "kind": "text",
+            "vocabulary": vocabulary,
+            "dtype": np.dtype(text_tokens.token_type(vocabulary)).name,
+            "eos_id": text_tokens.separator_id(tokenizer),
+            "counts": counts,
+        }
+        names = [TOKENIZER, *map(tokens_file, splits)]
+        hashes = {name: sha256(new / name) for name in names}
+        write_manifest(
+            new,
+            names,
+            **content,
+            source=source,
+            removed={"empty": empty, "in another split": shared},
+            tokenizer_sha256=hashes[TOKENIZER],
+            digest=digest({**content, "files": hashes}),
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class TextData:
+    """An opened folder of prepared text."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    tokens: dict[str, NDArray[Any]]
+    """The tokens of each split, mapped into memory, read-only."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of different tokens."""
+        return self.manifest["vocabulary"]
+
+    @property
+    def eos_id(self) -> int:
+        """The token after every document."""
+        return self.manifest["eos_id"]
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal characters that stand for the content."""
+        return self.manifest["digest"]
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Tokens (separators included), words, bytes and documents of a split."""
+        return self.manifest["counts"][split]
+
+    def starts(self, split: str, length: int) -> NDArray[np.int64]:
+        """Where the windows start that together predict the tokens of a split once each.
+
+        Windows have `length` inputs and touch without overlap; the very first token of the split,
+        and fewer than `length` at its end, are not predicted. Raises LowrankError for a split that
+        is too short.
+        """
+        count = len(self.tokens[split])
+        last = count - length - 1
+        if length < 1 or last < 0:
+            raise LowrankError(
+                f"The {split} split of {self.folder} has {count} tokens, which is no window of "
+                f"{length} and the token after it: use shorter windows or more text."
+            )
+        return np.arange(0, last + 1, length)
+
+    def batch(self, split: str, indices: Sequence[int] | NDArray, length: int) -> torch.Tensor:
+        """Windows of `length` tokens and the one after, starting at the tokens `indices`.
+
+        Returns int64 of shape (len(indices), length + 1): inputs are `[:, :-1]`, targets `[:, 1:]`.
+        Raises LowrankError if a window does not lie within the split.
+        """
+        import torch
+
+        tokens = self.tokens[split]
+        starts = np.asarray(indices, dtype=np.int64)
+        last = len(tokens) - length - 1
+        if starts.size and (starts.min() < 0 or starts.max() > last):
+            raise LowrankError(
+                f"Windows of {length} tokens from {starts.min()} to {starts.max()} leave the "
+                f"{split} split of {len(tokens)} tokens: start between 0 and {last}."
+            )
+        windows = tokens[starts[:, None] + np.arange(length + 1)]
+        return torch.from_numpy(windows.astype(np.int64))
+
+
+def load_text(folder: Path | str) -> TextData:
+    """Open a folder of prepared text; a missing or damaged file is a LowrankError that names it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LowrankError(f"{folder} is missing: prepare the text first.")
+    manifest = check_manifest(folder)
+    if manifest.get("kind") != "text":
+        raise LowrankError(
+            f"{folder} holds {manifest.get('kind')}, not text: give a folder of text."
+        )
+    tokens: dict[str, NDArray[Any]] = {
+        split: np.memmap(folder / tokens_file(split), dtype=manifest["dtype"], mode="r")
+        for split in manifest["counts"]
+    }
+    return TextData(folder, manifest, tokens)
