@@ -1,0 +1,242 @@
+"""Labelled images, decoded once into one uint8 array per split, and read back from there."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from lowrank.data.image_sources import Rows, read_rows
+from lowrank.data.images_spec import ImageSpec
+from lowrank.errors import LowrankError, unknown
+from lowrank.files import MANIFEST, atomic_dir, check_manifest, digest, read_json, write_manifest
+from lowrank.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+SPLITS = ("train", "validation", "test")
+CHUNK = 256
+"""Images held in memory at a time while decoding."""
+SMALL = 64 * 64 * 3
+"""Bytes of an image up to which threads fight over the interpreter for longer than they decode
+(32 x 32 WebP on 2 cores: 0.20 ms an image without threads, 0.33 ms with two)."""
+RESIDENT_LIMIT = 8 * 2**30
+"""Bytes above which a split stays memory-mapped instead of moving to the device."""
+
+Pixels = NDArray[np.uint8]
+
+
+def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
+    """Decode a data set into `folder` and return its manifest.
+
+    Writes `images-{split}.npy` (uint8, N H W C), `labels-{split}.npy` (int64) and a manifest with
+    classes, counts, skipped images, shape, mean and standard deviation of each channel over the
+    training split (in 0 to 1), and a digest of all that. The folder appears complete or not at all;
+    the `datasets` library's cache stands beside it meanwhile. What the hub sends is kept in the hub's
+    own cache (HF_HOME), so that a broken download need not start again.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic_dir(folder) as target,
+        tempfile.TemporaryDirectory(prefix=".datasets-", dir=folder.parent) as cache,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        rows, classes = read_rows(spec, cache)
+        writer = _Writer(spec, target, pool)
+        for name in SPLITS:
+            writer.write(name, rows[name])
+        pixels = writer.counts["train"] * writer.shape[0] * writer.shape[1]
+        mean = writer.moments[0] / pixels / 255
+        facts = {
+            "classes": classes,
+            "counts": writer.counts,
+            "skipped": writer.skipped,
+            "shape": list(writer.shape),
+            "mean": mean.tolist(),
+            "std": np.sqrt(writer.moments[1] / pixels / 255**2 - mean**2).tolist(),
+        }
+        names = [f"{kind}-{name}.npy" for kind in ("images", "labels") for name in SPLITS]
+        files = write_manifest(target, names)["files"]
+        source = "scikit-learn's digits" if spec.path is None else Path(spec.path).name
+        return write_manifest(
+            target, names, kind="images", source=source, digest=digest([facts, files]), **facts
+        )
+
+
+class _Writer:
+    """Streams decoded images into the arrays of one data set and keeps the books."""
+
+    def __init__(self, spec: ImageSpec, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self.spec, self.folder, self.pool = spec, folder, pool
+        self.mode = {1: "L", 3: "RGB", None: None}[spec.channels]
+        self.shape: tuple[int, ...] = ()
+        self.moments: NDArray[np.float64]
+        self.counts: dict[str, int] = {}
+        self.skipped: dict[str, int] = {}
+
+    def write(self, name: str, rows: Rows) -> None:
+        """Write one split; the first image of the first split decides shape and channels."""
+        path = self.folder / f"images-{name}.npy"
+        images: NDArray[np.uint8] | None = None
+        labels, kept = np.empty(len(rows), np.int64), 0
+        moments: Any = 0
+        for row, pixels, sums in self._decoded(name, rows):
+            if images is None:
+                if not self.shape:
+                    self.shape = pixels.shape
+                    self.mode = "L" if pixels.shape[2] == 1 else "RGB"
+                images = open_memmap(path, "w+", np.uint8, (len(rows), *self.shape))
+            if pixels.shape != self.shape:
+                raise LowrankError(
+                    f"Image {rows.numbers[row]} of {rows.origin} has {pixels.shape[0]} x "
+                    f"{pixels.shape[1]} pixels, the first one {self.shape[0]} x {self.shape[1]}: "
+                    "set size."
+                )
+            images[kept], labels[kept] = pixels, rows.labels[row]
+            moments = moments + sums
+            kept += 1
+        if images is None:
+            raise LowrankError(
+                f"Not one of the {len(rows)} images of {rows.origin} can be decoded."
+            )
+        images.flush()  # type: ignore[attr-defined]
+        if kept < len(rows):
+            _shorten(path, kept)
+        np.save(self.folder / f"labels-{name}.npy", labels[:kept])
+        self.counts[name], self.skipped[name] = kept, len(rows) - kept
+        if name == "train":
+            self.moments = moments
+
+    def _decoded(self, name: str, rows: Rows) -> Iterator[tuple[int, Pixels, NDArray[np.int64]]]:
+        """Position, pixels and moments of every row that can be decoded."""
+        with Progress(f"Decoding {name}", len(rows), "images") as progress:
+            start = 0
+            while start < len(rows):
+                # Until one image has shown their shape, go one by one.
+                stop = min(start + (CHUNK if self.shape else 1), len(rows))
+                small = self.spec.size is None and math.prod(self.shape) <= SMALL
+                apply = map if small else self.pool.map
+                values = rows.read(rows.numbers[start:stop])
+                decode = partial(_decode, mode=self.mode, size=self.spec.size)
+                for row, result in enumerate(apply(decode, values), start):
+                    if not isinstance(result, Exception):
+                        yield row, *result
+                    elif not self.spec.skip_corrupt:
+                        raise _undecodable(rows, row, values[row - start], result)
+                progress.advance(stop - start)
+                start = stop
+
+
+def _decode(
+    value: Any, mode: str | None, size: int | None
+) -> tuple[Pixels, NDArray[np.int64]] | Exception:
+    """One raw image as (H, W, C) with its channels' sums and sums of squares, or what prevents it.
+
+    `mode` is Pillow's, "L" or "RGB"; None leaves grey images grey. Where `size`
+    is given, the shorter side is resized to it (bilinear, antialiased) and the centre cropped.
+    """
+    import datasets
+    from PIL import Image, ImageOps
+
+    try:
+        if value is None:
+            raise ValueError("there is no image")
+        image: Any = (
+            Image.fromarray(value)
+            if isinstance(value, np.ndarray)
+            else datasets.Image().decode_example(value)
+        )
+        if mode is None:
+            mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        if image.mode != mode:
+            image = image.convert(mode)
+        if size is not None and image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        wide = pixels.reshape(-1, pixels.shape[2]).astype(np.int64)
+        return pixels, np.stack([wide.sum(0), (wide * wide).sum(0)])
+    except Exception as error:  # decoders raise anything, from OSError to SyntaxError
+        return error
+
+
+def _undecodable(rows: Rows, row: int, value: Any, error: Exception) -> LowrankError:
+    from PIL import UnidentifiedImageError
+
+    reason = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is of no known image format"
+    path = value.get("path") if isinstance(value, dict) else None
+    return LowrankError(
+        f"Image {rows.numbers[row]} of {rows.origin}{f' ({path})' if path else ''} cannot be "
+        f"decoded ({reason}): mend it, or set skip_corrupt to leave such images out."
+    )
+
+
+def _shorten(path: Path, count: int) -> None:
+    """Keep the first `count` images of an array on disk, a chunk at a time."""
+    long = np.load(path, mmap_mode="r")
+    short = open_memmap(path.with_suffix(".short"), "w+", np.uint8, (count, *long.shape[1:]))
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        short[start:stop] = long[start:stop]
+    short.flush()
+    os.replace(path.with_suffix(".short"), path)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A prepared data set: memory-mapped images, labels and manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    images: dict[str, NDArray[np.uint8]]
+    """By split, (N, H, W, C), read-only."""
+    labels: dict[str, NDArray[np.int64]]
+    """By split, (N,)."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of their numbers."""
+        return self.manifest["classes"]
+
+    def tensor(
+        self, split: str, device: torch.device | str = "cpu", limit: int = RESIDENT_LIMIT
+    ) -> torch.Tensor | Pixels:
+        """All images of a split, uint8 (N, H, W, C): as a tensor on the device if they take at most
+        `limit` bytes, else the memory-mapped array, of which only the rows asked for are read."""
+        import torch
+
+        if split not in self.images:
+            raise unknown("split", split, self.images)
+        if self.images[split].nbytes <= limit:
+            return torch.from_numpy(np.array(self.images[split])).to(device)
+        return self.images[split]
+
+
+def load_images(folder: Path | str, verify: bool = True) -> ImageData:
+    """Open a prepared data set; with `verify`, damage to any file is a LowrankError that names it
+    (this reads every byte once)."""
+    folder = Path(folder)
+    manifest = check_manifest(folder) if verify else read_json(folder / MANIFEST)
+    if manifest.get("kind") != "images":
+        raise LowrankError(
+            f"{folder} holds a data set of kind {manifest.get('kind')!r}: images are expected."
+        )
+    return ImageData(
+        folder,
+        manifest,
+        {name: np.load(folder / f"images-{name}.npy", mmap_mode="r") for name in SPLITS},
+        {name: np.load(folder / f"labels-{name}.npy") for name in SPLITS},
+    )
