@@ -134,6 +134,19 @@ def test_image_folders_are_read_by_class_and_split(tmp_path):
     assert list(data.labels["test"]) == [0, 2]
 
 
+def test_odd_names_and_stray_files_do_no_harm(parquet, tmp_path):
+    plain = prepare_images(local(parquet), tmp_path / "plain")
+    odd = parquet.rename(tmp_path / "odd [1] *names")
+    assert prepare_images(local(odd), tmp_path / "again")["digest"] == plain["digest"]
+    image_folder(odd / "folders", "train", [0, 1] * 5)
+    image_folder(odd / "folders", "test", [0, 1])
+    for name in (".DS_Store", "notes.txt"):
+        (odd / "folders" / "train" / "class0" / name).write_text("not an image")
+    spec = ImageSpec(source="local", path=str(odd / "folders"))
+    counts = prepare_images(spec, tmp_path / "out")["counts"]
+    assert counts == {"train": 9, "validation": 1, "test": 2}
+
+
 def test_a_validation_split_that_is_named_is_used(parquet, tmp_path):
     images = [encoded(pixels) for pixels in COLOURED[80:90]]
     names = list(DIGITS.target_names.astype(str))

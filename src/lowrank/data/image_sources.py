@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,18 +185,18 @@ def _load_local(path: str, splits: dict[str, str], cache: str) -> dict[str, Any]
 
 
 def _local_files(root: Path, split: str) -> tuple[str, list[str]]:
-    """The layout of a local split, and its files."""
+    """The layout of a local split, and patterns of its files, other special characters escaped."""
     if not root.is_dir():
         raise LowrankError(f"There is no folder {root}: path names the folder of a local data set.")
     if (root / split).is_dir():
-        if files := sorted(str(file) for file in (root / split).glob("*/*") if file.is_file()):
-            return "image folders", files
+        if any(file.is_file() for file in (root / split).glob("*/*")):
+            return "image folders", [glob.escape(str(root / split)) + "/*/*"]
         raise LowrankError(
             f"{root / split} holds no images: put a folder of images per class in it."
         )
     for pattern in (split, f"{split}*.parquet"):
-        if files := sorted(str(file) for file in root.glob(pattern) if file.is_file()):
-            return "parquet files", files
+        if files := sorted(file for file in root.glob(pattern) if file.is_file()):
+            return "parquet files", [glob.escape(str(file)) for file in files]
     raise LowrankError(
         f"{root / split} is missing: neither a folder {split} nor {split}*.parquet is in {root}."
     )
