@@ -82,14 +82,17 @@ def prepare(spec: Path, output: Path) -> None:
 
 @main.command()
 @click.option("--spec", type=FILE, required=True, help="The sweep's spec file.")
+@click.option("--keep", type=int, multiple=True, help="Steps whose checkpoints are kept.")
 @click.option("--output", type=FILE, required=True, help="JSON file to write.")
 @_common
-def sweep(spec: Path, output: Path, data: Path, cache: Path, device: str) -> None:
+def sweep(
+    spec: Path, keep: tuple[int, ...], output: Path, data: Path, cache: Path, device: str
+) -> None:
     """Find an arm's best learning rate on validation data."""
     from lowrank.study import jobs
     from lowrank.study.spec import SweepGroup
 
-    jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device)
+    jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device, keep)
 
 
 @main.command()

@@ -74,7 +74,7 @@ def digest(value: Any) -> str:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write a value as indented JSON, atomically; a file that already says so is left untouched."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     if Path(path).is_file() and Path(path).read_text(errors="replace") == text:
         return
     with atomic(path) as temporary:

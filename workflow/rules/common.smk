@@ -95,8 +95,8 @@ def prepared(track):
 
 def trunk_of(name):
     """The dense cell whose checkpoints a pre-trained cell forks from, if any."""
-    cell = GRID.cells[name]
-    return cell.dense_rate_from if cell.pretraining and cell.dense_rate_from in GRID.cells else None
+    trunk = GRID.cells[name].trunk
+    return trunk if trunk in GRID.cells else None
 
 
 def trunk_tables(name):
@@ -106,8 +106,11 @@ def trunk_tables(name):
 
 def fork_steps(name):
     """The steps at which pre-trained cells fork from this dense cell."""
-    cells = [c for n, c in GRID.cells.items() if c.pretraining and trunk_of(n) == name]
-    return sorted({round(c.pretraining.fraction * c.training.steps) for c in cells})
+    return sorted({cell.fork_step for cell in GRID.cells.values() if cell.trunk == name})
+
+
+def kept_steps(wildcards):
+    return [f"--keep {step}" for step in fork_steps(f"{wildcards.track}/{wildcards.arm}")]
 
 
 def trained(track):

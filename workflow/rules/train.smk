@@ -7,6 +7,7 @@ rule sweep_rate:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
     params:
         **JOB,
+        keep=kept_steps,
     log:
         f"{RESULTS}/logs/sweep_rate/{{track}}/{{arm}}.log",
     resources:
@@ -14,8 +15,8 @@ rule sweep_rate:
     message:
         "Sweeping the learning rate of {wildcards.track}/{wildcards.arm}"
     shell:
-        "lowrank sweep --spec {input.spec} --output {output} --data {params.data}"
-        " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        "lowrank sweep --spec {input.spec} {params.keep} --output {output}"
+        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
 
 
 # Train one cell, all its seeds. Finished seeds and checkpoints lie in the cache and are found again.
@@ -33,9 +34,7 @@ rule train_cell:
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
-        keep=lambda wildcards: [
-            f"--keep {step}" for step in fork_steps(f"{wildcards.track}/{wildcards.arm}")
-        ],
+        keep=kept_steps,
     log:
         f"{RESULTS}/logs/train_cell/{{track}}/{{arm}}.log",
     resources:

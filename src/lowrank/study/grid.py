@@ -252,7 +252,7 @@ def _cell(
         evaluation=track.evaluation,
         rate_from=_group_name(name, track, arm) if swept else None,
         rate_factor=factor,
-        dense_rate_from=_group_name(name, track, _trunk(arm)) if swept and pretraining else None,
+        trunk=f"{name}/{arm_name(_trunk(arm), track)}" if pretraining else None,
         seeds=seeds,
         extensions=_used(arm.factors, extensions),
     )

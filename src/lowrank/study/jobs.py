@@ -18,16 +18,24 @@ from lowrank.train.run import TABLES, FinishedRun, choose_device, ensure_run
 from lowrank.train.task import make_task
 
 
-def sweep(group: SweepGroup, data: Path, cache: Path, output: Path, device: str) -> None:
+def sweep(
+    group: SweepGroup,
+    data: Path,
+    cache: Path,
+    output: Path,
+    device: str,
+    keep: Iterable[int] = (),
+) -> None:
     """Train the arm at each learning rate and write the best on validation data.
 
     While the best rate stands at an edge, the sweep goes on beyond that edge by the ratio of its
-    outermost two rates, at most `extend` times; `at_edge` says if it still does at the end.
+    outermost two rates, at most `extend` times; `at_edge` says if it still does at the end. `keep` are
+    steps at which pre-trained cells fork, should they fork from one of these runs.
     """
     losses: dict[float, float] = {}
 
     def measure(rate: float) -> None:
-        result = _finished(group.run(rate), data, cache, device).result
+        result = _finished(group.run(rate), data, cache, device, keep).result
         loss = result["validation_loss"]
         losses[rate] = math.inf if loss is None else loss
 
@@ -92,8 +100,7 @@ def train(
     """
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("runs", *TABLES)}
     for spec in cell.runs(rates):
-        run = ensure_run(spec, data, cache, device, keep=keep)
-        assert run is not None
+        run = _finished(spec, data, cache, device, keep)
         parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
         for name in TABLES:
             parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
@@ -107,8 +114,10 @@ def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
-def _finished(spec: RunSpec, data: Path, cache: Path, device: str) -> FinishedRun:
-    run = ensure_run(spec, data, cache, device)
+def _finished(
+    spec: RunSpec, data: Path, cache: Path, device: str, keep: Iterable[int] = ()
+) -> FinishedRun:
+    run = ensure_run(spec, data, cache, device, keep=keep)
     assert run is not None
     return run
 

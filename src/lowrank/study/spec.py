@@ -31,6 +31,13 @@ NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_exampl
 """Keys that do not influence what a run computes."""
 
 
+def switch_step(pretraining: PretrainingSpec | None, steps: int) -> int:
+    """Dense steps before the switch: the fraction rounded, at least one step on either side."""
+    if pretraining is None:
+        return 0
+    return max(1, min(steps - 1, round(pretraining.fraction * steps)))
+
+
 class Extension(Strict):
     """A file that registers a method of the user's own."""
 
@@ -63,9 +70,7 @@ class RunSpec(Strict):
     @property
     def switch_step(self) -> int:
         """Dense steps before the switch to factors; 0 when factorised from the first step."""
-        if self.pretraining is None:
-            return 0
-        return min(self.training.steps, round(self.pretraining.fraction * self.training.steps))
+        return switch_step(self.pretraining, self.training.steps)
 
     def trunk(self) -> RunSpec:
         """The dense run that this pre-trained one forks from."""
@@ -115,8 +120,8 @@ class Cell(Strict):
     rate_from: str | None = None
     """The sweep group whose best rate is used; None: the training section gives the rate."""
     rate_factor: float = 1.0
-    dense_rate_from: str | None = None
-    """The sweep group of the dense trunk of a pre-trained cell."""
+    trunk: str | None = None
+    """The dense cell that a pre-trained one forks from, and whose sweep gives the dense rate."""
     seeds: tuple[int, ...]
     extensions: dict[str, Extension] = {}
 
@@ -128,7 +133,14 @@ class Cell(Strict):
     @property
     def groups(self) -> tuple[str, ...]:
         """The sweep groups whose rates this cell needs."""
-        return tuple(dict.fromkeys(g for g in (self.rate_from, self.dense_rate_from) if g))
+        if self.rate_from is None:
+            return ()
+        return (self.rate_from,) if self.trunk is None else (self.rate_from, self.trunk)
+
+    @property
+    def fork_step(self) -> int:
+        """Dense steps before the switch to factors."""
+        return switch_step(self.pretraining, self.training.steps)
 
     def runs(self, rates: dict[str, float]) -> list[RunSpec]:
         """The cell's runs, one a seed, given the best rate of each sweep group it names."""
@@ -139,8 +151,8 @@ class Cell(Strict):
         assert rate is not None
         training = self.training.model_copy(update={"learning_rate": rate * self.rate_factor})
         pretraining = self.pretraining
-        if pretraining and pretraining.dense_learning_rate is None and self.dense_rate_from:
-            update = {"dense_learning_rate": rates[self.dense_rate_from]}
+        if pretraining and pretraining.dense_learning_rate is None and self.trunk:
+            update = {"dense_learning_rate": rates[self.trunk]}
             pretraining = pretraining.model_copy(update=update)
         return [
             RunSpec(

@@ -1,7 +1,8 @@
 """Saving and resuming a run: safetensors and JSON, nothing is ever unpickled.
 
-A checkpoint is a folder `checkpoint-<step>` with the model, the optimiser, the random state and the
-history so far, sealed by a manifest. Batches and learning rate are functions of the step, so with it
+A checkpoint is a folder with the model, the optimiser, the random state and the history so far, sealed
+by a manifest: `checkpoint-<step>` to go on from, replaced by the next, or `fork-<step>`, which stays
+because pre-trained runs begin there. Batches and learning rate are functions of the step, so with it
 a resumed run equals an unbroken one bit for bit on the same machine.
 """
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
 from lowrank.files import atomic, atomic_dir, check_manifest, read_json, write_json, write_manifest
+
+
+PATTERN = re.compile(r"(?:checkpoint|fork)-(\d{9})")
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -62,10 +66,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: dict[str, Tensor], record: dict[str, Any]
-) -> Path:
-    """Write `folder/checkpoint-<step>`; `record` (JSON) carries the history so far."""
-    path = folder / f"checkpoint-{step:09d}"
+    path: Path, step: int, model: nn.Module, optimizer: dict[str, Tensor], record: dict[str, Any]
+) -> None:
+    """Write a checkpoint folder; `record` (JSON) carries the history so far."""
     with atomic_dir(path) as temporary:
         save_file(model_tensors(model), temporary / "model.safetensors")
         state = {name: t.detach().cpu().contiguous() for name, t in optimizer.items()}
@@ -76,7 +79,6 @@ def save(
         write_json(temporary / "record.json", record)
         names = ["model.safetensors", "optimizer.safetensors", "record.json"]
         write_manifest(temporary, names, step=step)
-    return path
 
 
 def load(path: Path, model: nn.Module) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
@@ -91,21 +93,26 @@ def load(path: Path, model: nn.Module) -> tuple[int, dict[str, Tensor], dict[str
     return step, state, read_json(path / "record.json")
 
 
-def steps(folder: Path) -> list[int]:
-    """The steps of which `folder` holds a checkpoint, ascending."""
+def saved(folder: Path) -> list[tuple[int, Path]]:
+    """Step and folder of every checkpoint and fork of a run, the earliest first."""
     if not folder.is_dir():
         return []
-    matches = (re.fullmatch(r"checkpoint-(\d{9})", entry.name) for entry in folder.iterdir())
-    return sorted(int(match[1]) for match in matches if match)
+    matches = ((entry, PATTERN.fullmatch(entry.name)) for entry in folder.iterdir())
+    return sorted((int(match[1]), entry) for entry, match in matches if match)
 
 
-def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+def fork_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint from which pre-trained runs begin lies."""
+    return folder / f"fork-{step:09d}"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies that the next one replaces."""
     return folder / f"checkpoint-{step:09d}"
 
 
-def prune(folder: Path, keep: set[int]) -> None:
-    """Remove all checkpoints but those of the steps in `keep`."""
-    for step in steps(folder):
-        if step not in keep:
-            shutil.rmtree(path_of(folder, step))
+def prune(folder: Path, keep: int | None = None) -> None:
+    """Remove all checkpoints but the one of step `keep`; forks stay."""
+    for step, path in saved(folder):
+        if path == checkpoint_path(folder, step) and step != keep:
+            shutil.rmtree(path)

@@ -7,11 +7,12 @@ switch, and trains that dense run so far if nobody has.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from lowrank import models
@@ -134,7 +136,7 @@ class Trainer:
     def __init__(self, spec: RunSpec, task: Task, folder: Path) -> None:
         self.spec, self.task, self.folder = spec, task, folder
         self.step = 0
-        self.record: dict[str, Any] = {"history": [], "layers": [], "seconds": 0.0}
+        self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
         self.model = build_model(spec, task.outputs, factorised=spec.switch_step == 0)
         self._prepare()
 
@@ -153,8 +155,9 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the newest usable checkpoint; a damaged one is named and an older one is used."""
-        for step in reversed(checkpoint.steps(self.folder)):
-            path = checkpoint.path_of(self.folder, step)
+        for step, path in reversed(checkpoint.saved(self.folder)):
+            if step <= self.step:
+                return
             try:
                 self.step, state, self.record = checkpoint.load(path, self.model)
             except LowrankError as error:
@@ -163,9 +166,9 @@ class Trainer:
             self.optimizer.load_state(state)
             return
 
-    def save(self) -> None:
+    def save(self, path: Path) -> None:
         """Write a checkpoint of this step."""
-        checkpoint.save(self.folder, self.step, self.model, self.optimizer.state(), self.record)
+        checkpoint.save(path, self.step, self.model, self.optimizer.state(), self.record)
 
     def switch(self, trunk: Path) -> None:
         """Begin at a dense run's checkpoint: its weights become factors, its moments move along."""
@@ -176,56 +179,55 @@ class Trainer:
         carry = self.spec.pretraining.moments == "carry"
         self.optimizer.load_state(carry_moments(state, self.model, names, carry))
 
-    def train(self, until: int, keep: Iterable[int], advance: Callable[[int], None]) -> bool:
-        """Train up to step `until`; False if the loss or a gradient stopped being finite."""
-        training, saved = self.spec.training, {*keep}
+    def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
+        """Train up to step `until`; False if the loss or a gradient stopped being finite.
+
+        Checkpoints are left at the steps in `forks`, and one at every `checkpoint_every` steps.
+        """
+        training, forks = self.spec.training, set(forks)
         log_at = _points(training.steps, training.log_points)
         probe_at = _points(training.steps, training.probe_points) | {1}
         validate_at = _points(training.steps, training.validation_points)
-        losses: list[Tensor] = []
-        started = time.perf_counter()
-        while self.step < until:
-            rate = learning_rate(self.step, training)
-            parts = [
-                self.task.batch(self.step, part, training.accumulation)
-                for part in range(training.accumulation)
-            ]
-            done = self.step + 1
-            if done in probe_at:
-                before = probe.snapshot(self.model, self.layer_names)
-            loss, norm = train_step(self.forward, self.task, parts, self.optimizer, rate)
-            self.step = done
-            losses.append(loss)
-            advance(1)
-            if done in log_at or done == until or self.task.device.type == "cpu":
-                finite = bool(torch.isfinite(torch.stack([*losses[-1:], norm])).all())
-                if not finite:
-                    self.record["seconds"] += time.perf_counter() - started
-                    self.record["diverged_at"] = done
+        losses = [torch.tensor(loss, device=self.task.device) for loss in self.record["losses"]]
+        parts = range(training.accumulation)
+        with _Clock(self.record) as clock:
+            while self.step < until:
+                rate = learning_rate(self.step, training)
+                batches = [self.task.batch(self.step, part, len(parts)) for part in parts]
+                probing = self.step + 1 in probe_at
+                if probing:
+                    before = probe.snapshot(self.model, self.layer_names)
+                loss, norm = train_step(self.forward, self.task, batches, self.optimizer, rate)
+                self.step += 1
+                losses.append(loss)
+                advance(1)
+                if (self.step in log_at or not loss.is_cuda) and not _finite(losses, norm):
+                    self.record["diverged_at"] = self.step
                     return False
-            if done in log_at:
-                row = {"step": done, "learning_rate": rate, "gradient_norm": float(norm)}
-                row["train_loss"] = float(torch.stack(losses).mean())
-                losses.clear()
-                self.record["seconds"] += time.perf_counter() - started
-                row["seconds"] = self.record["seconds"]
-                if done in validate_at:
-                    row |= self._validate()
-                self.record["history"].append(row)
-                started = time.perf_counter()
-            if done in probe_at:
-                self.record["seconds"] += time.perf_counter() - started
-                rows = probe.measure(self.model, self.layer_names, rate, before)
-                self.record["layers"] += [{"step": done, **row} for row in rows]
-                started = time.perf_counter()
-            if done in saved or (done % training.checkpoint_every == 0 and done < until):
-                self.record["seconds"] += time.perf_counter() - started
-                self.save()
-                older = checkpoint.steps(self.folder)
-                checkpoint.prune(self.folder, (saved & set(older)) | {done})
-                started = time.perf_counter()
-        self.record["seconds"] += time.perf_counter() - started
+                with clock.paused():
+                    if self.step in log_at:
+                        row = {"step": self.step, "learning_rate": rate}
+                        row |= {"gradient_norm": float(norm), "seconds": self.record["seconds"]}
+                        row |= {"train_loss": float(torch.stack(losses).mean())}
+                        row |= self._validate() if self.step in validate_at else {}
+                        self.record["history"].append(row)
+                        losses.clear()
+                    if probing:
+                        rows = probe.measure(self.model, self.layer_names, rate, before)
+                        self.record["layers"] += [{"step": self.step, **row} for row in rows]
+                    self._checkpoint(forks, until, losses)
         return True
+
+    def _checkpoint(self, forks: set[int], until: int, losses: list[Tensor]) -> None:
+        fork, regular = self.step in forks, self.step % self.spec.training.checkpoint_every == 0
+        if not fork and not (regular and self.step < until):
+            return
+        self.record["losses"] = [float(loss) for loss in losses]
+        if fork:
+            self.save(checkpoint.fork_path(self.folder, self.step))
+        else:
+            self.save(checkpoint.checkpoint_path(self.folder, self.step))
+            checkpoint.prune(self.folder, keep=self.step)
 
     def _validate(self) -> dict[str, float]:
         evaluation = self.spec.evaluation
@@ -233,6 +235,31 @@ class Trainer:
             self.model, "validation", evaluation.validation_examples, evaluation.batch
         )
         return {f"validation_{name}": value for name, value in metrics.items()}
+
+
+class _Clock:
+    """Adds the seconds spent inside, less pauses, to `record["seconds"]`."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def __enter__(self) -> _Clock:
+        self.started = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.record["seconds"] += time.perf_counter() - self.started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for evaluation, probes and checkpoints."""
+        self.__exit__()
+        yield
+        self.started = time.perf_counter()
+
+
+def _finite(losses: list[Tensor], norm: Tensor) -> bool:
+    return bool(torch.isfinite(torch.stack([*losses, norm.to(losses[0].dtype)])).all())
 
 
 def _points(steps: int, count: int) -> set[int]:
@@ -257,31 +284,39 @@ def ensure_run(
     """
     task = make_task(spec, data, choose_device(device))
     folder = cache / spec.identity(task.digest)
-    if until is None and (folder / "manifest.json").is_file():
-        check_manifest(folder)
-        return FinishedRun(folder, spec)
-    if until is not None and until in checkpoint.steps(folder):
-        return None
     folder.mkdir(parents=True, exist_ok=True)
+    # Cells that share a run may be in progress side by side: the second waits and finds it finished.
+    with FileLock(folder / "lock"):
+        if until is not None and checkpoint.fork_path(folder, until).is_dir():
+            return None
+        finished = (folder / "manifest.json").is_file()
+        if finished and until is None:
+            check_manifest(folder)
+            return FinishedRun(folder, spec)
+        trainer = _begin(spec, task, folder, data, cache, device)
+        last = spec.training.steps if until is None else until
+        name = f"{spec.track} seed {spec.seed} {folder.name[:6]}"
+        with Progress(name, last, "steps") as progress:
+            progress.advance(trainer.step)
+            finite = trainer.train(last, {*keep, *([until] if until else [])}, progress.advance)
+        if finite and until is not None:
+            return None
+        return _finish(trainer, finite)
+
+
+def _begin(
+    spec: RunSpec, task: Task, folder: Path, data: Path, cache: Path, device: str
+) -> Trainer:
+    """A trainer at the run's last checkpoint, at the switch of a pre-trained run, or at step 0."""
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
     trainer = Trainer(spec, task, folder)
-    switch = spec.switch_step
-    forked = [step for step in checkpoint.steps(folder) if step > switch]
-    if switch:
-        trunk_spec = spec.trunk()
-        trunk = cache / trunk_spec.identity(task.digest)
-        ensure_run(trunk_spec, data, cache, device, until=switch)
-        trainer.switch(checkpoint.path_of(trunk, switch))
-    if forked or not switch:
-        trainer.resume()
-    last = spec.training.steps if until is None else until
-    name = f"{spec.track} {spec.seed} {folder.name[:6]}"
-    with Progress(name, last, "steps") as progress:
-        progress.advance(trainer.step)
-        finished = trainer.train(last, {*keep, *([until] if until else [])}, progress.advance)
-    if until is not None and finished:
-        return None
-    return _finish(trainer, finished, keep)
+    if spec.switch_step:
+        trunk = spec.trunk()
+        ensure_run(trunk, data, cache, device, until=spec.switch_step)
+        folder = cache / trunk.identity(task.digest)
+        trainer.switch(checkpoint.fork_path(folder, spec.switch_step))
+    trainer.resume()
+    return trainer
 
 
 def _result(trainer: Trainer, finished: bool) -> dict[str, Any]:
@@ -359,7 +394,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _finish(trainer: Trainer, finished: bool, keep: Iterable[int]) -> FinishedRun:
+def _finish(trainer: Trainer, finished: bool) -> FinishedRun:
     """Write the run's tables, weights and row, sealed by a manifest, and drop its checkpoints."""
     spec, folder, record = trainer.spec, trainer.folder, trainer.record
     spectra = (
@@ -383,5 +418,5 @@ def _finish(trainer: Trainer, finished: bool, keep: Iterable[int]) -> FinishedRu
     write_json(folder / "result.json", _result(trainer, finished))
     names = ["result.json", "model.safetensors", *(f"{name}.parquet" for name in TABLES)]
     write_manifest(folder, names)
-    checkpoint.prune(folder, {*keep})
+    checkpoint.prune(folder)
     return FinishedRun(folder, spec)

@@ -1,0 +1,31 @@
+# Every target makes .venv first if it is missing. SCALE picks config/<scale>.yaml.
+SCALE ?= laptop
+CORES ?= all
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: figures paper report test lint format bench clean
+
+figures: .venv/ready ## Every figure and table of the scale
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE)
+
+test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
+	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest $(ARGS)
+
+lint: .venv/ready ## Style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/snakefmt --check Snakefile workflow
+
+format: .venv/ready ## Rewrite the sources in the project's style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflow
+
+clean: ## Remove results and figures, but not the environment
+	rm -rf results figures/*/ .snakemake
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || \
+	  { echo "lowrank needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true): name another, for example make PYTHON=python3.12." >&2; exit 2; }
+	@echo "Installing into .venv (once; a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary -c constraints.txt -e '.[dev]' || \
+	  { echo "Installing failed: the lines above say which package; one without a wheel for this platform needs a C compiler (Debian: apt-get install gcc python3-dev)." >&2; exit 2; }
+	@touch $@

@@ -1,0 +1,1 @@
+"""Low-rank training of deep networks: the method, the models, the study."""
