@@ -188,6 +188,7 @@ def test_bias_is_copied_and_place_and_mode_are_kept():
     assert layer.bias.data_ptr() != dense.bias.data_ptr()
     assert layer.U.dtype == layer.to_dense().weight.dtype == torch.bfloat16
     assert not layer.training
+    assert not layer.to_dense().training
     assert not any(p.requires_grad for p in layer.parameters())
 
 
