@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from lowrank.errors import LowrankError
 from lowrank.study.spec import METHOD_VERSION
 from lowrank.train import checkpoint
-from lowrank.train.run import Trainer, choose_device, ensure_run
+from lowrank.train.build import choose_device
+from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
+from lowrank.train.trainer import Trainer
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 

@@ -29,22 +29,23 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
     from transformers.models.gpt2 import GPT2Config
     from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 
-    config = GPT2Config(
-        vocab_size=outputs,
-        n_embd=spec.width,
-        n_layer=spec.depth,
-        n_head=spec.heads,
-        n_positions=spec.context,
-        activation_function="gelu_pytorch_tanh",
-        resid_pdrop=spec.dropout,
-        embd_pdrop=spec.dropout,
-        attn_pdrop=spec.dropout,
-        use_cache=False,
-        attn_implementation="sdpa",
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return GPT2LMHeadModel(config)
+    settings: dict[str, Any] = {
+        "vocab_size": outputs,
+        "n_embd": spec.width,
+        "n_layer": spec.depth,
+        "n_head": spec.heads,
+        "n_positions": spec.context,
+        "activation_function": "gelu_pytorch_tanh",
+        "initializer_range": spec.init_std,
+        "resid_pdrop": spec.dropout,
+        "embd_pdrop": spec.dropout,
+        "attn_pdrop": spec.dropout,
+        "use_cache": False,
+        "attn_implementation": "sdpa",
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return GPT2LMHeadModel(GPT2Config(**settings))
 
 
 def targets(model: Any) -> list[Target]:

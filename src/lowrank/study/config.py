@@ -26,6 +26,11 @@ from lowrank.errors import LowrankError, unknown
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# The names the method's registries know: listed here too, so that a configuration is read and checked
+# without importing torch. A test holds both in step.
+INITIALISATIONS = {"he", "he_scaled", "random_spectral", "spectral", "spectral_ones"}
+DECAYS = {"none", "l2", "frobenius"}
+TRUNCATIONS = {"plain", "whitened", "fisher"}
 TRACKS = ("language", "small-images", "large-images")
 
 
@@ -50,6 +55,9 @@ class ModelSpec(Strict):
     context: PositiveInt | None = Field(None, description="GPT-2: tokens in an example.")
     depths: tuple[PositiveInt, ...] | None = Field(
         None, description="ResNet: bottleneck blocks in each stage (ResNet-50: [3, 4, 6, 3])."
+    )
+    init_std: PositiveFloat = Field(
+        0.02, description="GPT-2: standard deviation of initial weights and embeddings."
     )
     channels: PositiveInt = Field(3, description="Image models: input channels.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability.")
@@ -85,6 +93,12 @@ class TrainingSpec(Strict):
     nesterov: bool = Field(False, description="SGD: Nesterov's momentum.")
     weight_decay: float = Field(
         0.1, ge=0, description="Decay of the dense matrices (AdamW: decoupled, SGD: coupled)."
+    )
+    coupled_decay: float | None = Field(
+        None,
+        ge=0,
+        description="Strength of factor decays that are added to the gradient; null: `weight_decay`. "
+        "Adam rescales such a decay by the second moment, so it wants a strength of its own.",
     )
     steps: PositiveInt = Field(description="Optimiser steps.")
     batch: PositiveInt = Field(description="Examples in a step, over all devices.")
@@ -133,7 +147,9 @@ class DecaySpec(Strict):
         "from the weights.",
     )
     strength: float | None = Field(
-        None, ge=0, description="Lambda; null: the training section's weight_decay."
+        None,
+        ge=0,
+        description="Lambda; null: the training section's weight_decay or coupled_decay.",
     )
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from lowrank.errors import LowrankError, unknown
 from lowrank.files import sha256
 from lowrank.study.config import (
+    DECAYS,
+    INITIALISATIONS,
+    TRUNCATIONS,
     Config,
     DecaySpec,
     FactorSpec,
@@ -33,7 +34,7 @@ class Arm(Strict):
     width: int | None = None
     heads: int | None = None
     rate_factor: float = 1.0
-    length: float = Field(1.0, gt=0)
+    length: float = 1.0
     """Steps over the track's steps."""
 
 
@@ -207,6 +208,7 @@ def expand(config: Config, base: Path = Path()) -> Grid:
         if not (base / file).is_file():
             raise LowrankError(f"extensions.{name}: {base / file} is not a file.")
         extensions[name] = Extension(file=file, sha256=sha256(base / file))
+    _check_names(config)
     cells: dict[str, Cell] = {}
     sweeps: dict[str, SweepGroup] = {}
     for name, track in config.tracks.items():
@@ -224,6 +226,23 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     if unknown_cells:
         raise unknown("cell in retrain", unknown_cells[0], cells)
     return Grid(cells=cells, sweeps=sweeps)
+
+
+def _check_names(config: Config) -> None:
+    """Every initialisation, decay and truncation named is built in or an extension."""
+    own = set(config.extensions)
+    for name, track in config.tracks.items():
+        arms = [arm for arms in STUDIES.values() for arm in arms(track)]
+        factors = [track.factors, *(arm.factors for arm in arms if arm.factors)]
+        methods = track.studies.posthoc.methods if track.studies.posthoc else ()
+        for kind, used, known in (
+            ("initialisation", [factor.init for factor in factors], INITIALISATIONS),
+            ("decay", [factor.decay.kind for factor in factors], DECAYS),
+            ("truncation", list(methods), TRUNCATIONS),
+        ):
+            for method in used:
+                if method not in known | own:
+                    raise unknown(f"{kind} in tracks.{name}:", method, known | own)
 
 
 def _cell(

@@ -21,7 +21,8 @@ from lowrank.factor.convert import effective_weights
 from lowrank.study.config import InterpolationStudy
 from lowrank.study.jobs import runs_of
 from lowrank.study.spec import Cell
-from lowrank.train.run import FinishedRun, build_model, choose_device
+from lowrank.train.build import build_model, choose_device
+from lowrank.train.run import FinishedRun
 from lowrank.train.task import Task, make_task
 
 

@@ -14,7 +14,8 @@ from lowrank.errors import LowrankError
 from lowrank.files import read_json, sha256, write_json, write_table
 from lowrank.study.config import EvaluationSpec
 from lowrank.study.spec import Cell, RunSpec, SweepGroup
-from lowrank.train.run import TABLES, FinishedRun, choose_device, ensure_run
+from lowrank.train.build import choose_device
+from lowrank.train.run import TABLES, FinishedRun, ensure_run
 from lowrank.train.task import make_task
 
 
@@ -42,10 +43,9 @@ def sweep(
     for rate in group.sweep.rates:
         measure(rate)
     for _ in range(group.sweep.extend):
-        rate = _beyond(losses)
-        if rate is None:
-            break
-        measure(rate)
+        further = _beyond(losses)
+        if further is not None:
+            measure(further)
     best = min(losses, key=lambda rate: losses[rate])
     if math.isinf(losses[best]):
         raise LowrankError(

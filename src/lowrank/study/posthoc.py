@@ -19,8 +19,9 @@ from lowrank.factor.truncate import truncate_model
 from lowrank.study.config import FactorSpec, PostHocStudy, TrainingSpec
 from lowrank.study.jobs import runs_of
 from lowrank.study.spec import Cell
+from lowrank.train.build import choose_device, select_targets
 from lowrank.train.optimizer import Optimizer
-from lowrank.train.run import FinishedRun, choose_device, select_targets
+from lowrank.train.run import FinishedRun
 from lowrank.train.schedule import learning_rate
 from lowrank.train.step import train_step
 from lowrank.train.task import Task, make_task

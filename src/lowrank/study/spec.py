@@ -77,7 +77,12 @@ class RunSpec(Strict):
         assert self.pretraining is not None, "only a pre-trained run has a trunk"
         rate = self.pretraining.dense_learning_rate
         training = self.training.model_copy(update={"learning_rate": rate})
-        update = {"training": training, "factors": None, "pretraining": None, "extensions": {}}
+        update: dict[str, Any] = {
+            "training": training,
+            "factors": None,
+            "pretraining": None,
+            "extensions": {},
+        }
         return self.model_copy(update=update)
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from lowrank.errors import LowrankError
 from lowrank.files import atomic, atomic_dir, check_manifest, read_json, write_json, write_manifest
 
-
 PATTERN = re.compile(r"(?:checkpoint|fork)-(\d{9})")
 
 

@@ -20,8 +20,7 @@ class Optimizer:
     def __init__(self, model: nn.Module, spec: TrainingSpec, decay: DecaySpec | None) -> None:
         self.model, self.spec = model, spec
         self.factor_decay = decay or DecaySpec(kind="none")
-        strength = self.factor_decay.strength
-        self.factor_strength = spec.weight_decay if strength is None else strength
+        self.factor_strength = decay_strength(self.factor_decay, spec)
         self.factors: list[tuple[Tensor, Tensor]] = [
             (module.U, module.V) for module in factor_modules(model).values()
         ]
@@ -69,7 +68,7 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """The state as flat tensors, `<parameter name>/<key>`, for safetensors."""
-        names = {p: n for n, p in self.model.named_parameters()}
+        names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
         return {
             f"{names[parameter]}/{key}": value
             for parameter, state in self.torch.state.items()
@@ -93,6 +92,15 @@ class Optimizer:
         """Bytes of parameters, gradients and optimiser state."""
         weights = sum(p.numel() * p.element_size() for p in self.parameters)
         return 2 * weights + sum(t.numel() * t.element_size() for t in self.state().values())
+
+
+def decay_strength(decay: DecaySpec, spec: TrainingSpec) -> float:
+    """Lambda of the factors' decay: its own, or the training section's."""
+    if decay.strength is not None:
+        return decay.strength
+    if decay.coupled and spec.coupled_decay is not None:
+        return spec.coupled_decay
+    return spec.weight_decay
 
 
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:

@@ -201,7 +201,7 @@ class ImageTask(_Common):
         size, seed = self.spec.training.batch, self.spec.seed
         indices = example_indices(seed, step, size, len(self.data.labels["train"]))
         images, labels = self._take("train", _part(indices, part, parts))
-        generator = torch.Generator(self.device)
+        generator = torch.Generator()  # on the host, so that every device crops alike
         generator.manual_seed(((seed * 1_000_003 + step) * 1_009 + part) % 2**63)
         inputs = self.augment(images, generator)
         return inputs.contiguous(memory_format=self.memory_format), labels

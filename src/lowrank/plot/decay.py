@@ -1,0 +1,121 @@
+"""Does the effective step size explain Frobenius decay? Each decay at the full rate and at half."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lowrank.plot import marks
+from lowrank.plot.arms import DECAYS, is_own_decay, kind
+from lowrank.plot.results import Quality, Results, records
+from lowrank.plot.style import BLACK, canvas, legend_below, title_panels
+from lowrank.plot.summary import compare, course, decays, interval
+from lowrank.plot.table import Table, costs, difference, estimate, order, plain, qualities, words
+
+STYLES: list[Any] = ["-", (0, (4, 1.5)), ":"]
+
+
+def draw(results: Results) -> tuple[Figure, Table]:
+    """Quality at each rate; effective step size and relative update over training."""
+    quality = results.quality
+    table = decays(results)
+    layers = results.of("layers", table["cell"])
+    layers = layers.assign(relative_update=layers["update_norm"] / layers["product_norm"])
+    factors = sorted(table["rate_factor"].unique(), reverse=True)
+    figure, axes = canvas(3, height=2.9)
+    lost = _rates(axes[0], table, quality, factors)
+    _courses(axes[1], table, layers, "effective_step_size", factors)
+    _courses(axes[2], table, layers, "relative_update", factors)
+    axes[1].set_ylabel(r"effective step size $\eta\,/\,\Vert UV^\mathrm{T}\Vert_F^2$")
+    axes[2].set_ylabel(r"$\Vert\Delta W\Vert_F\,/\,\Vert W\Vert_F$ of one step")
+    title_panels(axes, ["quality", "effective step size", "relative update"])
+    keys = list(table["key"].unique())
+    handles = [
+        kind(key, DECAYS, keys).handle(label)
+        for label, key in dict(zip(table["label"], table["key"], strict=True)).items()
+    ]
+    names = {1.0: "chosen rate", 0.5: "half the rate"}
+    handles += [
+        Line2D([], [], color=BLACK, linestyle=line, label=names.get(f, f"{f:g} × the rate"))
+        for f, line in zip(factors, STYLES, strict=False)
+    ]
+    handles += [marks.interval_handle(), *([marks.DIVERGED] if lost else [])]
+    legend_below(figure, handles, columns=4)
+    table = table.merge(_measured(layers), on="cell", how="left")
+    return figure, _table(table, results)
+
+
+def _rates(ax: Axes, table: pd.DataFrame, quality: Quality, factors: list[float]) -> bool:
+    """Quality against the share of the rate, decays side by side."""
+    labels = list(table["label"].unique())
+    lost = []
+    for index, label in enumerate(labels):
+        rows = table[table["label"] == label]
+        shift = 0.12 * (index - (len(labels) - 1) / 2)
+        x = [factors.index(f) + shift for f in rows["rate_factor"]]
+        look = kind(rows["key"].iloc[0], DECAYS, list(table["key"].unique()))
+        options: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8}
+        marks.points(ax, x, rows, look, quality.metric, quality.factor, **options)
+        lost += [at for at, d in zip(x, rows["diverged"], strict=True) if d]
+    names = {1.0: "chosen", 0.5: "half"}
+    ax.set_xticks(range(len(factors)), [names.get(f, f"{f:g} ×") for f in factors])
+    ax.set_xlim(-0.5, len(factors) - 0.5)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel("learning rate")
+    ax.set_ylabel(quality.axis)
+    return marks.diverged(ax, lost, marks.worst_edge(quality))
+
+
+def _courses(
+    ax: Axes, table: pd.DataFrame, layers: pd.DataFrame, value: str, factors: list[float]
+) -> None:
+    for row in records(table):
+        look = kind(row.key, DECAYS, list(table["key"].unique()))
+        line = STYLES[factors.index(row.rate_factor) % len(STYLES)]
+        found = course(layers[layers["cell"] == row.cell], value, geometric=True)
+        marks.band(ax, found, look, linestyle=line)
+    ax.set_yscale("log")
+    ax.set_xlabel("step")
+
+
+def _measured(layers: pd.DataFrame) -> pd.DataFrame:
+    """Per cell the geometric mean over layers of both step sizes, over the second half of training:
+    the first steps, in which every arm still has its initial norm, say little about a decay."""
+    late = layers[layers["step"] > layers["step"].max() / 2]
+    rows = []
+    for cell, group in late.groupby("cell", sort=False):
+        row: dict[str, Any] = {"cell": cell}
+        for value in ("effective_step_size", "relative_update"):
+            _, mean, _, _ = course(group.assign(step=0), value, geometric=True)
+            row[value] = mean[0] if len(mean) else float("nan")
+        norms = group.groupby("seed")["product_norm"].mean()
+        row["product_norm"], *_ = interval(norms)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _table(table: pd.DataFrame, results: Results) -> Table:
+    quality = results.quality
+    shown = quality.shown
+    compared = compare(table, results, "decay", "to_own_decay", is_own_decay, within="rate_factor")
+    compared = compare(
+        compared, results, "decay", "to_full_rate", lambda r: r.rate_factor == 1, within="label"
+    )
+    return Table(
+        compared,
+        [
+            words("decay", "label"),
+            plain("rate ×", "rate_factor"),
+            *costs(),
+            *qualities(quality),
+            difference("difference to own decay", "to_own_decay", **shown),
+            difference("difference to full rate", "to_full_rate", **shown),
+            estimate("effective rank", "effective_rank", 2),
+            order("effective step size", "effective_step_size"),
+            order("relative update", "relative_update"),
+        ],
+    )

@@ -1,0 +1,61 @@
+"""Ranks of the trained products by kind of decay, at the end and over training."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from lowrank.plot import marks
+from lowrank.plot.arms import DECAYS, is_own_decay, kind
+from lowrank.plot.results import Results, records
+from lowrank.plot.style import canvas, legend_below, title_panels
+from lowrank.plot.summary import compare, course, decays
+from lowrank.plot.table import Table, costs, difference, estimate, qualities, words
+
+MEASURES = {
+    "effective_rank": "effective rank",
+    "entropy_rank": "entropy rank",
+    "stable_rank": "stable rank",
+}
+
+
+def draw(results: Results) -> tuple[Figure, Table]:
+    """Three measures of rank, means over layers: at the end (above), over training (below)."""
+    table = decays(results)
+    table = table[table["rate_factor"] == 1.0].reset_index(drop=True)
+    layers = results.of("layers", table["cell"])
+    figure, axes = canvas(3, 2, height=4.4)
+    keys = list(table["key"])
+    lost = False
+    for column, (measure, name) in enumerate(MEASURES.items()):
+        end, over = axes[column], axes[3 + column]
+        for index, row in enumerate(records(table)):
+            look = kind(row.key, DECAYS, keys)
+            marks.points(end, [index], table.iloc[[index]], look, measure)
+            rows = layers[layers["cell"] == row.cell]
+            marks.band(over, course(rows, measure), look, marker=look.marker, markersize=3)
+        lost = marks.diverged(end, [i for i, d in enumerate(table["diverged"]) if d], 0.03)
+        end.set_xlim(-0.6, len(table) - 0.4)
+        end.set_xticks(range(len(table)), [""] * len(table))
+        end.tick_params(axis="x", length=0)
+        end.grid(axis="x", visible=False)
+        for ax in (end, over):
+            ax.set_ylim(bottom=0)
+            ax.set_ylabel(name)
+        over.set_xlabel("step")
+    title_panels(axes, ["at the end"] * 3 + ["over training"] * 3)
+    handles = [
+        kind(row.key, DECAYS, keys).handle(row.label, linestyle="none") for row in records(table)
+    ]
+    handles += [marks.interval_handle(), *([marks.DIVERGED] if lost else [])]
+    legend_below(figure, handles, columns=6)
+    table = compare(table, results, "decay", "to_own_decay", is_own_decay, metric="effective_rank")
+    return figure, Table(
+        table,
+        [
+            words("decay", "label"),
+            *costs(),
+            *qualities(results.quality),
+            *(estimate(name, measure, 2) for measure, name in MEASURES.items()),
+            difference("effective rank, difference to own decay", "to_own_decay", 2),
+        ],
+    )

@@ -1,0 +1,135 @@
+"""The line from the dense solution to low-rank ones: losses along it, barriers and distances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lowrank.plot import marks
+from lowrank.plot.arms import INITS, Kind, kind
+from lowrank.plot.results import Results
+from lowrank.plot.style import (
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    canvas,
+    legend_below,
+    title_panels,
+)
+from lowrank.plot.summary import compare, interval
+from lowrank.plot.table import Column, Table, costs, difference, estimate, words
+
+CONTROL = Kind("dense, next seed (control)", GREY, "X")
+SWITCHED = [(VERMILLION, "*"), (PURPLE, "P"), (GREEN, "^"), (ORANGE, "v")]
+
+
+def draw(results: Results) -> tuple[Figure, Table]:
+    """Validation loss at theta(t), and each line's barrier against the distance of its end."""
+    points, barriers = results.table("interpolation"), results.table("barriers")
+    looks = _looks(results, list(barriers["cell"].unique()))
+    figure, axes = canvas(2, height=3.0)
+    for cell, look in looks.items():
+        rows = points[points["cell"] == cell]
+        found = [(t, *interval(group["loss"])) for t, group in rows.groupby("t")]
+        if found:
+            marks.band(axes[0], np.array(found).T, look, marker=look.marker, markersize=3.5)
+    _barriers(axes[1], barriers, looks)
+    axes[0].set_xlabel(r"$t$: from dense ($t=0$) to low rank ($t=1$)")
+    unit = "nats/token" if results.language else "nats/image"
+    axes[0].set_ylabel(f"validation loss ({unit})")
+    axes[1].set_xlabel(r"distance $\Vert W_1 - W_0\Vert_F\,/\,\Vert W_0\Vert_F$")
+    axes[1].set_ylabel(f"barrier ({unit})")
+    title_panels(axes, ["along the line", "barrier and distance"])
+    legend_below(figure, [look.handle() for look in looks.values()], columns=4)
+    return figure, _table(results, barriers, looks)
+
+
+def _looks(results: Results, cells: list[str]) -> dict[str, Kind]:
+    """How each line is drawn, low rank from scratch first, the control last."""
+    runs: Any = results.table("runs").drop_duplicates("cell").set_index("cell")
+    looks: dict[str, Kind] = {}
+    shares: list[float] = sorted(
+        {runs.at[c, "pretraining"] for c in cells if c in runs.index} - {0.0}
+    )
+    for cell in cells:
+        if cell not in runs.index:
+            continue
+        row = runs.loc[cell]
+        init = kind(row["init"], INITS)
+        if row["pretraining"] > 0:
+            color, marker = SWITCHED[shares.index(row["pretraining"]) % len(SWITCHED)]
+            share = f"{100 * row['pretraining']:g}"
+            looks[cell] = Kind(f"{init.label}, after {share} % dense", color, marker)
+        else:
+            looks[cell] = Kind(f"{init.label}, from scratch", init.color, init.marker)
+    return looks | {cell: CONTROL for cell in cells if cell not in looks}
+
+
+def _barriers(ax: Axes, barriers: pd.DataFrame, looks: dict[str, Kind]) -> None:
+    """One point a seed, faint; the mean with intervals in both directions."""
+    for cell, look in looks.items():
+        rows = barriers[barriers["cell"] == cell]
+        x, x_low, x_high = interval(rows["distance"])
+        y, y_low, y_high = interval(rows["barrier"])
+        ax.plot(
+            rows["distance"],
+            rows["barrier"],
+            linestyle="none",
+            marker=look.marker,
+            color=look.color,
+            alpha=0.35,
+            markersize=3.5,
+            markeredgewidth=0,
+        )
+        ax.errorbar(
+            x,
+            y,
+            xerr=np.nan_to_num([[x - x_low], [x_high - x]]),
+            yerr=np.nan_to_num([[y - y_low], [y_high - y]]),
+            color=look.color,
+            marker=look.marker,
+            markersize=6,
+            elinewidth=0.9,
+        )
+    ax.axhline(0, color=GREY, linewidth=0.6, zorder=1)
+
+
+def _table(results: Results, barriers: pd.DataFrame, looks: dict[str, Kind]) -> Table:
+    runs: Any = results.table("runs").drop_duplicates("cell").set_index("cell")
+    rows: list[dict[str, Any]] = []
+    for cell, look in looks.items():
+        group = barriers[barriers["cell"] == cell]
+        row: dict[str, Any] = {"label": look.label, "cell": cell, "seeds": len(group)}
+        for fact in ("rank_fraction", "kept_parameters", "kept_flops", "pretraining"):
+            row[fact] = runs.at[cell, fact] if cell in runs.index else np.nan
+        for metric in ("barrier", "distance"):
+            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(group[metric])
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for metric in ("barrier", "distance"):
+        table = compare(
+            table,
+            results,
+            "interpolation",
+            f"{metric}_to_scratch",
+            lambda r: r.pretraining == 0,
+            metric=metric,
+        )
+    return Table(
+        table,
+        [
+            words("line from dense to", "label"),
+            *costs(),
+            Column("seeds", lambda row: f"{row.seeds}"),
+            estimate("barrier", "barrier", 3),
+            estimate("distance", "distance", 3),
+            difference("barrier, difference to from scratch", "barrier_to_scratch", 3),
+            difference("distance, difference to from scratch", "distance_to_scratch", 3),
+        ],
+    )

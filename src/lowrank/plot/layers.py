@@ -1,0 +1,72 @@
+"""Which layers are factorised: quality beside what is kept of the dense model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lowrank.plot.arms import INITS, Kind, layers_label
+from lowrank.plot.results import Results, records
+from lowrank.plot.style import BLUE, GREY, canvas, title_panels
+from lowrank.plot.summary import arms, compare, summarise
+from lowrank.plot.table import Table, costs, difference, qualities, words
+
+ARM = Kind("low rank", BLUE, "o")
+
+
+def draw(results: Results) -> tuple[Figure, Table]:
+    """One row an arm: quality on the left; kept parameters and FLOPs on the right."""
+    quality = results.quality
+    table = pd.concat([_dense(results), arms(results, "layers")], ignore_index=True)
+    table.insert(0, "label", [layers_label(row) for row in records(table)])
+    figure, axes = canvas(2, height=1.0 + 0.28 * len(table), sharey=True, width_ratios=[3, 2])
+    for index, row in enumerate(records(table)):
+        look = INITS["dense"] if row.init == "dense" else ARM
+        mean, low, high = (
+            quality.factor * getattr(row, f"{quality.metric}{end}") for end in ("", "_low", "_high")
+        )
+        style: dict[str, Any] = {"color": look.color, "marker": look.marker, "linestyle": "none"}
+        axes[0].hlines(index, low, high, color=look.color, linewidth=0.9)
+        axes[0].plot([mean], [index], **style, markerfacecolor="white" if row.diverged else None)
+        axes[1].plot([row.kept_parameters], [index], **style)
+        axes[1].plot([row.kept_flops], [index], color=look.color, marker="|", markersize=9)
+        if row.diverged:
+            axes[0].text(
+                0.98 if quality.better < 0 else 0.02,
+                index,
+                "diverged",
+                transform=axes[0].get_yaxis_transform(),
+                ha="right" if quality.better < 0 else "left",
+                va="center",
+                color=GREY,
+                fontsize=7,
+            )
+    axes[0].set_yticks(range(len(table)), table["label"])
+    axes[0].set_ylim(len(table) - 0.5, -0.5)
+    axes[0].set_xlabel(f"{quality.axis}, 95 % t interval")
+    axes[1].set_xlabel("kept of dense: parameters (●), FLOPs (|)")
+    title_panels(axes, ["quality", "size"])
+    shown = quality.shown
+    table = compare(table, results, "layers", "to_all", lambda r: r.label == "all layers")
+    table = compare(table, results, "layers", "to_dense", lambda r: r.init == "dense")
+    return figure, Table(
+        table,
+        [
+            words("factorised", "label"),
+            *costs(),
+            *qualities(quality),
+            difference("difference to all layers", "to_all", **shown),
+            difference("difference to dense", "to_dense", **shown),
+        ],
+    )
+
+
+def _dense(results: Results) -> pd.DataFrame:
+    """The dense model of the same width, which other studies trained; empty if none did."""
+    runs = results.table("runs")
+    width = results.study("layers")["width"].iloc[0]
+    rows = runs[(runs["arm"] == "dense") & (runs["width"] == width)]
+    quality = results.quality
+    return summarise(rows, [quality.metric, *quality.beside])

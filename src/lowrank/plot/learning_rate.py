@@ -1,0 +1,154 @@
+"""The learning-rate sweep of every arm: validation loss against rate, and which rate was chosen."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lowrank.plot import marks
+from lowrank.plot.arms import INITS, kind
+from lowrank.plot.results import Results, records
+from lowrank.plot.style import BLACK, canvas, legend_below, log_axis, title_panels
+from lowrank.plot.table import Column, Table, number, plain, words
+
+GROUP = re.compile(r"(?P<init>[a-z_0-9]+?)(?:-r(?P<rank>[\d.]+))?(?:-w(?P<width>\d+))?")
+CHOSEN = Line2D(
+    [],
+    [],
+    linestyle="none",
+    marker="o",
+    markersize=9,
+    markerfacecolor="none",
+    color=BLACK,
+    markeredgewidth=0.8,
+    label="chosen",
+)
+EDGE = Line2D(
+    [], [], linestyle="none", marker="s", markersize=9, markerfacecolor="none", color=BLACK,
+    markeredgewidth=0.8, label="chosen, at an edge of the sweep",
+)  # fmt: skip
+PER_ROW = 3
+
+
+def draw(results: Results) -> tuple[Figure, Table]:
+    """One panel a rank and width; the dense model of that width in each."""
+    rates = _labelled(results.table("rates"))
+    panels = _panels(rates)
+    columns = min(PER_ROW, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = canvas(columns, rows, height=0.7 + 2.1 * rows)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    axes = axes[: len(panels)]
+    names = list(rates["init"].unique())
+    lost = False
+    for ax, (_, chosen) in zip(axes, panels, strict=True):
+        for name, group in chosen.groupby("group", sort=False):
+            _sweep(ax, group, kind(group["init"].iloc[0], INITS, names), str(name))
+        bad = chosen[~np.isfinite(chosen["validation_loss"])]
+        lost |= marks.diverged(ax, bad["learning_rate"])
+    for index, ax in enumerate(axes):
+        log_axis(ax, "x", _few(rates["learning_rate"]))
+        ax.set_xlabel("peak learning rate")
+        if index % columns == 0:
+            ax.set_ylabel("validation loss (nats)")
+    title_panels(axes, [title for title, _ in panels])
+    handles = [kind(name, INITS, names).handle() for name in names]
+    handles += [CHOSEN, *([EDGE] if rates["at_edge"].any() else [])]
+    legend_below(figure, handles + ([marks.DIVERGED] if lost else []), columns=5)
+    return figure, _table(rates)
+
+
+def _labelled(rates: pd.DataFrame) -> pd.DataFrame:
+    """The sweeps with what their names say: initialisation, rank and width."""
+    parts = []
+    for group in rates["group"]:
+        match = GROUP.fullmatch(group.split("/", 1)[1])
+        parts.append(match.groupdict() if match else {"init": group, "rank": None, "width": None})
+    facts = pd.DataFrame(parts, index=rates.index).astype({"rank": float, "width": float})
+    return rates.join(facts)
+
+
+def _panels(rates: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    panels = []
+    factorised = rates[rates["rank"].notna()]
+    keys = (
+        factorised[["width", "rank"]]
+        .drop_duplicates()
+        .sort_values(["width", "rank"], na_position="first")
+    )
+    for key in records(keys):
+        width, rank = key.width, key.rank
+        same = rates["width"].eq(width) | (rates["width"].isna() & pd.isna(width))
+        rows = rates[same & (rates["rank"].eq(rank) | rates["rank"].isna())]
+        title = f"rank {rank:g}" + ("" if pd.isna(width) else f", width {width:g}")
+        panels.append((title, rows))
+    return panels or [("dense", rates)]
+
+
+def _sweep(ax: Axes, group: pd.DataFrame, look: Any, name: str) -> None:
+    rows = group[np.isfinite(group["validation_loss"])].sort_values("learning_rate")
+    ax.plot(
+        rows["learning_rate"],
+        rows["validation_loss"],
+        color=look.color,
+        marker=look.marker,
+        markersize=3.5,
+        label=name,
+    )
+    for row in records(rows[rows["chosen"]]):
+        ring = EDGE if row.at_edge else CHOSEN
+        ax.plot(
+            row.learning_rate,
+            row.validation_loss,
+            marker=ring.get_marker(),
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor=look.color,
+            markeredgewidth=0.9,
+        )
+
+
+def _few(rates: pd.Series) -> list[float]:
+    """At most five of the rates as ticks: their labels must not touch."""
+    values = sorted(rates.unique())
+    return values[:: max(1, -(-len(values) // 4))]
+
+
+def _table(rates: pd.DataFrame) -> Table:
+    """One row a sweep: the chosen rate, whether it is at an edge, and every loss."""
+    rows = []
+    for name, group in rates.groupby("group", sort=False):
+        ordered = group.sort_values("learning_rate")
+        losses = [
+            f"{rate:g}: {number(loss, 3) if np.isfinite(loss) else 'diverged'}"
+            for rate, loss in zip(ordered["learning_rate"], ordered["validation_loss"], strict=True)
+        ]
+        first = group.iloc[0]
+        chosen = group.loc[group["chosen"], "learning_rate"]
+        rows.append(
+            {
+                "group": name,
+                "label": kind(first["init"], INITS).label,
+                **{key: first[key] for key in ("rank", "width", "seed", "at_edge")},
+                "learning_rate": chosen.iloc[0] if len(chosen) else np.nan,
+                "losses": "; ".join(losses),
+            }
+        )
+    return Table(
+        pd.DataFrame(rows),
+        [
+            words("arm", "label"),
+            plain("rank fraction", "rank"),
+            plain("width", "width", 0),
+            Column("chosen rate", lambda row: f"{row.learning_rate:g}"),
+            words("at an edge", lambda row: "yes" if row.at_edge else "no"),
+            words("validation loss at each rate", "losses"),
+        ],
+    )

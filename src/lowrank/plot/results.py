@@ -1,0 +1,154 @@
+"""The tables of one track, as figures read them, and which number stands for a track's quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lowrank.errors import LowrankError, unknown
+from lowrank.files import read_table
+
+TRACKS = ("language", "small-images", "large-images")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The metric by which a track's arms are compared, and those reported beside it."""
+
+    metric: str
+    label: str
+    unit: str
+    factor: float
+    """From the tables' unit to the one that is shown."""
+    digits: int
+    better: int
+    """+1 where more is better, -1 where less is."""
+    beside: dict[str, tuple[str, int]]
+    """Column: heading and digits, of further metrics for the table."""
+
+    @property
+    def axis(self) -> str:
+        """The label of an axis."""
+        return f"{self.label} ({self.unit})"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """How a table's columns show differences of it."""
+        return {"digits": self.digits, "factor": self.factor}
+
+
+LANGUAGE = Quality(
+    metric="test_loss",
+    label="test loss",
+    unit="nats/token",
+    factor=1.0,
+    digits=3,
+    better=-1,
+    beside={
+        "test_perplexity": ("perplexity", 2),
+        "test_word_perplexity": ("word perplexity", 1),
+        "test_bits_per_byte": ("bits/byte", 3),
+    },
+)
+IMAGES = Quality(
+    metric="test_accuracy",
+    label="test top-1",
+    unit="%",
+    factor=100.0,
+    digits=2,
+    better=1,
+    beside={"test_loss": ("test loss", 3)},
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All tables of one track."""
+
+    folder: Path
+    track: str
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def quality(self) -> Quality:
+        """What the track's arms are compared by."""
+        return LANGUAGE if self.track == "language" else IMAGES
+
+    @property
+    def language(self) -> bool:
+        """Whether losses may be read as perplexities."""
+        return self.track == "language"
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The rows of a table that are this track's; LowrankError if there are none."""
+        if name not in self._read:
+            table = _of_track(read_table(self.folder / f"{name}.parquet"), self.track)
+            if not len(table):
+                raise LowrankError(
+                    f"{self.folder / name}.parquet has no rows of the track {self.track}."
+                )
+            self._read[name] = table
+        return self._read[name]
+
+    def optional(self, name: str) -> pd.DataFrame:
+        """The same, but empty where the table or the track's rows in it are missing."""
+        try:
+            return self.table(name)
+        except LowrankError:
+            if (self.folder / f"{name}.parquet").is_file():
+                return read_table(self.folder / f"{name}.parquet").iloc[:0]
+            return pd.DataFrame()
+
+    def study(self, name: str) -> pd.DataFrame:
+        """The runs of a study; values of runs that diverged are no values."""
+        runs = self.table("runs")
+        rows = runs[[name in studies.split(",") for studies in runs["studies"]]]
+        if not len(rows):
+            raise LowrankError(f"{self.folder}: the study '{name}' of {self.track} has no runs.")
+        return rows.reset_index(drop=True)
+
+    def of(self, name: str, cells: pd.Series | list[str]) -> pd.DataFrame:
+        """The rows of a table (history, layers, spectra) that belong to the given cells."""
+        table = self.table(name)
+        return table[table["cell"].isin(list(cells))]
+
+
+def records(table: pd.DataFrame) -> list[Any]:
+    """The rows of a table, their fields as attributes."""
+    return list(table.itertuples())
+
+
+def _of_track(table: pd.DataFrame, track: str) -> pd.DataFrame:
+    if "track" in table:
+        return table[table["track"] == track].reset_index(drop=True)
+    if "cell" in table:
+        return table[table["cell"].str.startswith(f"{track}/")].reset_index(drop=True)
+    return table if track == "language" or not len(table) else table.iloc[:0]
+
+
+def load(tables: Path | str, track: str) -> Results:
+    """The tables in a folder, for one track. A relative folder is looked for from here upwards."""
+    if track not in TRACKS:
+        raise unknown("track", track, TRACKS)
+    folder = locate(tables)
+    if not (folder / "runs.parquet").is_file():
+        raise LowrankError(
+            f"{tables} has no runs.parquet: make the tables first (snakemake --cores all tables) or "
+            "name another folder in the cell 'parameters'."
+        )
+    return Results(folder, track)
+
+
+def locate(path: Path | str) -> Path:
+    """A path as meant from the project's root, whether one works there or in a folder below it."""
+    path = Path(path)
+    if path.is_absolute():
+        return path
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "Snakefile").is_file():
+            return folder / path
+    return here / path

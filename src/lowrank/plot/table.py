@@ -1,0 +1,194 @@
+"""The numbers of a figure as a table: the columns that are shown, rounded and in the figure's units.
+
+As CSV all numbers are written in full precision and in the units of the study's tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lowrank.plot.results import Quality
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One shown column: its heading and how a row of the table becomes its text."""
+
+    heading: str
+    text: Callable[[Any], str]
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a figure and the columns by which they are shown."""
+
+    numbers: pd.DataFrame
+    columns: Sequence[Column]
+
+    def shown(self) -> pd.DataFrame:
+        """The table as text, one string a field."""
+        rows = list(self.numbers.itertuples(index=False))
+        return pd.DataFrame({c.heading: [c.text(row) for row in rows] for c in self.columns})
+
+    def _repr_html_(self) -> str:
+        return self.shown().to_html(index=False)
+
+    def csv(self) -> str:
+        """Every column of the numbers."""
+        return self.numbers.to_csv(index=False, lineterminator="\n")
+
+    def markdown(self) -> str:
+        """A GitHub table; numbers to the right."""
+        shown = self.shown()
+        header = [_escape_markdown(name) for name in shown.columns]
+        rule = ["---:" if column.numeric else ":---" for column in self.columns]
+        body = [[_escape_markdown(text) for text in row] for row in shown.to_numpy()]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *body))
+
+    def latex(self) -> str:
+        """A tabular in the manner of booktabs, without a float around it."""
+        shown = self.shown()
+        spec = "".join("r" if column.numeric else "l" for column in self.columns)
+        rows = [_latex_row(shown.columns), *(_latex_row(row) for row in shown.to_numpy())]
+        return (
+            "% needs \\usepackage{booktabs}\n"
+            f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{rows[0]}\\midrule\n{''.join(rows[1:])}"
+            "\\bottomrule\n\\end{tabular}\n"
+        )
+
+
+# Fields
+
+
+def number(value: float, digits: int) -> str:
+    """Rounded to `digits` decimals, with a true minus sign and no negative zero."""
+    if not math.isfinite(value):
+        return NONE
+    if abs(value) >= 1e6:
+        return significant(value)
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Rounded to significant digits: `0.00123`, `2.73e8`."""
+    if not math.isfinite(value):
+        return NONE
+    text = f"{value:.{digits}g}".replace("-", "−", int(value < 0))
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace("e-", "e−")
+
+
+def plain(heading: str, column: str, digits: int = 2, factor: float = 1.0) -> Column:
+    """A number."""
+    return Column(heading, lambda row: number(factor * getattr(row, column), digits))
+
+
+def order(heading: str, column: str) -> Column:
+    """A number whose size varies widely: three significant digits."""
+    return Column(heading, lambda row: significant(getattr(row, column)))
+
+
+def count(heading: str, column: str) -> Column:
+    """A whole number."""
+
+    def text(row: Any) -> str:
+        value = getattr(row, column)
+        return NONE if pd.isna(value) else f"{value:,.0f}"
+
+    return Column(heading, text)
+
+
+def words(heading: str, text: str | Callable[[Any], str]) -> Column:
+    """A column of the table, or what a function makes of a row, as it stands."""
+    get = text if callable(text) else lambda row: getattr(row, text)
+    return Column(heading, lambda row: NONE if pd.isna(get(row)) else str(get(row)), numeric=False)
+
+
+def estimate(heading: str, column: str, digits: int = 3, factor: float = 1.0) -> Column:
+    """A mean over seeds with half of its 95 % t interval, `3.646 ± 0.012`."""
+
+    def text(row: Any) -> str:
+        mean = factor * getattr(row, column)
+        half = factor * (getattr(row, f"{column}_high") - getattr(row, column))
+        if not math.isfinite(half):
+            return number(mean, digits)
+        return f"{number(mean, digits)} ± {number(half, digits)}"
+
+    return Column(heading, text)
+
+
+def difference(heading: str, column: str, digits: int = 3, factor: float = 1.0) -> Column:
+    """A paired difference with its 95 % t interval, `−0.012 [−0.020, −0.004]`, starred where its
+    Holm-corrected p is below 0.05."""
+
+    def text(row: Any) -> str:
+        value, low, high = (getattr(row, f"{column}{end}") for end in ("", "_low", "_high"))
+        if not math.isfinite(value):
+            return NONE
+        shown = number(factor * value, digits)
+        if math.isfinite(low) and math.isfinite(high):
+            shown += f" [{number(factor * low, digits)}, {number(factor * high, digits)}]"
+        return shown + ("*" if getattr(row, f"{column}_p") < 0.05 else "")
+
+    return Column(heading, text)
+
+
+def costs() -> list[Column]:
+    """What an arm keeps of the dense model, beside its rank fraction."""
+    return [
+        plain("rank fraction", "rank_fraction"),
+        plain("kept parameters", "kept_parameters"),
+        plain("kept FLOPs", "kept_flops"),
+    ]
+
+
+def seeds(row: Any) -> str:
+    """How many seeds a mean is of; with the diverged ones and the first step at which one did."""
+    if not row.diverged:
+        return f"{row.seeds:.0f}"
+    where = f" at step {row.diverged_at:.0f}" if pd.notna(row.diverged_at) else ""
+    return f"{row.seeds:.0f} ({row.diverged:.0f} diverged{where})"
+
+
+def qualities(quality: Quality) -> list[Column]:
+    """Seeds, the track's quality with its interval, and the metrics beside it."""
+    return [
+        Column("seeds", seeds),
+        estimate(
+            f"{quality.label} ({quality.unit})", quality.metric, quality.digits, quality.factor
+        ),
+        *(plain(heading, column, digits) for column, (heading, digits) in quality.beside.items()),
+    ]
+
+
+# Escapes
+
+
+def _escape_markdown(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "λ": r"$\lambda$",
+    NONE: "--",
+}
+
+
+def _latex_row(fields: Iterable[Any]) -> str:
+    # A field that begins with [ would be taken for the argument of the \\ before it.
+    escaped = ["".join(LATEX.get(character, character) for character in text) for text in fields]
+    return " & ".join(f"{{{t}}}" if t.startswith("[") else t for t in escaped) + r" \\" + "\n"

@@ -1,0 +1,95 @@
+"""The row a finished run writes: where it ended, what it cost, and where it came from."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lowrank.factor.convert import parameter_count
+from lowrank.factor.flops import forward_flops
+from lowrank.study.spec import METHOD_VERSION
+from lowrank.train.build import build_model
+
+if TYPE_CHECKING:
+    from lowrank.train.run import Trainer
+
+
+def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
+    """The run's row: what it cost, where it ended, and where it came from."""
+    spec, task, record = trainer.spec, trainer.task, trainer.record
+    final = record["history"][-1] if record["history"] and finished else {}
+    last = [row for row in record["layers"] if row["step"] == trainer.step]
+    dense = build_model(spec.model_copy(update={"factors": None}), task.outputs)
+    dense_parameters, dense_flops = parameter_count(dense), forward_flops(dense, task.example())
+    flops = forward_flops(trainer.model.cpu(), task.example())
+    positions = spec.model.context or 1
+    examples = spec.training.steps * spec.training.batch
+    # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
+    share = spec.switch_step / spec.training.steps
+    training_flops = 3 * examples * (share * dense_flops + (1 - share) * flops)
+    cuda = task.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident()
+    return {
+        "digest": trainer.folder.name,
+        "seed": spec.seed,
+        "learning_rate": spec.training.learning_rate,
+        "diverged": not finished,
+        "diverged_at": record.get("diverged_at"),
+        "train_loss": final.get("train_loss"),
+        "validation_loss": final.get("validation_loss"),
+        "validation_accuracy": final.get("validation_accuracy"),
+        "effective_rank": _mean(last, "effective_rank"),
+        "entropy_rank": _mean(last, "entropy_rank"),
+        "stable_rank": _mean(last, "stable_rank"),
+        "parameters": parameter_count(trainer.model),
+        "dense_parameters": dense_parameters,
+        "kept_parameters": parameter_count(trainer.model) / dense_parameters,
+        "flops_per_position": flops / positions,
+        "kept_flops": flops / dense_flops,
+        "training_flops": training_flops,
+        "train_seconds": record["seconds"],
+        "positions_per_second": examples * positions / record["seconds"] if finished else None,
+        "state_bytes": trainer.optimizer.state_bytes(),
+        "peak_memory_bytes": peak,
+        "data_digest": task.digest,
+        **provenance(task.device),
+    }
+
+
+def _mean(rows: list[dict[str, Any]], column: str) -> float | None:
+    return sum(row[column] for row in rows) / len(rows) if rows else None
+
+
+def _peak_resident() -> int:
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Versions and machine a result was made with."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "lowrank": version("lowrank"),
+        "method_version": METHOD_VERSION,
+        "threads": torch.get_num_threads(),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    """The processor's model name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,160 @@
+"""One run in progress: the loop around the training step, its history, checkpoints and the switch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank import models
+from lowrank.errors import LowrankError
+from lowrank.study.spec import RunSpec
+from lowrank.train import checkpoint, probe
+from lowrank.train.build import build_model, factorise
+from lowrank.train.optimizer import Optimizer
+from lowrank.train.schedule import learning_rate
+from lowrank.train.step import train_step
+from lowrank.train.switch import carry_moments
+from lowrank.train.task import Task
+
+
+class Trainer:
+    """One run in progress: model, optimiser, step and the history so far."""
+
+    def __init__(self, spec: RunSpec, task: Task, folder: Path) -> None:
+        self.spec, self.task, self.folder = spec, task, folder
+        self.step = 0
+        self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
+        self.model = build_model(spec, task.outputs, factorised=spec.switch_step == 0)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Put the model on its device and build its optimiser."""
+        self.model.to(self.task.device)
+        if self.spec.training.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.train()
+        decay = self.spec.factors.decay if self.spec.factors else None
+        self.optimizer = Optimizer(self.model, self.spec.training, decay)
+        targets = models.family(self.spec.model.family).targets(self.model)
+        self.layer_names = [target.name for target in targets]
+        compiles = self.spec.training.compile
+        self.forward: nn.Module = torch.compile(self.model) if compiles else self.model  # type: ignore[assignment]
+
+    def resume(self) -> None:
+        """Take up the newest usable checkpoint; a damaged one is named and an older one is used."""
+        for step, path in reversed(checkpoint.saved(self.folder)):
+            if step <= self.step:
+                return
+            try:
+                self.step, state, self.record = checkpoint.load(path, self.model)
+            except LowrankError as error:
+                print(f"Not resuming from {path.name}: {error}", flush=True)
+                continue
+            self.optimizer.load_state(state)
+            return
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint of this step."""
+        checkpoint.save(path, self.step, self.model, self.optimizer.state(), self.record)
+
+    def switch(self, trunk: Path) -> None:
+        """Begin at a dense run's checkpoint: its weights become factors, its moments move along."""
+        assert self.spec.factors is not None and self.spec.pretraining is not None
+        self.step, state, self.record = checkpoint.load(trunk, self.model)
+        names = factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
+        self._prepare()
+        carry = self.spec.pretraining.moments == "carry"
+        self.optimizer.load_state(carry_moments(state, self.model, names, carry))
+
+    def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
+        """Train up to step `until`; False if the loss or a gradient stopped being finite.
+
+        Checkpoints are left at the steps in `forks`, and one at every `checkpoint_every` steps.
+        """
+        training, forks = self.spec.training, set(forks)
+        log_at = _points(training.steps, training.log_points)
+        probe_at = _points(training.steps, training.probe_points) | {1}
+        validate_at = _points(training.steps, training.validation_points)
+        losses = [torch.tensor(loss, device=self.task.device) for loss in self.record["losses"]]
+        parts = range(training.accumulation)
+        with _Clock(self.record) as clock:
+            while self.step < until:
+                rate = learning_rate(self.step, training)
+                batches = [self.task.batch(self.step, part, len(parts)) for part in parts]
+                probing = self.step + 1 in probe_at
+                if probing:
+                    before = probe.snapshot(self.model, self.layer_names)
+                loss, norm = train_step(self.forward, self.task, batches, self.optimizer, rate)
+                self.step += 1
+                losses.append(loss)
+                advance(1)
+                if (self.step in log_at or not loss.is_cuda) and not _finite(losses, norm):
+                    self.record["diverged_at"] = self.step
+                    return False
+                with clock.paused():
+                    if self.step in log_at:
+                        row = {"step": self.step, "learning_rate": rate}
+                        row |= {"gradient_norm": float(norm), "seconds": self.record["seconds"]}
+                        row |= {"train_loss": float(torch.stack(losses).mean())}
+                        row |= self._validate() if self.step in validate_at else {}
+                        self.record["history"].append(row)
+                        losses.clear()
+                    if probing:
+                        rows = probe.measure(self.model, self.layer_names, rate, before)
+                        self.record["layers"] += [{"step": self.step, **row} for row in rows]
+                    self._checkpoint(forks, until, losses)
+        return True
+
+    def _checkpoint(self, forks: set[int], until: int, losses: list[Tensor]) -> None:
+        fork, regular = self.step in forks, self.step % self.spec.training.checkpoint_every == 0
+        if not fork and not (regular and self.step < until):
+            return
+        self.record["losses"] = [float(loss) for loss in losses]
+        if fork:
+            self.save(checkpoint.fork_path(self.folder, self.step))
+        else:
+            self.save(checkpoint.checkpoint_path(self.folder, self.step))
+            checkpoint.prune(self.folder, keep=self.step)
+
+    def _validate(self) -> dict[str, float]:
+        evaluation = self.spec.evaluation
+        metrics = self.task.evaluate(
+            self.model, "validation", evaluation.validation_examples, evaluation.batch
+        )
+        return {f"validation_{name}": value for name, value in metrics.items()}
+
+
+class _Clock:
+    """Adds the seconds spent inside, less pauses, to `record["seconds"]`."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def __enter__(self) -> _Clock:
+        self.started = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.record["seconds"] += time.perf_counter() - self.started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for evaluation, probes and checkpoints."""
+        self.__exit__()
+        yield
+        self.started = time.perf_counter()
+
+
+def _finite(losses: list[Tensor], norm: Tensor) -> bool:
+    return bool(torch.isfinite(torch.stack([*losses, norm.to(losses[0].dtype)])).all())
+
+
+def _points(steps: int, count: int) -> set[int]:
+    """`count` steps spread evenly, the last step among them."""
+    return {max(1, round(steps * (index + 1) / count)) for index in range(count)}
