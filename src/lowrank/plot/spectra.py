@@ -35,7 +35,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     if _has(results, "initialisation"):
         rows = arms(results, "initialisation")
         names = list(rows["init"].unique())
-        for rank in sorted(rows["rank_fraction"].dropna().unique()):
+        for rank in _ranks(rows):
             there = rows[(rows["rank_fraction"] == rank) | (rows["init"] == "dense")]
             panels.append((f"by initialisation, rank {rank:g}", there, _init_look(names)))
     figure, axes = canvas(len(panels), height=3.0, sharey=True)
@@ -67,9 +67,16 @@ def draw(results: Results) -> tuple[Figure, Table]:
             words("arm", "label"),
             *costs(),
             plain("seeds", "seeds", 0),
-            *(plain(f"σ/σ₁ at {share:g}", f"at_{100 * share:g}", 4) for share in SHARES),
+            *(plain(f"at {share:g} of the side", f"at_{100 * share:g}", 4) for share in SHARES),
         ],
     )
+
+
+def _ranks(rows: pd.DataFrame) -> list[float]:
+    """The ranks at which most initialisations were trained; two panels at most, the outer ranks."""
+    counts = rows.groupby("rank_fraction")["init"].nunique()
+    ranks = sorted(counts[counts == counts.max()].index)
+    return ranks if len(ranks) <= 2 else [ranks[0], ranks[-1]]
 
 
 def _where(title: str, panels: list[tuple[str, pd.DataFrame, Any]]) -> str:

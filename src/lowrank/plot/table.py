@@ -184,6 +184,7 @@ LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
     NONE: "--",
 }
 
