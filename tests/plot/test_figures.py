@@ -1,0 +1,240 @@
+"""Every figure: its files exist, carry the numbers of the tables, and can be read."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from lowrank.errors import LowrankError
+from lowrank.plot import load, publish, style
+from lowrank.study.stats import mean_interval
+
+FIGURES = {
+    **{
+        name: (name, "draw")
+        for name in (
+            *("initialisation", "decay", "effective_rank", "spectra", "pretraining", "scaling"),
+            *("layers", "interpolation", "posthoc", "learning_rate"),
+        )
+    },
+    "parameters": ("scaling", "draw_parameters"),
+}
+TRACKS = ("language", "small-images")
+
+
+@pytest.fixture(scope="module")
+def drawn(tables):
+    """Each figure of each track, drawn once."""
+    made = {}
+
+    def draw(track, name):
+        if (track, name) not in made:
+            module, function = FIGURES[name]
+            draw_it = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
+            made[track, name] = draw_it(load(tables, track))
+        return made[track, name]
+
+    return draw
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_has_sane_widths_and_no_text_that_is_small_cut_off_or_overlapping(
+    track, name, drawn
+):
+    figure, _ = drawn(track, name)
+    assert figure.get_figwidth() in (style.COLUMN, style.FULL)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    width, height = figure.bbox.width, figure.bbox.height
+    for text in figure.findobj(Text):
+        if not (text.get_visible() and text.get_text().strip()):
+            continue
+        assert text.get_fontsize() >= 7, text.get_text()
+    for legend in figure.legends:
+        box = legend.get_window_extent(renderer)
+        assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1
+        for ax in figure.axes:
+            assert box.y1 <= ax.get_tightbbox(renderer).y0 + 1, "the legend lies on an axes"
+    for ax in figure.axes:
+        box = ax.get_tightbbox(renderer)
+        assert box.x0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2
+        for axis in (ax.xaxis, ax.yaxis):
+            boxes = [
+                label.get_window_extent(renderer)
+                for label in axis.get_ticklabels()
+                if label.get_visible() and label.get_text().strip()
+            ]
+            for first, second in itertools.pairwise(boxes):
+                assert not first.overlaps(second), f"tick labels of {name} touch"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_publish_writes_picture_and_table(name, drawn, tmp_path):
+    figure, table = drawn("language", name)
+    publish(figure, table, tmp_path / "language" / name)
+    files = {e: tmp_path / f"language/{name}.{e}" for e in ("pdf", "png", "csv", "md", "tex")}
+    assert files["pdf"].read_bytes().startswith(b"%PDF")
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_csv(files["csv"])) == len(table.numbers)
+    assert files["md"].read_text() == table.markdown()
+    assert files["tex"].read_text() == table.latex()
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_tables_have_the_structure_that_markdown_and_latex_need(track, name, drawn):
+    _, table = drawn(track, name)
+    lines = table.markdown().splitlines()
+    assert len(lines) == len(table.numbers) + 2
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    _assert_compiles(table.latex(), len(table.numbers))
+
+
+def _assert_compiles(source: str, rows: int) -> None:
+    """The structure LaTeX needs: balanced braces, one rule each, as many fields as columns."""
+    bare = source.replace("\\{", "").replace("\\}", "").replace("\\$", "").replace("\\&", "")
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    columns = source.split("\\begin{tabular}{")[1].split("}")[0]
+    body = [line for line in bare.splitlines() if line.endswith(r"\\")]
+    assert len(body) == rows + 1
+    assert {line.count("&") for line in body} == {len(columns) - 1}
+    for command in ("\\toprule", "\\midrule", "\\bottomrule", "\\end{tabular}"):
+        assert source.count(command) == 1
+    assert source.isascii()
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_table_carries_means_and_intervals_of_the_runs(track, drawn, tables):
+    _, table = drawn(track, "initialisation")
+    runs = pd.read_parquet(tables / "runs.parquet")
+    metric = "test_loss" if track == "language" else "test_accuracy"
+    cell = f"{track}/spectral-r0.25"
+    expected = mean_interval(runs.loc[runs["cell"] == cell, metric])
+    row = table.numbers.set_index("cell").loc[cell]
+    assert row[metric] == pytest.approx(expected.estimate)
+    assert row[f"{metric}_low"] == pytest.approx(expected.low)
+    assert row["seeds"] == 3
+    assert row["kept_parameters"] == pytest.approx(0.65)
+    half = expected.high - expected.estimate
+    shown = f"{expected.estimate:.3f} ± {half:.3f}"
+    if track != "language":
+        shown = f"{100 * expected.estimate:.2f} ± {100 * half:.2f}"
+    assert shown in table.markdown()
+
+
+def test_table_carries_the_paired_difference_of_the_contrasts(drawn, tables):
+    _, table = drawn("language", "initialisation")
+    contrasts = pd.read_parquet(tables / "contrasts.parquet")
+    row = table.numbers.set_index("cell").loc["language/he-r0.5"]
+    for column, reference in (("to_dense", "dense"), ("to_spectral", "spectral-r0.5")):
+        found = contrasts[
+            (contrasts["study"] == "initialisation")
+            & (contrasts["metric"] == "test_loss")
+            & (contrasts["arm"] == "language/he-r0.5")
+            & (contrasts["reference"] == f"language/{reference}")
+        ].iloc[0]
+        assert row[column] == pytest.approx(found["estimate"])
+        assert row[f"{column}_low"] == pytest.approx(found["low"])
+        assert row[f"{column}_p"] == pytest.approx(found["p_corrected"])
+
+
+def test_diverged_run_is_marked_with_its_step_and_left_out_of_the_mean(drawn, tables):
+    figure, table = drawn("language", "initialisation")
+    row = table.numbers.set_index("cell").loc["language/he-r0.25"]
+    runs = pd.read_parquet(tables / "runs.parquet")
+    good = runs[(runs["cell"] == "language/he-r0.25") & ~runs["diverged"]]
+    assert row["test_loss"] == pytest.approx(good["test_loss"].mean())
+    assert "2 (1 diverged at step 7)" in table.markdown()
+    assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert _crosses(figure) == 1
+
+
+def test_arm_whose_every_run_diverged_still_has_its_row_and_its_mark(drawn):
+    figure, table = drawn("small-images", "initialisation")
+    assert "0 (3 diverged at step 3)" in table.markdown()
+    assert _crosses(figure) == 1
+
+
+def _crosses(figure) -> int:
+    lines = [line for ax in figure.axes for line in ax.get_lines()]
+    return sum(len(line.get_xdata()) for line in lines if line.get_marker() == "x")
+
+
+def test_sweep_marks_the_chosen_rate_an_edge_and_what_diverged(drawn):
+    figure, table = drawn("language", "learning_rate")
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"chosen", "chosen, at an edge of the sweep", "diverged"} <= set(legend)
+    dense = table.numbers.set_index("group").loc["language/dense"]
+    assert dense["learning_rate"] == 0.03
+    assert dense["at_edge"]
+    assert "0.03: diverged" in table.numbers.set_index("group").loc["language/he-r0.5", "losses"]
+
+
+def test_perplexity_scale_reads_the_loss_scale(drawn):
+    figure, _ = drawn("language", "initialisation")
+    (ax,) = figure.axes
+    (right,) = ax.child_axes
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
+    assert np.log(right.get_ylim()) == pytest.approx(ax.get_ylim())
+
+
+def test_scaling_table_states_the_fitted_exponent_with_its_interval(drawn):
+    _, table = drawn("language", "scaling")
+    fits = table.numbers.groupby("group")[["exponent", "exponent_low", "exponent_high"]].first()
+    assert len(fits) == 3
+    assert (fits["exponent_low"] < fits["exponent"]).all()
+    assert (fits["exponent"] < 0).all()
+
+
+def test_truncations_are_paired_with_training_at_the_same_rank(drawn, tables):
+    _, table = drawn("language", "posthoc")
+    truncated = pd.read_parquet(tables / "posthoc.parquet")
+    runs = pd.read_parquet(tables / "runs.parquet")
+    chosen = truncated[
+        (truncated["track"] == "language")
+        & (truncated["method"] == "plain")
+        & (truncated["rank_fraction"] == 0.25)
+        & (truncated["fine_tune_steps"] == 0)
+    ]
+    trained = runs[runs["cell"] == "language/spectral-r0.25"]
+    difference = chosen["test_loss"].to_numpy() - trained["test_loss"].to_numpy()
+    rows = table.numbers
+    row = rows[
+        (rows["method"] == "plain")
+        & (rows["rank_fraction"] == 0.25)
+        & (rows["fine_tune_steps"] == 0)
+    ].iloc[0]
+    assert row["to_trained"] == pytest.approx(difference.mean())
+
+
+def test_same_kind_has_the_same_colour_in_every_figure(drawn):
+    colors = set()
+    for name in ("initialisation", "pretraining", "scaling", "posthoc", "learning_rate"):
+        figure, _ = drawn("language", name)
+        for handle in figure.legends[0].legend_handles:
+            if handle.get_label().split("\n")[0] in ("dense", "dense throughout", "(b) dense"):
+                colors.add(handle.get_color())
+    assert colors == {style.BLACK}
+
+
+def test_missing_study_is_named(tables, tmp_path):
+    runs = pd.read_parquet(tables / "runs.parquet")
+    runs["studies"] = "decay"
+    runs.to_parquet(tmp_path / "runs.parquet")
+    from lowrank.plot import layers
+
+    with pytest.raises(LowrankError, match="the study 'layers' of language has no runs"):
+        layers.draw(load(tmp_path, "language"))
+
+
+def test_missing_tables_are_named_with_a_remedy(tmp_path):
+    with pytest.raises(LowrankError, match="snakemake --cores all tables"):
+        load(tmp_path, "language")

@@ -1,0 +1,80 @@
+"""The common look: deterministic files, embedded TrueType, distinct kinds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+from lowrank.plot import style
+from lowrank.plot.arms import DECAYS, INITS, PRETRAINED, TRUNCATIONS, kind
+
+DRAW = """
+import sys
+from lowrank.plot import style
+figure, (ax,) = style.canvas(width=style.COLUMN)
+line, = ax.plot([1, 2], [3, 4], label="a — line")
+ax.set_xlabel(r"$\\sigma_i$ of steps")
+style.legend_below(figure, [line])
+style.save(figure, sys.argv[1])
+"""
+
+
+def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_and_the_date(tmp_path):
+    for name, seed, epoch in (("a", "1", "0"), ("b", "2", "86400000")):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": epoch}
+        subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / name)], check=True, env=env)
+    for ending in ("pdf", "png"):
+        first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
+        assert first == second
+    pdf = (tmp_path / "a.pdf").read_bytes()
+    assert b"CreationDate" not in pdf
+    assert b"/Type3" not in pdf and b"/FontFile2" in pdf
+
+
+@pytest.mark.parametrize(
+    "kinds", [[*INITS.values(), PRETRAINED], DECAYS.values(), TRUNCATIONS.values()]
+)
+def test_kinds_of_a_figure_differ_in_colour_and_in_marker(kinds):
+    kinds = list(kinds)
+    assert len({k.marker for k in kinds}) == len(kinds)
+    colors = np.array([to_rgb(k.color) for k in kinds])
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
+    assert distances[~np.eye(len(kinds), dtype=bool)].min() > 0.2
+
+
+def test_registered_methods_get_spare_looks_that_differ():
+    names = ["spectral", "mine", "yours"]
+    first, second = kind("mine", INITS, names), kind("yours", INITS, names)
+    assert first.label == "mine"
+    assert (first.color, first.marker) != (second.color, second.marker)
+
+
+def test_legend_takes_fewer_columns_rather_than_be_cut_off():
+    figure, (ax,) = style.canvas(width=style.COLUMN)
+    lines = [ax.plot([0, 1], label=f"an arm with a rather long name {i}")[0] for i in range(6)]
+    legend = style.legend_below(figure, lines, columns=6)
+    assert len(figure.legends) == 1
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    assert legend.get_window_extent(renderer).width <= figure.bbox.width
+
+
+def test_legend_reads_by_rows():
+    entries = ["a", "b", "c", "d", "e"]
+    assert style._by_row(entries, 3) == ["a", "d", "b", "e", "c"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(7e8, 1e9), (0.9, 1.05), (2e8, 2.4e9), (1e-3, 10.0)])
+def test_log_axes_have_a_few_written_ticks(low, high):
+    ticks = style._log_ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert all(low <= tick <= high for tick in ticks)
+    assert style._plain(2e9) == r"$2{\times}10^{9}$"
+    assert style._plain(1e9) == r"$10^{9}$"
+    assert style._plain(0.02) == "0.02"
