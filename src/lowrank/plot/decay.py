@@ -27,7 +27,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     layers = layers.assign(relative_update=layers["update_norm"] / layers["product_norm"])
     factors = sorted(table["rate_factor"].unique(), reverse=True)
     figure, axes = canvas(3, height=2.9)
-    lost = _rates(axes[0], table, quality, factors)
+    _rates(axes[0], table, quality, factors)
     _courses(axes[1], table, layers, "effective_step_size", factors)
     _courses(axes[2], table, layers, "relative_update", factors)
     axes[1].set_ylabel(r"effective step size $\eta\,/\,\Vert UV^\mathrm{T}\Vert_F^2$")
@@ -43,31 +43,27 @@ def draw(results: Results) -> tuple[Figure, Table]:
         Line2D([], [], color=BLACK, linestyle=line, label=names.get(f, f"{f:g} × the rate"))
         for f, line in zip(factors, STYLES, strict=False)
     ]
-    handles += [marks.interval_handle(), *([marks.DIVERGED] if lost else [])]
-    legend_below(figure, handles, columns=4)
+    legend_below(figure, handles + marks.extra_handles(table), columns=4)
     table = table.merge(_measured(layers), on="cell", how="left")
     return figure, _table(table, results)
 
 
-def _rates(ax: Axes, table: pd.DataFrame, quality: Quality, factors: list[float]) -> bool:
+def _rates(ax: Axes, table: pd.DataFrame, quality: Quality, factors: list[float]) -> None:
     """Quality against the share of the rate, decays side by side."""
     labels = list(table["label"].unique())
-    lost = []
     for index, label in enumerate(labels):
         rows = table[table["label"] == label]
         shift = 0.12 * (index - (len(labels) - 1) / 2)
         x = [factors.index(f) + shift for f in rows["rate_factor"]]
         look = kind(rows["key"].iloc[0], DECAYS, list(table["key"].unique()))
         options: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8}
-        marks.points(ax, x, rows, look, quality.metric, quality.factor, **options)
-        lost += [at for at, d in zip(x, rows["diverged"], strict=True) if d]
+        marks.points(ax, x, rows, look, quality.metric, **quality.drawn, **options)
     names = {1.0: "chosen", 0.5: "half"}
     ax.set_xticks(range(len(factors)), [names.get(f, f"{f:g} ×") for f in factors])
     ax.set_xlim(-0.5, len(factors) - 0.5)
     ax.grid(axis="x", visible=False)
     ax.set_xlabel("learning rate")
     ax.set_ylabel(quality.axis)
-    return marks.diverged(ax, lost, marks.worst_edge(quality))
 
 
 def _courses(

@@ -25,15 +25,13 @@ def draw(results: Results) -> tuple[Figure, Table]:
     layers = results.of("layers", table["cell"])
     figure, axes = canvas(3, 2, height=4.4)
     keys = list(table["key"])
-    lost = False
     for column, (measure, name) in enumerate(MEASURES.items()):
         end, over = axes[column], axes[3 + column]
         for index, row in enumerate(records(table)):
             look = kind(row.key, DECAYS, keys)
-            marks.points(end, [index], table.iloc[[index]], look, measure)
+            marks.points(end, [index], table.iloc[[index]], look, measure, better=1)
             rows = layers[layers["cell"] == row.cell]
             marks.band(over, course(rows, measure), look, marker=look.marker, markersize=3)
-        lost = marks.diverged(end, [i for i, d in enumerate(table["diverged"]) if d], 0.03)
         end.set_xlim(-0.6, len(table) - 0.4)
         end.set_xticks(range(len(table)), [""] * len(table))
         end.tick_params(axis="x", length=0)
@@ -46,8 +44,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     handles = [
         kind(row.key, DECAYS, keys).handle(row.label, linestyle="none") for row in records(table)
     ]
-    handles += [marks.interval_handle(), *([marks.DIVERGED] if lost else [])]
-    legend_below(figure, handles, columns=6)
+    legend_below(figure, handles + marks.extra_handles(table), columns=6)
     table = compare(table, results, "decay", "to_own_decay", is_own_decay, metric="effective_rank")
     return figure, Table(
         table,

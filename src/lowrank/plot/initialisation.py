@@ -33,7 +33,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     ax.set_ylabel(quality.axis)
     if results.language:
         add_perplexity(ax)
-    legend_below(figure, [*handles, marks.interval_handle()], columns=3)
+    legend_below(figure, handles + marks.extra_handles(table), columns=3)
     if len(grams):
         rows = grams.assign(label=grams["model"] + " model", seeds=1, diverged=0)
         table = pd.concat([table, rows.reindex(columns=table.columns)], ignore_index=True)
@@ -47,19 +47,14 @@ def _points(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
     place = {rank: index for index, rank in enumerate(ranks)}
     step = min(0.16, 0.7 / len(names))
     handles = []
-    lost: list[float] = []
     for row in records(table[table["init"] == "dense"]):
-        marks.level(ax, row, quality, INITS["dense"])
-        handles.append(INITS["dense"].handle(marker="none", linestyle=(0, (5, 2))))
+        handles.append(marks.level(ax, row, quality, INITS["dense"]))
     for index, name in enumerate(names):
         look = kind(name, INITS, names)
         rows = arms_[arms_["init"] == name]
         x = [place[r] + step * (index - (len(names) - 1) / 2) for r in rows["rank_fraction"]]
-        marks.points(ax, x, rows, look, quality.metric, quality.factor)
-        lost += [at for at, d in zip(x, rows["diverged"], strict=True) if d]
+        marks.points(ax, x, rows, look, quality.metric, **quality.drawn)
         handles.append(look.handle(linestyle="none"))
-    if marks.diverged(ax, lost, marks.worst_edge(quality)):
-        handles.append(marks.DIVERGED)
     kept = arms_.groupby("rank_fraction")["kept_parameters"].mean()
     ax.set_xticks(range(len(ranks)), [f"{rank:g}\n{kept[rank]:.2f}" for rank in ranks])
     ax.set_xlim(-0.5, len(ranks) - 0.5)

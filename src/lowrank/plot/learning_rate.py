@@ -47,12 +47,9 @@ def draw(results: Results) -> tuple[Figure, Table]:
         ax.remove()
     axes = axes[: len(panels)]
     names = list(rates["init"].unique())
-    lost = False
     for ax, (_, chosen) in zip(axes, panels, strict=True):
         for name, group in chosen.groupby("group", sort=False):
             _sweep(ax, group, kind(group["init"].iloc[0], INITS, names), str(name))
-        bad = chosen[~np.isfinite(chosen["validation_loss"])]
-        lost |= marks.diverged(ax, bad["learning_rate"])
     for index, ax in enumerate(axes):
         log_axis(ax, "x", _few(rates["learning_rate"]))
         ax.set_xlabel("peak learning rate")
@@ -61,7 +58,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     title_panels(axes, [title for title, _ in panels])
     handles = [kind(name, INITS, names).handle() for name in names]
     handles += [CHOSEN, *([EDGE] if rates["at_edge"].any() else [])]
-    legend_below(figure, handles + ([marks.DIVERGED] if lost else []), columns=5)
+    legend_below(figure, handles + ([] if rates["finite"].all() else [marks.DIVERGED]), columns=5)
     return figure, _table(rates)
 
 
@@ -72,7 +69,8 @@ def _labelled(rates: pd.DataFrame) -> pd.DataFrame:
         match = GROUP.fullmatch(group.split("/", 1)[1])
         parts.append(match.groupdict() if match else {"init": group, "rank": None, "width": None})
     facts = pd.DataFrame(parts, index=rates.index).astype({"rank": float, "width": float})
-    return rates.join(facts)
+    finite = np.isfinite(rates["validation_loss"].astype(float))
+    return rates.join(facts).assign(finite=finite)
 
 
 def _panels(rates: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -93,7 +91,8 @@ def _panels(rates: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _sweep(ax: Axes, group: pd.DataFrame, look: Any, name: str) -> None:
-    rows = group[np.isfinite(group["validation_loss"])].sort_values("learning_rate")
+    rows = group[group["finite"]].sort_values("learning_rate")
+    marks.crosses(ax, group.loc[~group["finite"], "learning_rate"], look)
     ax.plot(
         rows["learning_rate"],
         rows["validation_loss"],

@@ -12,11 +12,16 @@ from matplotlib.lines import Line2D
 
 from lowrank.plot.arms import Kind
 from lowrank.plot.results import Quality
-from lowrank.plot.style import BLACK, GREY, VERMILLION
+from lowrank.plot.style import BLACK
 
-DIVERGED = Line2D(
-    [], [], linestyle="none", marker="x", color=VERMILLION, markersize=6, label="diverged"
-)
+DASHED = (0, (5, 2))
+CROSS: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "x",
+    "markersize": 6,
+    "markeredgewidth": 1.4,
+}
+DIVERGED = Line2D([], [], color=BLACK, label="diverged", **CROSS)
 
 
 def points(
@@ -26,11 +31,13 @@ def points(
     kind: Kind,
     metric: str,
     factor: float = 1.0,
+    better: int = -1,
     **options: Any,
 ) -> None:
     """Means with 95 % t intervals in the kind's colour and marker; joined if a linestyle is given.
 
-    A mean of the seeds that are left after others diverged is hollow.
+    Where a run diverged there is a cross at the worse edge, and the mean of the seeds that are left
+    is hollow.
     """
     table = rows.assign(x=list(x)).sort_values("x")
     mean, low, high = (factor * table[f"{metric}{end}"] for end in ("", "_low", "_high"))
@@ -41,18 +48,45 @@ def points(
         "linestyle": "none",
         "marker": kind.marker,
         "markeredgecolor": kind.color,
+        "markersize": {"*": 7.5, "P": 5.5}.get(kind.marker, 4.5),
+        "zorder": 4,
     }
-    size = options.get("markersize", {"*": 7.5, "P": 5.5}.get(kind.marker, 4.5))
-    hollow = table["diverged"].to_numpy() > 0 if "diverged" in table else np.zeros(len(table), bool)
-    for chosen, face in ((~hollow, kind.color), (hollow, "white")):
-        ax.plot(
-            table["x"][chosen],
-            mean[chosen],
-            markerfacecolor=options.get("markerfacecolor", face),
-            markersize=size,
-            zorder=4,
-            **marker,
-        )
+    lost = table["diverged"].to_numpy() > 0
+    for chosen, face in ((~lost, kind.color), (lost, "white")):
+        ax.plot(table["x"][chosen], mean[chosen], markerfacecolor=face, **marker)
+    crosses(ax, table["x"][lost], kind, better)
+
+
+def crosses(ax: Axes, x: Iterable[float], kind: Kind, better: int = -1) -> None:
+    """A cross at the worse edge of the vertical axis for each place at which a run diverged."""
+    places = [place for place in x if np.isfinite(place)]
+    if places:
+        style = {**CROSS, "color": kind.color, "clip_on": False, "zorder": 5}
+        edge = 0.97 if better < 0 else 0.03
+        ax.plot(places, [edge] * len(places), transform=ax.get_xaxis_transform(), **style)
+
+
+def level(ax: Axes, row: Any, quality: Quality, kind: Kind, label: str | None = None) -> Line2D:
+    """A horizontal line at one arm's mean, with its interval as a band; its legend entry."""
+    mean, low, high = (
+        quality.factor * getattr(row, f"{quality.metric}{end}") for end in ("", "_low", "_high")
+    )
+    label = label or kind.label
+    if not np.isfinite(mean):
+        return kind.handle(f"{label}: diverged", marker="x", linestyle="none")
+    ax.axhline(mean, color=kind.color, linestyle=DASHED, linewidth=1.0, zorder=2)
+    if np.isfinite(low):
+        ax.axhspan(low, high, color=kind.color, alpha=0.10, linewidth=0, zorder=1)
+    if row.diverged:
+        label += f" ({row.diverged:.0f} diverged)"
+    return kind.handle(label, marker="none", linestyle=DASHED)
+
+
+def extra_handles(table: pd.DataFrame) -> list[Line2D]:
+    """The legend entries that say what bars and, where there are any, crosses are."""
+    bars = Line2D([], [], linestyle="none", marker="|", color=BLACK, markersize=7)
+    bars.set_label("95 % t interval")
+    return [bars, DIVERGED] if table["diverged"].any() else [bars]
 
 
 def band(ax: Axes, curve: Any, kind: Kind, **options: Any) -> None:
@@ -61,49 +95,3 @@ def band(ax: Axes, curve: Any, kind: Kind, **options: Any) -> None:
     style: dict[str, Any] = {"color": kind.color, **options}
     ax.plot(x, mean, zorder=3, **style)
     ax.fill_between(x, low, high, color=kind.color, alpha=0.15, linewidth=0, zorder=2)
-
-
-def level(ax: Axes, row: Any, quality: Quality, kind: Kind) -> None:
-    """A horizontal line at one arm's mean, with its interval as a band."""
-    mean, low, high = (
-        quality.factor * getattr(row, f"{quality.metric}{end}") for end in ("", "_low", "_high")
-    )
-    if not np.isfinite(mean):
-        return
-    ax.axhline(mean, color=kind.color, linestyle=(0, (5, 2)), linewidth=1.0, zorder=2)
-    if np.isfinite(low):
-        ax.axhspan(low, high, color=kind.color, alpha=0.10, linewidth=0, zorder=1)
-
-
-def worst_edge(quality: Quality) -> float:
-    """The worse end of the quality's axis, as a share of its height."""
-    return 0.97 if quality.better < 0 else 0.03
-
-
-def diverged(ax: Axes, x: Iterable[float], edge: float = 0.97) -> bool:
-    """A cross at the worse edge for each arm at `x` that had a diverged run; whether there was one."""
-    places = list(x)
-    if places:
-        ax.plot(
-            places,
-            [edge] * len(places),
-            transform=ax.get_xaxis_transform(),
-            linestyle="none",
-            marker="x",
-            color=VERMILLION,
-            markersize=6,
-            markeredgewidth=1.4,
-            clip_on=False,
-            zorder=5,
-        )
-    return bool(places)
-
-
-def note(ax: Axes, text: str, x: float = 0.5, y: float = 0.5) -> None:
-    """A remark inside an axes where there is nothing to draw."""
-    ax.text(x, y, text, transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=7)
-
-
-def interval_handle(label: str = "95 % t interval") -> Line2D:
-    """The legend entry that says what the bars are."""
-    return Line2D([], [], linestyle="none", marker="|", color=BLACK, markersize=7, label=label)

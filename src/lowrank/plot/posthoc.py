@@ -39,7 +39,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
         ax.set_ylabel(quality.axis)
     names = ["no fine-tuning" if n == 0 else f"fine-tuned for {n:g} steps" for n in lengths]
     title_panels(axes, names)
-    legend_below(figure, [*handles.values(), marks.interval_handle()], columns=3)
+    legend_below(figure, [*handles.values(), *marks.extra_handles(trained)], columns=3)
     trained = trained.assign(label=["trained: " + arm_label(r) for r in records(trained)])
     truncated["label"] = [
         f"truncated: {kind(row.method, TRUNCATIONS).label}" for row in records(truncated)
@@ -81,18 +81,14 @@ def _to_trained(results: Results) -> pd.DataFrame:
 def _trained(ax: Axes, trained: pd.DataFrame, quality: Quality) -> dict[str, Line2D]:
     handles = {}
     for row in records(trained[trained["init"] == "dense"]):
-        marks.level(ax, row, quality, INITS["dense"])
-        handles["dense"] = INITS["dense"].handle(marker="none", linestyle="--")
+        handles["dense"] = marks.level(ax, row, quality, INITS["dense"])
     low = trained[trained["init"] != "dense"]
     for name in low["init"].unique():
         rows, look = low[low["init"] == name], kind(name, INITS)
         marks.points(
-            ax, rows["kept_parameters"], rows, look, quality.metric, quality.factor, linestyle="-"
+            ax, rows["kept_parameters"], rows, look, quality.metric, **quality.drawn, linestyle="-"
         )
         handles[name] = look.handle(f"trained in low rank, {look.label}")
-    lost = low.loc[low["diverged"] > 0, "kept_parameters"]
-    if marks.diverged(ax, lost, marks.worst_edge(quality)):
-        handles["diverged"] = marks.DIVERGED
     return handles
 
 
@@ -107,7 +103,7 @@ def _truncated(ax: Axes, rows: pd.DataFrame, quality: Quality) -> dict[str, Line
             chosen,
             look,
             quality.metric,
-            quality.factor,
+            **quality.drawn,
             linestyle=(0, (3, 1.5)),
         )
         handles[method] = look.handle(f"truncated, {look.label}", linestyle=(0, (3, 1.5)))

@@ -34,9 +34,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     handles += _flops(axes[1], table, quality)
     axes[0].set_ylabel(quality.axis)
     title_panels(axes, ["at equal steps", "against compute"])
-    if table["diverged"].any():
-        handles.append(marks.DIVERGED)
-    legend_below(figure, [*handles, marks.interval_handle()], columns=3)
+    legend_below(figure, handles + marks.extra_handles(table), columns=3)
     for name, test in (
         ("to_scratch", lambda r: r.init != "dense" and r.dense_steps == 0 and r.steps == base),
         ("to_dense", lambda r: r.init == "dense"),
@@ -66,21 +64,18 @@ def _steps(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
     aside = 0.012 * table["dense_steps"].max()  # so that arms of one switch do not hide each other
     handles = []
     for row in records(table[table["init"] == "dense"]):
-        marks.level(ax, row, quality, INITS["dense"])
-        handles.append(INITS["dense"].handle("dense throughout", marker="none", linestyle="--"))
+        handles.append(marks.level(ax, row, quality, INITS["dense"], "dense throughout"))
     for init in inits:
         rows, look = _plain(table, init), kind(init, INITS, inits)
         x = rows["dense_steps"] + aside * inits.index(init)
-        marks.points(ax, x, rows, look, quality.metric, quality.factor, linestyle="-")
+        marks.points(ax, x, rows, look, quality.metric, **quality.drawn, linestyle="-")
         handles.append(look.handle(f"{look.label} at the switch"))
     for variant, look in VARIANTS.items():
         rows = table[table["variant"] == variant]
         if len(rows):
             x = rows["dense_steps"] + aside * (len(inits) + list(VARIANTS).index(variant))
-            marks.points(ax, x, rows, look, quality.metric, quality.factor)
+            marks.points(ax, x, rows, look, quality.metric, **quality.drawn)
             handles.append(look.handle(linestyle="none"))
-    lost = table.loc[(table["diverged"] > 0) & (table["init"] != "dense"), "dense_steps"]
-    marks.diverged(ax, lost, marks.worst_edge(quality))
     ax.set_xlabel("dense steps before the switch")
     return handles
 
@@ -92,22 +87,20 @@ def _flops(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
     look = kind(init, INITS)
     rows = table[(table["init"] == init) & (table["variant"] == "")]
     scratch, switched = rows[rows["dense_steps"] == 0], rows[rows["dense_steps"] > 0]
-    open_face = {"linestyle": "-", "markerfacecolor": "white"}
-    for group, kind_, style in (
-        (scratch, look, open_face),
-        (switched, PRETRAINED, {"linestyle": ":"}),
-        (dense, INITS["dense"], {}),
+    for group, kind_, line in (
+        (scratch, look, "-"),
+        (switched, PRETRAINED, ":"),
+        (dense, INITS["dense"], "none"),
     ):
         if len(group):
             x = group["training_flops"]
-            marks.points(ax, x, group, kind_, quality.metric, quality.factor, **style)
-    marks.diverged(ax, rows.loc[rows["diverged"] > 0, "training_flops"], marks.worst_edge(quality))
+            marks.points(ax, x, group, kind_, quality.metric, **quality.drawn, linestyle=line)
     log_axis(ax, "x")
     ax.set_xlabel("training FLOPs")
     handles = [PRETRAINED.handle(f"(b) pre-trained, {look.label}", linestyle=":", markersize=7)]
     if len(scratch):
         label = f"(b) {look.label} from scratch" + (", longer" if len(scratch) > 1 else "")
-        handles.append(look.handle(label, markerfacecolor="white"))
+        handles.append(look.handle(label))
     if len(dense):
         handles.append(INITS["dense"].handle("(b) dense", linestyle="none"))
     return handles

@@ -35,6 +35,11 @@ class Quality:
         return f"{self.label} ({self.unit})"
 
     @property
+    def drawn(self) -> dict[str, Any]:
+        """How `marks.points` draws it."""
+        return {"factor": self.factor, "better": self.better}
+
+    @property
     def shown(self) -> dict[str, Any]:
         """How a table's columns show differences of it."""
         return {"digits": self.digits, "factor": self.factor}

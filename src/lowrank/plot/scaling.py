@@ -112,7 +112,7 @@ def _panel(
         look = _look(rows)
         line = "none" if name in laws else "-"
         at = rows[x] * (1 + aside * index)
-        marks.points(ax, at, rows, look, quality.metric, quality.factor, linestyle=line)
+        marks.points(ax, at, rows, look, quality.metric, **quality.drawn, linestyle=line)
         label = str(name)
         if name in laws:
             law = laws[str(name)]
@@ -121,9 +121,7 @@ def _panel(
             ax.plot(grid, y, color=look.color, linestyle="--", linewidth=0.9, zorder=2)
             label += f"\nexponent {_exponent(law)}"
         handles.append(look.handle(label, linestyle="--" if name in laws else "-"))
-    marks.diverged(ax, table.loc[table["diverged"] > 0, x].dropna(), marks.worst_edge(quality))
-    if table["diverged"].any():
-        handles.append(marks.DIVERGED)
+    handles += marks.extra_handles(table)
     ax.margins(x=0.08)
     log_axis(ax, "x")
     if annotate:
