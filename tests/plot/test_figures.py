@@ -238,3 +238,16 @@ def test_missing_study_is_named(tables, tmp_path):
 def test_missing_tables_are_named_with_a_remedy(tmp_path):
     with pytest.raises(LowrankError, match="snakemake --cores all tables"):
         load(tmp_path, "language")
+
+
+def test_decays_are_compared_with_the_tracks_own_even_where_another_study_trained_it(tables):
+    from lowrank.plot import decay
+
+    results = load(tables, "language")
+    runs = results.table("runs")
+    own = runs["cell"] == "language/spectral-r0.5"
+    results.table("runs").loc[own, "studies"] = "initialisation"  # the decay study lacks it
+    _, table = decay.draw(results)
+    rows = table.numbers.set_index("cell")
+    assert "language/spectral-r0.5" not in rows.index
+    assert np.isfinite(rows.loc["language/spectral-r0.5-frobenius", "to_own_decay"])

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from lowrank.plot import marks
 from lowrank.plot.arms import DECAYS, is_own_decay, kind
 from lowrank.plot.results import Quality, Results, records
-from lowrank.plot.style import BLACK, canvas, legend_below, title_panels
+from lowrank.plot.style import BLACK, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import compare, course, decays, interval
 from lowrank.plot.table import Table, costs, difference, estimate, order, plain, qualities, words
 
@@ -74,7 +74,7 @@ def _courses(
         line = STYLES[factors.index(row.rate_factor) % len(STYLES)]
         found = course(layers[layers["cell"] == row.cell], value, geometric=True)
         marks.band(ax, found, look, linestyle=line)
-    ax.set_yscale("log")
+    log_axis(ax, "y")
     ax.set_xlabel("step")
 
 
@@ -97,7 +97,15 @@ def _measured(layers: pd.DataFrame) -> pd.DataFrame:
 def _table(table: pd.DataFrame, results: Results) -> Table:
     quality = results.quality
     shown = quality.shown
-    compared = compare(table, results, "decay", "to_own_decay", is_own_decay, within="rate_factor")
+    compared = compare(
+        table,
+        results,
+        "decay",
+        "to_own_decay",
+        is_own_decay,
+        within="rate_factor",
+        among=results.table("runs"),
+    )
     compared = compare(
         compared, results, "decay", "to_full_rate", lambda r: r.rate_factor == 1, within="label"
     )
@@ -108,7 +116,7 @@ def _table(table: pd.DataFrame, results: Results) -> Table:
             plain("rate ×", "rate_factor"),
             *costs(),
             *qualities(quality),
-            difference("difference to own decay", "to_own_decay", **shown),
+            difference("difference to the track's own decay", "to_own_decay", **shown),
             difference("difference to full rate", "to_full_rate", **shown),
             estimate("effective rank", "effective_rank", 2),
             order("effective step size", "effective_step_size"),

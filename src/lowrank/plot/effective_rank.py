@@ -45,7 +45,16 @@ def draw(results: Results) -> tuple[Figure, Table]:
         kind(row.key, DECAYS, keys).handle(row.label, linestyle="none") for row in records(table)
     ]
     legend_below(figure, handles + marks.extra_handles(table), columns=6)
-    table = compare(table, results, "decay", "to_own_decay", is_own_decay, metric="effective_rank")
+    table = compare(
+        table,
+        results,
+        "decay",
+        "to_own_decay",
+        is_own_decay,
+        metric="effective_rank",
+        within="rate_factor",
+        among=results.table("runs"),
+    )
     return figure, Table(
         table,
         [
@@ -53,6 +62,6 @@ def draw(results: Results) -> tuple[Figure, Table]:
             *costs(),
             *qualities(results.quality),
             *(estimate(name, measure, 2) for measure, name in MEASURES.items()),
-            difference("effective rank, difference to own decay", "to_own_decay", 2),
+            difference("effective rank, difference to the track's own decay", "to_own_decay", 2),
         ],
     )

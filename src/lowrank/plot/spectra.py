@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from lowrank.plot import marks
 from lowrank.plot.arms import DECAYS, INITS, decay_key, decay_label, kind
 from lowrank.plot.results import Results, records
-from lowrank.plot.style import canvas, legend_below, title_panels
+from lowrank.plot.style import canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, interval
 from lowrank.plot.table import Table, costs, plain, words
 
@@ -54,10 +54,10 @@ def draw(results: Results) -> tuple[Figure, Table]:
             found.append(_facts(row, title, label, curve))
         ax.set_xlabel("index / smaller side")
         ax.set_xlim(0, 1.02)
-    axes[0].set_yscale("log")
     axes[0].set_ylabel(r"singular value over the largest")
     lowest = min((row["smallest"] for row in found), default=1e-2)
     axes[0].set_ylim(max(1e-5, 0.6 * lowest), 1.5)
+    log_axis(axes[0], "y")
     title_panels(axes, [title for title, _, _ in panels])
     legend_below(figure, legends.values(), columns=5)
     return figure, Table(

@@ -101,10 +101,11 @@ def compare(
     *,
     metric: str | None = None,
     within: str | None = None,
+    among: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The table with `<name>`, `<name>_low`, `<name>_high` and `<name>_p`: the paired difference to
-    the reference, which is the row of the table of which `is_reference` is true; with `within`, the
-    one that has the same value in that column.
+    the reference, which is the row of the table (or of `among`, if the reference belongs to another
+    study) of which `is_reference` is true; with `within`, the one with the same value in that column.
 
     Read from `contrasts`; p is Holm-corrected over the study. NaN where no contrast was made.
     """
@@ -119,7 +120,8 @@ def compare(
         for row in records(chosen):
             values[row.arm, row.reference] = (row.estimate, row.low, row.high, row.p_corrected)
     found = np.full((len(table), 4), np.nan)
-    references = [row for row in records(table) if is_reference(row)]
+    cells = table if among is None else among.drop_duplicates("cell")
+    references = [row for row in records(cells) if is_reference(row)]
     for index, row in enumerate(records(table)):
         for reference in references:
             same = within is None or getattr(row, within) == getattr(reference, within)
