@@ -234,3 +234,75 @@ def tables(
         name, _, path = other.partition("=")
         named.setdefault(name, []).append(Path(path))
     collect(load(config), cells, evaluations, rates, named, output, published)
+
+
+@main.command()
+@click.option("--config", type=FILE, required=True, help="The whole configuration.")
+@click.option("--ledger", type=FILE, required=True, help="The claims and their margins.")
+@click.option("--tables", "folder", type=FOLDER, required=True, help="Folder of tables.")
+@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
+def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
+    """Judge the paper's claims on a scale's tables."""
+    from lowrank.files import read_table, write_table
+    from lowrank.study.claims import judge
+    from lowrank.study.claims import load as load_ledger
+    from lowrank.study.config import load
+    from lowrank.study.grid import decay_name
+
+    settings = load(config)
+    tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
+    tables.pop("claims", None)
+    decays = {name: decay_name(track.factors.decay) for name, track in settings.tracks.items()}
+    verdicts = judge(load_ledger(ledger), tables, scale=settings.scale, default_decay=decays)
+    write_table(output, verdicts)
+
+
+@main.command()
+@click.option("--tables", type=FOLDER, required=True, help="Folder of tables to publish.")
+@click.option("--config", type=FILE, required=True, help="The configuration they came from.")
+@click.option("--output", type=FOLDER, required=True, help="Folder to write, published/<scale>.")
+def publish(tables: Path, config: Path, output: Path) -> None:
+    """Copy a scale's tables, thinned, into a folder with a SHA-256 manifest."""
+    from lowrank.study.publish import publish as publish_tables
+
+    publish_tables(tables, config, output)
+
+
+@main.command()
+@click.option("--scale", default="laptop", show_default=True, help="Reads config/<scale>.yaml.")
+@click.option("--config", type=FILE, help="A configuration file, instead of a scale.")
+@click.option("--published", type=FOLDER, help="Tables whose measured speed is used.")
+@click.option("--peak", type=float, help="Peak FLOPs a second of your device, e.g. 989e12.")
+@click.option("--utilisation", default=0.35, show_default=True, help="Share of the peak reached.")
+@click.option("--output", type=FILE, help="Also write the plan as CSV.")
+def plan(
+    scale: str,
+    config: Path | None,
+    published: Path | None,
+    peak: float | None,
+    utilisation: float,
+    output: Path | None,
+) -> None:
+    """Print cells, parameters, FLOPs, time and memory before anything is launched."""
+    from lowrank.study.config import load
+    from lowrank.study.plan import make_plan, measured_speed, show
+
+    settings = load(config or Path("config") / f"{scale}.yaml")
+    speed = peak * utilisation if peak else measured_speed(published or Path("published"))
+    table = make_plan(settings, speed)
+    click.echo(show(table))
+    if output:
+        table.to_csv(output, index=False)
+
+
+@main.command()
+@click.option("--output", type=FOLDER, default="config", show_default=True, help="Folder to write.")
+@click.option("--check", is_flag=True, help="Only say if the files are out of date (status 1).")
+def reference(output: Path, check: bool) -> None:
+    """Write config/README.md and the JSON schema from the typed configuration."""
+    from lowrank.study.reference import write_reference
+
+    stale = write_reference(output, check)
+    if stale:
+        click.echo(f"Out of date: {', '.join(map(str, stale))}; run lowrank reference.", err=True)
+        sys.exit(1)

@@ -1,0 +1,109 @@
+"""The configuration's reference, written from its types: `config/README.md` and the JSON schema."""
+
+from __future__ import annotations
+
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from lowrank.data.images_spec import ImageSpec
+from lowrank.data.spec import TextSpec
+from lowrank.study import config
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "Top level": config.Config,
+    "tracks.<track>": config.TrackConfig,
+    "data (text)": TextSpec,
+    "data (images)": ImageSpec,
+    "model": config.ModelSpec,
+    "training": config.TrainingSpec,
+    "factors": config.FactorSpec,
+    "factors.decay": config.DecaySpec,
+    "evaluation": config.EvaluationSpec,
+    "sweep": config.SweepSpec,
+    "studies": config.Studies,
+    "studies.initialisation": config.InitialisationStudy,
+    "studies.decay": config.DecayStudy,
+    "studies.pretraining": config.PretrainingStudy,
+    "studies.scaling": config.ScalingStudy,
+    "studies.layers": config.LayersStudy,
+    "studies.interpolation": config.InterpolationStudy,
+    "studies.posthoc": config.PostHocStudy,
+}
+
+INTRODUCTION = """# Configuration
+
+A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `gpu.yaml` and
+`paper.yaml`. `snakemake --config scale=gpu` picks one; `--configfile mine.yaml` takes any other file;
+`--config key=value` overrides a top-level key. An unknown key is refused with the nearest known one.
+`claims.yaml` holds the paper's claims, how each is tested, and the margins.
+
+This page and `schema.json` are written by `lowrank reference` from the typed configuration in
+`src/lowrank/study/config.py`.
+"""
+
+
+def write_reference(folder: Path, check: bool = False) -> list[Path]:
+    """Write both files; with `check`, only return those that are not up to date."""
+    schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
+    wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
+    stale = [path for path, text in wanted.items() if not _says(path, text)]
+    if check:
+        return stale
+    for path in stale:
+        path.write_text(wanted[path])
+    return []
+
+
+def _says(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text() == text
+
+
+def _page() -> str:
+    parts = [INTRODUCTION]
+    for title, model in SECTIONS.items():
+        doc = (model.__doc__ or "").strip().split("\n\n")[0]
+        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            cells = (f"`{name}`", _type(field.annotation), _default(field), field.description or "")
+            rows.append("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |")
+        parts.append(f"## {title}\n\n{doc}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _type(annotation: Any) -> str:
+    """An annotation in words a reader of YAML knows."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is not Ellipsis:
+            return "two " + _type(arguments[0]) + "s"
+        return "list of " + _type(arguments[0])
+    if origin is dict:
+        return f"mapping to {_type(arguments[1])}"
+    if arguments:
+        named = [_type(a) for a in arguments if a is not type(None)]
+        return " or ".join(named) + (" or null" if type(None) in arguments else "")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )
+
+
+def _default(field: Any) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    value = field.default
+    if isinstance(value, BaseModel):
+        return "the section's defaults"
+    if isinstance(value, tuple):
+        value = list(value)
+    return f"`{json.dumps(value)}`"
