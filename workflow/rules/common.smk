@@ -30,9 +30,7 @@ except LowrankError as error:
 RESULTS = f"results/{CONFIG.scale}"
 TRACKS = list(CONFIG.tracks)
 PUBLISHED = f"published/{CONFIG.scale}"
-PUBLISHED_FILES = []
-if CONFIG.results_from == "published":
-    PUBLISHED_FILES = [f"{PUBLISHED}/manifest.json"]
+PUBLISHED_FILES = [f"{PUBLISHED}/manifest.json"] if CONFIG.results_from == "published" else []
 CELL_TABLES = ["runs", "history", "layers", "spectra"]
 
 
@@ -127,19 +125,22 @@ def with_study(study):
     return [track for track in TRACKS if getattr(CONFIG.tracks[track].studies, study)]
 
 
-if CONFIG.results_from == "train":
-    INTERPOLATED, TRUNCATED = with_study("interpolation"), with_study("posthoc")
-    BASELINES = [track for track in TRACKS if track == "language"]
-else:
-    INTERPOLATED, TRUNCATED, BASELINES = [], [], []
-
-# The tables of a scale, and which jobs each is collected from.
-COLLECTED = {
-    "interpolation": expand(f"{RESULTS}/interpolation/{{track}}.parquet", track=INTERPOLATED),
-    "barriers": expand(f"{RESULTS}/barriers/{{track}}.parquet", track=INTERPOLATED),
-    "posthoc": expand(f"{RESULTS}/posthoc/{{track}}.parquet", track=TRUNCATED),
-    "baselines": expand(f"{RESULTS}/baselines/{{track}}.parquet", track=BASELINES),
+# Tables that only some tracks contribute to, and those tracks.
+CONTRIBUTORS = {
+    "interpolation": with_study("interpolation"),
+    "barriers": with_study("interpolation"),
+    "posthoc": with_study("posthoc"),
+    "baselines": [track for track in TRACKS if track == "language"],
 }
-TABLE_NAMES = [*CELL_TABLES, "rates", "contrasts"]
-TABLE_NAMES += [name for name, paths in COLLECTED.items() if paths]
-TABLES = expand(f"{RESULTS}/tables/{{table}}.parquet", table=TABLE_NAMES)
+CONTRIBUTORS = {name: tracks for name, tracks in CONTRIBUTORS.items() if tracks}
+COLLECTED = [
+    (name, f"{RESULTS}/{name}/{track}.parquet")
+    for name, tracks in CONTRIBUTORS.items()
+    for track in tracks
+    if CONFIG.results_from == "train"
+]
+GATHERED = expand(
+    f"{RESULTS}/tables/{{table}}.parquet",
+    table=[*CELL_TABLES, "rates", "contrasts", *CONTRIBUTORS],
+)
+TABLES = [*GATHERED, f"{RESULTS}/tables/claims.parquet"]

@@ -90,15 +90,15 @@ rule collect_tables:
         ),
         rates=rate_files(*TRAINED),
         config=f"{RESULTS}/specs/config.json",
-        others=[path for paths in COLLECTED.values() for path in paths],
+        others=[path for _, path in COLLECTED],
         published=PUBLISHED_FILES,
     output:
-        TABLES,
+        GATHERED,
     params:
         cells=[f"--cell {RESULTS}/cells/{name}" for name in TRAINED],
         evaluations=lambda wildcards, input: [f"--evaluation {path}" for path in input.evaluations],
         rates=lambda wildcards, input: [f"--rates {path}" for path in input.rates],
-        others=[f"--other {name}={p}" for name, paths in COLLECTED.items() for p in paths],
+        others=[f"--other {name}={path}" for name, path in COLLECTED],
         published=f"--published {PUBLISHED}" if PUBLISHED_FILES else "",
         output=f"{RESULTS}/tables",
     log:
@@ -108,3 +108,39 @@ rule collect_tables:
     shell:
         "lowrank tables --config {input.config} {params.cells} {params.evaluations} {params.rates}"
         " {params.others} {params.published} --output {params.output} 2>&1 | tee {log}"
+
+
+# Judge the paper's claims by the ledger's margins.
+rule judge_claims:
+    input:
+        tables=GATHERED,
+        ledger="config/claims.yaml",
+        config=f"{RESULTS}/specs/config.json",
+    output:
+        f"{RESULTS}/tables/claims.parquet",
+    params:
+        tables=f"{RESULTS}/tables",
+    log:
+        f"{RESULTS}/logs/judge_claims.log",
+    message:
+        "Judging the claims"
+    shell:
+        "lowrank claims --config {input.config} --ledger {input.ledger} --tables {params.tables}"
+        " --output {output} 2>&1 | tee {log}"
+
+
+# Write published/<scale>: the tables, thinned, with a SHA-256 manifest. Asked for by name only.
+rule publish:
+    input:
+        tables=TABLES,
+        config=f"{RESULTS}/specs/config.json",
+    params:
+        tables=f"{RESULTS}/tables",
+        output=f"published/{CONFIG.scale}",
+    log:
+        f"{RESULTS}/logs/publish.log",
+    message:
+        "Publishing the tables of {CONFIG.scale}"
+    shell:
+        "lowrank publish --tables {params.tables} --config {input.config}"
+        " --output {params.output} 2>&1 | tee {log}"

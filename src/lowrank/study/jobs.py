@@ -14,6 +14,7 @@ from lowrank.errors import LowrankError
 from lowrank.files import read_json, sha256, write_json, write_table
 from lowrank.study.config import EvaluationSpec
 from lowrank.study.spec import Cell, RunSpec, SweepGroup
+from lowrank.study.tables import concat
 from lowrank.train.build import choose_device
 from lowrank.train.run import TABLES, FinishedRun, ensure_run
 from lowrank.train.task import make_task
@@ -106,12 +107,6 @@ def train(
             parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
     for name, tables in parts.items():
         write_table(output / f"{name}.parquet", concat(tables))
-
-
-def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables one below the other; an empty one, or a column of nulls, leaves the types alone."""
-    kept = [table.dropna(axis=1, how="all") for table in tables if len(table)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
 
 
 def _finished(

@@ -7,7 +7,7 @@ shows in seconds and a model of any size fits.
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ def _shape(track: TrackConfig) -> tuple[int, int]:
     if isinstance(data, TextSpec):
         return (PRETRAINED_VOCABULARY if data.tokenizer else data.vocabulary), 0
     assert isinstance(data, ImageSpec)
-    classes, side = (10, 8) if data.source == "embedded" else HUB_CLASSES.get(data.path or "", (0, 0))
+    classes, side = (
+        (10, 8) if data.source == "embedded" else HUB_CLASSES.get(data.path or "", (0, 0))
+    )
     side = track.training.crop or data.size or side
     if not classes or not side:
         raise LowrankError(
@@ -100,7 +102,7 @@ def _shape(track: TrackConfig) -> tuple[int, int]:
     return classes, side
 
 
-@lru_cache(maxsize=None)
+@cache
 def _measure(
     spec: ModelSpec, factor: FactorSpec | None, shape: tuple[int, int]
 ) -> tuple[int, int, int | None, int | None]:

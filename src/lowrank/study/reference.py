@@ -70,7 +70,9 @@ def _page() -> str:
         rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in model.model_fields.items():
             cells = (f"`{name}`", _type(field.annotation), _default(field), field.description or "")
-            rows.append("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |")
+            rows.append(
+                "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
+            )
         parts.append(f"## {title}\n\n{doc}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 

@@ -14,7 +14,7 @@ from lowrank.errors import LowrankError
 from lowrank.files import read_json, read_table, write_table
 from lowrank.study.config import Config
 from lowrank.study.contrasts import contrasts
-from lowrank.study.jobs import concat
+from lowrank.study.publish import load as load_published
 from lowrank.study.stats import paired_contrasts
 
 PER_CELL = ("runs", "history", "layers", "spectra")
@@ -104,7 +104,9 @@ def collect(
     for name, paths in others.items():
         tables[name] = concat(read_table(path) for path in paths)
     if published is not None:
-        tables = {name: _over(published, name, table) for name, table in tables.items()}
+        ground = load_published(published)
+        ground.pop("claims", None)
+        tables = {name: over(ground.get(name), tables.get(name)) for name in {**tables, **ground}}
     runs = tables["runs"]
     if not len(runs):
         raise LowrankError("There is no run to make tables of: train or publish some first.")
@@ -114,16 +116,19 @@ def collect(
         write_table(output / f"{name}.parquet", table)
 
 
-def _over(published: Path, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """A published table with the rows of freshly made cells in place of its own."""
-    path = published / f"{name}.parquet"
-    if not path.is_file():
-        return table
-    ground = read_table(path)
-    if not len(table):
-        return ground
-    key = "cell" if "cell" in ground else "track"
-    return concat([ground[~ground[key].isin(table[key].unique())], table])
+def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other; an empty one, or a column of nulls, leaves the types alone."""
+    kept = [table.dropna(axis=1, how="all") for table in tables if len(table)]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+
+
+def over(ground: pd.DataFrame | None, fresh: pd.DataFrame | None) -> pd.DataFrame:
+    """A published table with the rows of freshly made cells in the place of its own."""
+    tables = [table for table in (ground, fresh) if table is not None and len(table)]
+    if len(tables) < 2:
+        return concat(tables)
+    key = "cell" if "cell" in tables[0] else "group"
+    return concat([tables[0][~tables[0][key].isin(tables[1][key].unique())], tables[1]])
 
 
 def _rates(paths: Iterable[Path]) -> pd.DataFrame:
