@@ -252,7 +252,9 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     settings = load(config)
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
     tables.pop("claims", None)
-    decays = {name: decay_name(track.factors.decay) for name, track in settings.tracks.items()}
+    decays: dict[str, str] = {
+        name: decay_name(track.factors.decay) for name, track in settings.tracks.items()
+    }
     verdicts = judge(load_ledger(ledger), tables, scale=settings.scale, default_decay=decays)
     write_table(output, verdicts)
 
@@ -306,3 +308,22 @@ def reference(output: Path, check: bool) -> None:
     if stale:
         click.echo(f"Out of date: {', '.join(map(str, stale))}; run lowrank reference.", err=True)
         sys.exit(1)
+
+
+@main.command()
+@click.argument("specs", type=FILE, nargs=-1, required=True)
+@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
+@click.option("--data", type=FOLDER, required=True, help="Prepared data folder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--rounds", default=5, show_default=True, help="Turns each model takes.")
+@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
+def speed(
+    specs: tuple[Path, ...], rates: Path, data: Path, device: str, rounds: int, output: Path
+) -> None:
+    """Time training steps of the cells with these SPECS, taking turns."""
+    from lowrank.files import write_table
+    from lowrank.study.spec import Cell
+    from lowrank.study.speed import measure_speed
+
+    cells = [_spec(path, Cell) for path in specs]
+    write_table(output, measure_speed(cells, rates, data, device, rounds))

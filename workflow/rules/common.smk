@@ -6,7 +6,7 @@ import yaml
 from lowrank.errors import LowrankError
 from lowrank.files import write_json
 from lowrank.study import config as settings
-from lowrank.study.grid import arm_name, interpolation_arms
+from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
 
 
@@ -30,7 +30,9 @@ except LowrankError as error:
 RESULTS = f"results/{CONFIG.scale}"
 TRACKS = list(CONFIG.tracks)
 PUBLISHED = f"published/{CONFIG.scale}"
-PUBLISHED_FILES = [f"{PUBLISHED}/manifest.json"] if CONFIG.results_from == "published" else []
+PUBLISHED_FILES = (
+    [f"{PUBLISHED}/manifest.json"] if CONFIG.results_from == "published" else []
+)
 CELL_TABLES = ["runs", "history", "layers", "spectra"]
 
 
@@ -63,10 +65,16 @@ def write_specs():
         write_json(f"{RESULTS}/specs/sweeps/{name}.json", sweep.model_dump(mode="json"))
     for name, track in CONFIG.tracks.items():
         sections = {"data": track.data, "factors": track.factors}
-        sections |= {"interpolation": track.studies.interpolation, "posthoc": track.studies.posthoc}
+        sections |= {
+            "interpolation": track.studies.interpolation,
+            "posthoc": track.studies.posthoc,
+        }
         for section, value in sections.items():
             if value is not None:
-                write_json(f"{RESULTS}/specs/{section}/{name}.json", value.model_dump(mode="json"))
+                write_json(
+                    f"{RESULTS}/specs/{section}/{name}.json",
+                    value.model_dump(mode="json"),
+                )
     write_json(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))
 
 
@@ -104,11 +112,15 @@ def trunk_tables(name):
 
 def fork_steps(name):
     """The steps at which pre-trained cells fork from this dense cell."""
-    return sorted({cell.fork_step for cell in GRID.cells.values() if cell.trunk == name})
+    return sorted(
+        {cell.fork_step for cell in GRID.cells.values() if cell.trunk == name}
+    )
 
 
 def kept_steps(wildcards):
-    return [f"--keep {step}" for step in fork_steps(f"{wildcards.track}/{wildcards.arm}")]
+    return [
+        f"--keep {step}" for step in fork_steps(f"{wildcards.track}/{wildcards.arm}")
+    ]
 
 
 def trained(track):
@@ -121,6 +133,15 @@ def interpolated(track):
     return [f"{track}/{arm_name(arm, section)}" for arm in interpolation_arms(section)]
 
 
+def timed(track):
+    section = CONFIG.tracks[track]
+    return list(
+        dict.fromkeys(
+            f"{track}/{arm_name(arm, section)}" for arm in timed_arms(section)
+        )
+    )
+
+
 def with_study(study):
     return [track for track in TRACKS if getattr(CONFIG.tracks[track].studies, study)]
 
@@ -131,6 +152,7 @@ CONTRIBUTORS = {
     "barriers": with_study("interpolation"),
     "posthoc": with_study("posthoc"),
     "baselines": [track for track in TRACKS if track == "language"],
+    "speed": [track for track in TRACKS if timed(track)],
 }
 CONTRIBUTORS = {name: tracks for name, tracks in CONTRIBUTORS.items() if tracks}
 COLLECTED = [

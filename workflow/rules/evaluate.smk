@@ -1,16 +1,18 @@
 # Read the test set, once for every run of a track.
 rule evaluate_track:
     input:
-        cells=lambda wildcards: [cell_tables(name)[0] for name in trained(wildcards.track)],
+        cells=lambda wildcards: [
+            cell_tables(name)[0] for name in trained(wildcards.track)
+        ],
         specs=lambda wildcards: [cell_spec(name) for name in trained(wildcards.track)],
         rates=lambda wildcards: rate_files(*trained(wildcards.track)),
     output:
         f"{RESULTS}/evaluations/{{track}}.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate_track/{{track}}.log",
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
-    log:
-        f"{RESULTS}/logs/evaluate_track/{{track}}.log",
     message:
         "Evaluating {wildcards.track}"
     shell:
@@ -21,18 +23,22 @@ rule evaluate_track:
 # Losses on the lines from the dense solution to low-rank ones.
 rule interpolate:
     input:
-        cells=lambda wildcards: [cell_tables(name)[0] for name in interpolated(wildcards.track)],
-        specs=lambda wildcards: [cell_spec(name) for name in interpolated(wildcards.track)],
+        cells=lambda wildcards: [
+            cell_tables(name)[0] for name in interpolated(wildcards.track)
+        ],
+        specs=lambda wildcards: [
+            cell_spec(name) for name in interpolated(wildcards.track)
+        ],
         rates=lambda wildcards: rate_files(*interpolated(wildcards.track)),
         study=f"{RESULTS}/specs/interpolation/{{track}}.json",
     output:
         points=f"{RESULTS}/interpolation/{{track}}.parquet",
         summary=f"{RESULTS}/barriers/{{track}}.parquet",
+    log:
+        f"{RESULTS}/logs/interpolate/{{track}}.log",
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
-    log:
-        f"{RESULTS}/logs/interpolate/{{track}}.log",
     message:
         "Interpolating between solutions of {wildcards.track}"
     shell:
@@ -51,11 +57,11 @@ rule truncate_posthoc:
         factors=f"{RESULTS}/specs/factors/{{track}}.json",
     output:
         f"{RESULTS}/posthoc/{{track}}.parquet",
+    log:
+        f"{RESULTS}/logs/truncate_posthoc/{{track}}.log",
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
-    log:
-        f"{RESULTS}/logs/truncate_posthoc/{{track}}.log",
     message:
         "Truncating the dense models of {wildcards.track}"
     shell:
@@ -70,14 +76,40 @@ rule measure_baselines:
         data=lambda wildcards: prepared(wildcards.track),
     output:
         f"{RESULTS}/baselines/{{track}}.parquet",
-    params:
-        **JOB,
     log:
         f"{RESULTS}/logs/measure_baselines/{{track}}.log",
+    params:
+        **JOB,
     message:
         "Measuring n-gram baselines of {wildcards.track}"
     shell:
         "lowrank baselines --data {params.data} --output {output} 2>&1 | tee {log}"
+
+
+# Time training steps, dense and factorised taking turns. It waits until all is trained and takes every
+# core, because nothing else may run meanwhile.
+rule measure_speed:
+    input:
+        trained=[cell_tables(name)[0] for name in TRAINED],
+        specs=lambda wildcards: [cell_spec(name) for name in timed(wildcards.track)],
+        rates=lambda wildcards: rate_files(*timed(wildcards.track)),
+        data=lambda wildcards: prepared(wildcards.track),
+    output:
+        f"{RESULTS}/speed/{{track}}.parquet",
+    log:
+        f"{RESULTS}/logs/measure_speed/{{track}}.log",
+    threads: workflow.cores
+    resources:
+        gpu=GPUS,
+    params:
+        **JOB,
+        rates=f"{RESULTS}/rates",
+        rounds=5 if CONFIG.scale != "smoke" else 2,
+    message:
+        "Timing training steps of {wildcards.track}"
+    shell:
+        "OMP_NUM_THREADS=1 lowrank speed {input.specs} --rates {params.rates} --data {params.data}"
+        " --device {params.device} --rounds {params.rounds} --output {output} 2>&1 | tee {log}"
 
 
 # Gather every table of the scale; published ones are the ground where results_from says so.
@@ -94,15 +126,17 @@ rule collect_tables:
         published=PUBLISHED_FILES,
     output:
         GATHERED,
+    log:
+        f"{RESULTS}/logs/collect_tables.log",
     params:
         cells=[f"--cell {RESULTS}/cells/{name}" for name in TRAINED],
-        evaluations=lambda wildcards, input: [f"--evaluation {path}" for path in input.evaluations],
+        evaluations=lambda wildcards, input: [
+            f"--evaluation {path}" for path in input.evaluations
+        ],
         rates=lambda wildcards, input: [f"--rates {path}" for path in input.rates],
         others=[f"--other {name}={path}" for name, path in COLLECTED],
         published=f"--published {PUBLISHED}" if PUBLISHED_FILES else "",
         output=f"{RESULTS}/tables",
-    log:
-        f"{RESULTS}/logs/collect_tables.log",
     message:
         "Collecting tables"
     shell:
@@ -118,10 +152,10 @@ rule judge_claims:
         config=f"{RESULTS}/specs/config.json",
     output:
         f"{RESULTS}/tables/claims.parquet",
-    params:
-        tables=f"{RESULTS}/tables",
     log:
         f"{RESULTS}/logs/judge_claims.log",
+    params:
+        tables=f"{RESULTS}/tables",
     message:
         "Judging the claims"
     shell:
@@ -134,11 +168,11 @@ rule publish:
     input:
         tables=TABLES,
         config=f"{RESULTS}/specs/config.json",
+    log:
+        f"{RESULTS}/logs/publish.log",
     params:
         tables=f"{RESULTS}/tables",
         output=f"published/{CONFIG.scale}",
-    log:
-        f"{RESULTS}/logs/publish.log",
     message:
         "Publishing the tables of {CONFIG.scale}"
     shell:

@@ -5,13 +5,13 @@ rule sweep_rate:
         data=lambda wildcards: prepared(wildcards.track),
     output:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
-    params:
-        **JOB,
-        keep=kept_steps,
     log:
         f"{RESULTS}/logs/sweep_rate/{{track}}/{{arm}}.log",
     resources:
         gpu=GPUS,
+    params:
+        **JOB,
+        keep=kept_steps,
     message:
         "Sweeping the learning rate of {wildcards.track}/{wildcards.arm}"
     shell:
@@ -31,14 +31,14 @@ rule train_cell:
         history=f"{RESULTS}/cells/{{track}}/{{arm}}/history.parquet",
         layers=f"{RESULTS}/cells/{{track}}/{{arm}}/layers.parquet",
         spectra=f"{RESULTS}/cells/{{track}}/{{arm}}/spectra.parquet",
-    params:
-        **JOB,
-        rates=f"{RESULTS}/rates",
-        keep=kept_steps,
     log:
         f"{RESULTS}/logs/train_cell/{{track}}/{{arm}}.log",
     resources:
         gpu=GPUS,
+    params:
+        **JOB,
+        rates=f"{RESULTS}/rates",
+        keep=kept_steps,
     message:
         "Training {wildcards.track}/{wildcards.arm}"
     shell:

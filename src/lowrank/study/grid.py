@@ -173,6 +173,15 @@ def posthoc_arms(track: TrackConfig) -> Iterator[Arm]:
         yield Arm(factors=_factors(track, rank_fraction=rank))
 
 
+def timed_arms(track: TrackConfig) -> Iterator[Arm]:
+    """The arms whose steps cost differently: dense and low-rank at each rank and width trained."""
+    arms = [*initialisation_arms(track), *scaling_arms(track)]
+    for arm in arms:
+        plain = arm.factors is None or arm.factors.init == track.factors.init
+        if plain and arm.pretraining is None:
+            yield arm
+
+
 STUDIES = {
     "initialisation": initialisation_arms,
     "decay": decay_arms,

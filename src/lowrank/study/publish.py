@@ -25,7 +25,7 @@ from lowrank.files import (
 
 TABLES = (
     *("runs", "history", "layers", "spectra", "rates"),
-    *("interpolation", "barriers", "posthoc", "baselines", "contrasts", "claims"),
+    *("interpolation", "barriers", "posthoc", "baselines", "speed", "contrasts", "claims"),
 )
 HISTORY_POINTS = 12
 """Logged steps kept of each run's history, the last among them."""
