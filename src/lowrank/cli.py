@@ -6,7 +6,9 @@ is said in one sentence with exit status 2.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,21 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Commands(click.Group):
-    """A click group that turns a LowrankError into its sentence and exit status 2."""
+    """A click group that turns a LowrankError into its sentence and exit status 2, and SIGTERM into
+    an exit that removes temporary files."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except LowrankError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(2)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,19 +45,22 @@ def main() -> None:
 
 
 def _spec(path: Path, kind: Any) -> Any:
-    """A spec file the workflow wrote, validated."""
+    """A spec file the workflow wrote, validated; one of a cell or sweep lies at a path that ends in
+    the name it gives."""
     from pydantic import ValidationError
 
-    from lowrank.files import read_json
+    from lowrank.files import damaged, read_sealed
 
     try:
-        return kind.model_validate(read_json(path))
+        spec = kind.model_validate(read_sealed(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise LowrankError(
-            f"{path} is damaged ({where}: {first['msg']}): delete it and run again."
-        ) from None
+        raise damaged(path, f"{where}: {first['msg']}") from None
+    name = getattr(spec, "name", None) if "track" in kind.model_fields else None
+    if name is not None and not path.absolute().as_posix().endswith(f"/{name}.json"):
+        raise damaged(path, f"it describes {name}")
+    return spec
 
 
 def _common(command: Any) -> Any:
@@ -68,9 +80,9 @@ def prepare(spec: Path, output: Path) -> None:
     """Tokenise text or decode images into a prepared data folder."""
     from lowrank.data.images_spec import ImageSpec
     from lowrank.data.spec import TextSpec
-    from lowrank.files import read_json
+    from lowrank.files import read_sealed
 
-    if read_json(spec).get("kind") == "text":
+    if read_sealed(spec).get("kind") == "text":
         from lowrank.data.text import prepare_text
 
         prepare_text(_spec(spec, TextSpec), output)

@@ -6,6 +6,10 @@ carry a manifest of SHA-256 sums by which damage is found and named.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -13,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,42 +27,104 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.json"
+PART = ".part"
+SEAL = "seal"
+"""Key of a JSON file, and of a table's metadata, under which the digest of all the rest stands."""
+
+
+@contextmanager
+def scratch(path: Path | str) -> Iterator[Path]:
+    """Yield a new folder `.<name>.<random>.part` beside `path`; it is removed at the end.
+
+    Its owner holds a lock on it, which the system drops when the owner dies, however it dies. So
+    folders of that name that nobody holds are what a killed process left, and are removed first.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        folder, lock = _held_folder(path)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _held_folder(path: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
+        lock = -1
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: leftovers will stay
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another process may have taken the folder for a leftover before it was locked.
+            if folder.is_dir():
+                return folder, lock
+        if lock >= 0:
+            os.close(lock)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary folders of killed processes that were to become `folder/name`."""
+    pattern = f".{name if name == '*' else glob.escape(name)}.*{PART}"
+    for entry in list(folder.glob(pattern)):
+        try:
+            lock = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(entry, ignore_errors=True)
+        except OSError:
+            pass  # its owner lives
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into one sentence."""
+    try:
+        yield
+    except LowrankError:
+        raise
+    except Exception as error:
+        # Libraries in Rust raise their own exceptions, which end in "(os error 28)".
+        text = " ".join(str(error).split())
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or f"(os error {errno.ENOSPC})" in text:
+            raise LowrankError(
+                f"Could not write {path}: the disk is full; free some space and run again, what is "
+                "finished is kept."
+            ) from error
+        if isinstance(error, OSError):
+            reason = error.strerror or text
+            raise LowrankError(f"Could not write {path}: {reason}.") from error
+        raise
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed."""
+    """Yield a temporary path of the same name; on success it replaces `path`, else it is removed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise LowrankError(f"Could not write {path}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with scratch(path) as folder, _writing(path):
+        yield folder / path.name
+        os.replace(folder / path.name, path)
 
 
 @contextmanager
 def atomic_dir(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it replaces `path`, on failure it is removed."""
+    """Yield a temporary folder of the same name; on success it replaces `path`, else it is removed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
+    with scratch(path) as folder, _writing(path):
+        new = folder / path.name
+        new.mkdir()
+        yield new
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise LowrankError(f"Could not write {path}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.rename(path, folder / "replaced")
+        os.replace(new, path)
 
 
 def sha256(path: Path | str) -> str:
@@ -72,9 +139,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: Path | str, value: Any, *, allow_nan: bool = False) -> None:
     """Write a value as indented JSON, atomically; a file that already says so is left untouched."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(value, indent=2, allow_nan=allow_nan) + "\n"
     if Path(path).is_file() and Path(path).read_text(errors="replace") == text:
         return
     with atomic(path) as temporary:
@@ -87,49 +154,118 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LowrankError(f"{path} is damaged ({error}): delete it and run again.") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+    except OSError as error:
+        raise LowrankError(f"Could not read {path}: {error.strerror or error}.") from None
+
+
+def damaged(path: Path | str, reason: object, remove: Path | str | None = None) -> LowrankError:
+    """The error for a file that is not what was written; `remove` (its own path if None) is what to
+    delete so that it is made again."""
+    text = " ".join(str(reason).split()).rstrip(".")
+    return LowrankError(f"{path} is damaged ({text}): delete {remove or path} and run again.")
+
+
+def write_sealed(path: Path | str, values: dict[str, Any]) -> None:
+    """Write a JSON object with the digest of its contents and place (file and folder name)."""
+    write_json(path, {**values, SEAL: digest([_place(path), values])})
+
+
+def read_sealed(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object and check it against its digest, which is left out of the result.
+
+    One without a digest, such as a person writes, is taken as it is.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise damaged(path, "it holds no JSON object")
+    seal = values.pop(SEAL, None)
+    if seal is not None and seal != digest([_place(path), values]):
+        raise damaged(path, "it is not what was written there")
+    return values
+
+
+def _place(path: Path | str) -> list[str]:
+    return list(Path(path).absolute().parts[-2:])
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
-    """Write a table as parquet, atomically, without its index."""
+    """Write a table as parquet, atomically, without its index and with a digest of its contents."""
+    import pyarrow
+    import pyarrow.parquet
+
+    arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
+    seal = _table_digest(arrow.to_pandas())
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), SEAL: seal})
     with atomic(path) as temporary:
-        table.to_parquet(temporary, index=False)
+        pyarrow.parquet.write_table(arrow, temporary, write_page_checksum=True)
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
     """Read a parquet table; a missing or damaged one is a LowrankError that names it."""
-    import pandas as pd
-    import pyarrow
+    import pyarrow.parquet
 
     try:
-        return pd.read_parquet(path)
+        arrow = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        table = arrow.to_pandas()
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise LowrankError(f"{path} is damaged ({error}): delete it and run again.") from None
+    except Exception as error:  # pyarrow's own, and pandas' about what a damaged footer says
+        raise damaged(path, error) from None
+    seal = (arrow.schema.metadata or {}).get(SEAL.encode())
+    if seal is not None and seal.decode(errors="replace") != _table_digest(table):
+        raise damaged(path, "it is not what was written")
+    return table
+
+
+def _table_digest(table: pd.DataFrame) -> str:
+    import pandas as pd
+
+    columns = json.dumps([[str(name), str(kind)] for name, kind in table.dtypes.items()])
+    rows = pd.util.hash_pandas_object(table, index=False) if len(table.columns) else pd.Series()
+    return hashlib.sha256(columns.encode() + rows.to_numpy().tobytes()).hexdigest()
 
 
 def write_manifest(folder: Path | str, names: Iterable[str], **facts: Any) -> dict[str, Any]:
     """Write `folder/manifest.json`: the given facts and the SHA-256 of every named file."""
     folder = Path(folder)
     manifest = {**facts, "files": {name: sha256(folder / name) for name in sorted(names)}}
+    manifest[SEAL] = digest(manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
 def check_manifest(folder: Path | str) -> dict[str, Any]:
-    """Read `folder/manifest.json` and check every file it names; damage is named, never used."""
+    """Read `folder/manifest.json` and check every file it names; damage is named, never used.
+
+    A file that this process has checked before is read again only if it has been written since.
+    """
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST)
+    if not (folder / MANIFEST).is_file():
+        raise LowrankError(f"{folder / MANIFEST} is missing: delete {folder} and run again.")
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except LowrankError:
+        raise damaged(folder / MANIFEST, "it is no JSON", folder) from None
+    seal = manifest.pop(SEAL, None) if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise LowrankError(f"{folder / MANIFEST} is damaged: delete {folder} and run again.")
+        raise damaged(folder / MANIFEST, "it names no files", folder)
+    if seal is not None and seal != digest(manifest):
+        raise damaged(folder / MANIFEST, "it is not what was written", folder)
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             raise LowrankError(f"{path} is missing: delete {folder} and run again.")
-        if sha256(path) != expected:
+        status = path.stat()
+        written = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if _checked_sha256(path.absolute(), written) != expected:
             raise LowrankError(
                 f"{path} does not match its manifest (SHA-256): delete {folder} and run again."
             )
     return manifest
+
+
+@lru_cache(maxsize=4096)
+def _checked_sha256(path: Path, written: tuple[int, ...]) -> str:
+    return sha256(path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 from lowrank.errors import LowrankError
-from lowrank.files import write_json
+from lowrank.files import write_sealed
 from lowrank.study import config as settings
 from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
@@ -60,9 +60,11 @@ def write_specs():
     """One small file for each job's part of the configuration; one that says so already is left
     alone, so a job is run again when its own part changes and not otherwise."""
     for name, cell in GRID.cells.items():
-        write_json(f"{RESULTS}/specs/cells/{name}.json", cell.model_dump(mode="json"))
+        write_sealed(f"{RESULTS}/specs/cells/{name}.json", cell.model_dump(mode="json"))
     for name, sweep in GRID.sweeps.items():
-        write_json(f"{RESULTS}/specs/sweeps/{name}.json", sweep.model_dump(mode="json"))
+        write_sealed(
+            f"{RESULTS}/specs/sweeps/{name}.json", sweep.model_dump(mode="json")
+        )
     for name, track in CONFIG.tracks.items():
         sections = {"data": track.data, "factors": track.factors}
         sections |= {
@@ -71,11 +73,11 @@ def write_specs():
         }
         for section, value in sections.items():
             if value is not None:
-                write_json(
+                write_sealed(
                     f"{RESULTS}/specs/{section}/{name}.json",
                     value.model_dump(mode="json"),
                 )
-    write_json(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))
+    write_sealed(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))
 
 
 write_specs()

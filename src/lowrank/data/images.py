@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from lowrank.data.image_sources import Rows, read_rows
 from lowrank.data.images_spec import ImageSpec
 from lowrank.errors import LowrankError, unknown
-from lowrank.files import MANIFEST, atomic_dir, check_manifest, digest, read_json, write_manifest
+from lowrank.files import (
+    MANIFEST,
+    atomic_dir,
+    check_manifest,
+    digest,
+    read_json,
+    scratch,
+    write_manifest,
+)
 from lowrank.progress import Progress
 
 if TYPE_CHECKING:
@@ -47,13 +55,12 @@ def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
     own cache (HF_HOME), so that a broken download need not start again.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_dir(folder) as target,
-        tempfile.TemporaryDirectory(prefix=".datasets-", dir=folder.parent) as cache,
+        scratch(folder) as cache,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        rows, classes = read_rows(spec, cache)
+        rows, classes = read_rows(spec, str(cache))
         writer = _Writer(spec, target, pool)
         for name in SPLITS:
             writer.write(name, rows[name])
@@ -89,7 +96,7 @@ class _Writer:
     def write(self, name: str, rows: Rows) -> None:
         """Write one split; the first image of the first split decides shape and channels."""
         path = self.folder / f"images-{name}.npy"
-        images: NDArray[np.uint8] | None = None
+        images: Any = None
         labels, kept = np.empty(len(rows), np.int64), 0
         moments: Any = 0
         for row, pixels, sums in self._decoded(name, rows):
@@ -97,7 +104,7 @@ class _Writer:
                 if not self.shape:
                     self.shape = pixels.shape
                     self.mode = "L" if pixels.shape[2] == 1 else "RGB"
-                images = open_memmap(path, "w+", np.uint8, (len(rows), *self.shape))
+                images = _new_array(path, (len(rows), *self.shape))
             if pixels.shape != self.shape:
                 raise LowrankError(
                     f"Image {rows.numbers[row]} of {rows.origin} has {pixels.shape[0]} x "
@@ -111,7 +118,7 @@ class _Writer:
             raise LowrankError(
                 f"Not one of the {len(rows)} images of {rows.origin} can be decoded."
             )
-        images.flush()  # type: ignore[attr-defined]
+        images.flush()
         if kept < len(rows):
             _shorten(path, kept)
         np.save(self.folder / f"labels-{name}.npy", labels[:kept])
@@ -184,10 +191,24 @@ def _undecodable(rows: Rows, row: int, value: Any, error: Exception) -> LowrankE
     )
 
 
+def _new_array(path: Path, shape: tuple[int, ...]) -> Any:
+    """An array on disk whose room is taken at once: a full disk is an OSError now, instead of a
+    bus error at some later write to a page that has no room."""
+    array = open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can
+                    raise
+    return array
+
+
 def _shorten(path: Path, count: int) -> None:
     """Keep the first `count` images of an array on disk, a chunk at a time."""
     long = np.load(path, mmap_mode="r")
-    short = open_memmap(path.with_suffix(".short"), "w+", np.uint8, (count, *long.shape[1:]))
+    short = _new_array(path.with_suffix(".short"), (count, *long.shape[1:]))
     for start in range(0, count, CHUNK):
         stop = min(start + CHUNK, count)
         short[start:stop] = long[start:stop]

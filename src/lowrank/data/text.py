@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,14 @@ from numpy.typing import NDArray
 from lowrank.data import embedded, sources
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
-from lowrank.files import atomic_dir, check_manifest, digest, sha256, write_manifest
+from lowrank.files import (
+    atomic_dir,
+    check_manifest,
+    digest,
+    scratch,
+    sha256,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -55,11 +61,8 @@ def prepare_text(
         corpus = embedded.documents(max_characters=spec.max_characters, workers=workers)
         return {"train": corpus}, {"kind": "embedded", "versions": embedded.versions()}
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}.", suffix=".part", dir=folder.parent
-        ) as temporary,
+        scratch(folder) as temporary,
         text_tokens.tokenizer_threads(workers),
         atomic_dir(folder) as new,
     ):

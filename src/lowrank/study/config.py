@@ -23,6 +23,7 @@ from pydantic import (
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError, unknown
+from lowrank.files import read_sealed
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -398,5 +399,6 @@ def read_yaml(path: Path | str) -> Any:
 
 
 def load(path: Path | str) -> Config:
-    """Read and validate a configuration file."""
-    return parse(read_yaml(path), str(path))
+    """Read and validate a configuration file, or the one (JSON) that the workflow wrote."""
+    values = read_sealed(path) if Path(path).suffix == ".json" else read_yaml(path)
+    return parse(values, str(path))

@@ -59,7 +59,14 @@ def interpolate(
         line, facts = _line(study, start, end, data, where)
         points += [{**key, **row} for row in line]
         summary.append({**key, **facts})
-    return pd.DataFrame(points), pd.DataFrame(summary)
+    # Where every line has a diverged end the tables are empty, but they have their columns.
+    return (
+        pd.DataFrame(points, columns=None if points else ["cell", "track", "seed", "t", "loss"]),
+        pd.DataFrame(
+            summary,
+            columns=None if summary else ["cell", "track", "seed", "barrier", "distance"],
+        ),
+    )
 
 
 def _line(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from lowrank.errors import LowrankError
-from lowrank.files import read_json, sha256, write_json, write_table
+from lowrank.files import read_sealed, sha256, write_sealed, write_table
 from lowrank.study.config import EvaluationSpec
+from lowrank.study.rates import read_sweep
 from lowrank.study.spec import Cell, RunSpec, SweepGroup
 from lowrank.study.tables import concat
 from lowrank.train.build import choose_device
@@ -56,7 +57,7 @@ def sweep(
         {"learning_rate": rate, "validation_loss": None if math.isinf(loss) else loss}
         for rate, loss in sorted(losses.items())
     ]
-    write_json(
+    write_sealed(
         output,
         {
             "group": group.name,
@@ -83,7 +84,7 @@ def _beyond(losses: dict[float, float]) -> float | None:
 def read_rates(folder: Path, cells: Iterable[Cell]) -> dict[str, float]:
     """The best learning rate of every sweep group the cells name, from `folder/<group>.json`."""
     groups = {group for cell in cells for group in cell.groups}
-    return {group: read_json(folder / f"{group}.json")["learning_rate"] for group in groups}
+    return {group: read_sweep(folder / f"{group}.json")["learning_rate"] for group in groups}
 
 
 def train(
@@ -148,16 +149,18 @@ def test_metrics(
     key = {"examples": evaluation.test_examples, "manifest": sha256(run.folder / "manifest.json")}
     kept = run.folder / "test.json"
     if kept.is_file():
-        with contextlib.suppress(LowrankError):
-            values = read_json(kept)
-            if values.get("key") == key:
-                return values["metrics"]
+        values = read_sealed(kept)
+        if values.get("key") == key and isinstance(values.get("metrics"), dict):
+            return values["metrics"]
     metrics: dict[str, float | None] = {}
     if not run.result["diverged"]:
         where = choose_device(device)
         task = make_task(run.spec, data, where)
         model = run.model(task.outputs).to(where)
         found = task.evaluate(model, "test", evaluation.test_examples, evaluation.batch)
-        metrics = {f"test_{name}": value for name, value in found.items()}
-    write_json(kept, {"key": key, "metrics": metrics})
+        metrics = {
+            f"test_{name}": value if math.isfinite(value) else None for name, value in found.items()
+        }
+    with FileLock(run.folder / "lock"):  # whoever holds it clears temporary files away
+        write_sealed(kept, {"key": key, "metrics": metrics})
     return metrics

@@ -46,7 +46,8 @@ def posthoc(
             for rank in study.ranks:
                 factor = factors.model_copy(update={"rank_fraction": rank})
                 rows += _truncated(study, factor, method, run, dense, data, where)
-    return pd.DataFrame(rows)
+    keys = ["track", "method", "rank_fraction", "fine_tune_steps", "seed"]
+    return pd.DataFrame(rows, columns=None if rows else keys)  # empty where every run diverged
 
 
 def _truncated(

@@ -18,6 +18,7 @@ from lowrank.files import (
     atomic_dir,
     check_manifest,
     read_json,
+    read_sealed,
     read_table,
     write_json,
     write_manifest,
@@ -43,7 +44,7 @@ def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
                 table = thin(read_table(source)) if name == "history" else read_table(source)
                 table.to_parquet(folder / source.name, index=False, compression="zstd")
                 names.append(source.name)
-        write_json(folder / "config.json", read_json(config))
+        write_json(folder / "config.json", read_sealed(config))
         write_manifest(
             folder,
             [*names, "config.json"],

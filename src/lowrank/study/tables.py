@@ -11,10 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank.errors import LowrankError
-from lowrank.files import read_json, read_table, write_table
+from lowrank.files import read_table, write_table
 from lowrank.study.config import Config
 from lowrank.study.contrasts import contrasts
 from lowrank.study.publish import load as load_published
+from lowrank.study.rates import read_sweep
 from lowrank.study.stats import paired_contrasts
 
 PER_CELL = ("runs", "history", "layers", "spectra")
@@ -135,7 +136,7 @@ def _rates(paths: Iterable[Path]) -> pd.DataFrame:
     """One row a swept rate: its validation loss, whether it was chosen, and if at the edge."""
     rows = []
     for path in paths:
-        sweep = read_json(path)
+        sweep = read_sweep(path)
         for row in sweep["rates"]:
             rows.append(
                 {

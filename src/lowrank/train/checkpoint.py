@@ -18,7 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
-from lowrank.files import atomic, atomic_dir, check_manifest, read_json, write_json, write_manifest
+from lowrank.files import (
+    atomic,
+    atomic_dir,
+    check_manifest,
+    damaged,
+    read_json,
+    write_json,
+    write_manifest,
+)
 
 PATTERN = re.compile(r"(?:checkpoint|fork)-(\d{9})")
 
@@ -61,7 +69,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
     except Exception as error:
-        raise LowrankError(f"{path} is damaged ({error}): delete it and run again.") from None
+        raise damaged(path, error) from None
 
 
 def save(
@@ -75,14 +83,18 @@ def save(
         if torch.cuda.is_available():
             state["random/device"] = torch.cuda.get_rng_state()
         save_file(state, temporary / "optimizer.safetensors")
-        write_json(temporary / "record.json", record)
+        # A loss may well be infinite at a step after which the run goes on.
+        write_json(temporary / "record.json", record, allow_nan=True)
         names = ["model.safetensors", "optimizer.safetensors", "record.json"]
-        write_manifest(temporary, names, step=step)
+        write_manifest(temporary, names, step=step, run=path.parent.name)
 
 
 def load(path: Path, model: nn.Module) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     """Load a checkpoint into the model; returns step, optimiser state and record."""
-    step = int(check_manifest(path)["step"])
+    manifest = check_manifest(path)
+    step, run = int(manifest["step"]), manifest.get("run", path.parent.name)
+    if run != path.parent.name or path.name[-9:] != f"{step:09d}":
+        raise damaged(path, f"it is step {step} of run {run}")
     load_model_tensors(model, load_weights(path / "model.safetensors"), path)
     state = load_weights(path / "optimizer.safetensors")
     torch.set_rng_state(state.pop("random/host"))

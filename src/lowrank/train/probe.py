@@ -30,7 +30,12 @@ def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
 
 @torch.no_grad()
 def singular_values(layer: nn.Module) -> Tensor:
-    """Singular values of the layer's matrix (..., min(m, n) or r), largest first."""
+    """Singular values of the layer's matrix (..., min(m, n) or r), largest first; not-a-numbers of a
+    matrix that is not finite, on which the SVD would fail."""
+    if not all(torch.isfinite(p).all() for p in layer.parameters(recurse=False)):
+        matrix = layer.U if isinstance(layer, Factorized) else matricise(layer)
+        count = matrix.shape[-1] if isinstance(layer, Factorized) else min(matrix.shape[-2:])
+        return torch.full((*matrix.shape[:-2], count), float("nan"))
     if isinstance(layer, Factorized):
         return spectrum.singular_values(layer.U, layer.V)
     return torch.linalg.svdvals(matricise(layer).float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
     training_flops = 3 * examples * (share * dense_flops + (1 - share) * flops)
     cuda = task.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident()
-    return {
+    row = {
         "digest": trainer.folder.name,
         "seed": spec.seed,
         "learning_rate": spec.training.learning_rate,
@@ -60,6 +61,12 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
         "data_digest": task.digest,
         **provenance(task.device),
     }
+    # JSON has no word for what is not finite, and neither has a mean over seeds.
+    return {name: None if _not_finite(value) else value for name, value in row.items()}
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float | None:

@@ -19,8 +19,10 @@ from torch import nn
 
 from lowrank.files import (
     check_manifest,
+    damaged,
     read_json,
     read_table,
+    remove_leftovers,
     write_json,
     write_manifest,
     write_table,
@@ -63,6 +65,15 @@ class FinishedRun:
         return model
 
 
+def checked_run(folder: Path, spec: RunSpec) -> FinishedRun:
+    """A finished run, none of whose files is damaged or another run's."""
+    check_manifest(folder)
+    run = FinishedRun(folder, spec)
+    if run.result["digest"] != folder.name:
+        raise damaged(folder, f"it holds the run {run.result['digest']}")
+    return run
+
+
 def ensure_run(
     spec: RunSpec,
     data: Path,
@@ -73,7 +84,7 @@ def ensure_run(
     keep: Iterable[int] = (),
 ) -> FinishedRun | None:
     """The finished run of a spec, trained as far as it is not; with `until`, train to that step only
-    and leave a checkpoint there (returns None).
+    and leave a checkpoint there (returns None, or the finished run if it diverged before).
 
     `data` is the prepared data folder, `cache` the folder of all runs, `keep` the steps whose
     checkpoints outlive the run because pre-trained runs fork there.
@@ -84,13 +95,16 @@ def ensure_run(
     folder.mkdir(parents=True, exist_ok=True)
     # Cells that share a run may be in progress side by side: the second waits and finds it finished.
     with FileLock(folder / "lock"):
+        remove_leftovers(folder)
         if until is not None and checkpoint.fork_path(folder, until).is_dir():
             return None
         finished = (folder / "manifest.json").is_file()
         if finished and until is None:
-            check_manifest(folder)
+            checkpoint.prune(folder)
+            return checked_run(folder, spec)
+        if finished and checked_run(folder, spec).result["diverged"]:
             return FinishedRun(folder, spec)
-        trainer = _begin(spec, task, folder, data, cache, device)
+        trainer = _begin(spec, task, folder, data, cache, device, until)
         last = spec.training.steps if until is None else until
         name = f"{spec.track} seed {spec.seed} {folder.name[:6]}"
         with Progress(name, last, "steps") as progress:
@@ -102,17 +116,27 @@ def ensure_run(
 
 
 def _begin(
-    spec: RunSpec, task: Task, folder: Path, data: Path, cache: Path, device: str
+    spec: RunSpec,
+    task: Task,
+    folder: Path,
+    data: Path,
+    cache: Path,
+    device: str,
+    until: int | None,
 ) -> Trainer:
-    """A trainer at the run's last checkpoint, at the switch of a pre-trained run, or at step 0."""
+    """A trainer at the run's last checkpoint up to step `until`, at the switch of a pre-trained run,
+    or at step 0."""
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
     trainer = Trainer(spec, task, folder)
     if spec.switch_step:
         trunk = spec.trunk()
-        ensure_run(trunk, data, cache, device, until=spec.switch_step)
+        dense = ensure_run(trunk, data, cache, device, until=spec.switch_step)
+        if dense is not None:
+            trainer.start_diverged(dense.result["diverged_at"])
+            return trainer
         folder = cache / trunk.identity(task.digest)
         trainer.switch(checkpoint.fork_path(folder, spec.switch_step))
-    trainer.resume()
+    trainer.resume(until)
     return trainer
 
 

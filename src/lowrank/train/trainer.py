@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -46,11 +47,14 @@ class Trainer:
         compiles = self.spec.training.compile
         self.forward: nn.Module = torch.compile(self.model) if compiles else self.model  # type: ignore[assignment]
 
-    def resume(self) -> None:
-        """Take up the newest usable checkpoint; a damaged one is named and an older one is used."""
+    def resume(self, until: int | None = None) -> None:
+        """Take up the newest usable checkpoint up to step `until`; a damaged one is named and an older
+        one is used."""
         for step, path in reversed(checkpoint.saved(self.folder)):
             if step <= self.step:
                 return
+            if until is not None and step > until:
+                continue
             try:
                 self.step, state, self.record = checkpoint.load(path, self.model)
             except LowrankError as error:
@@ -72,8 +76,16 @@ class Trainer:
         carry = self.spec.pretraining.moments == "carry"
         self.optimizer.load_state(carry_moments(state, self.model, names, carry))
 
+    def start_diverged(self, step: int) -> None:
+        """Stand where a dense trunk diverged before the switch: there is nothing left to train."""
+        assert self.spec.factors is not None
+        factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
+        self._prepare()
+        self.record["diverged_at"] = step
+
     def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
-        """Train up to step `until`; False if the loss or a gradient stopped being finite.
+        """Train up to step `until`; False if a loss or a gradient stopped being finite. On a CPU the
+        model is then as it was before the step that showed it.
 
         Checkpoints are left at the steps in `forks`, and one at every `checkpoint_every` steps.
         """
@@ -83,6 +95,8 @@ class Trainer:
         validate_at = _points(training.steps, training.validation_points)
         losses = [torch.tensor(loss, device=self.task.device) for loss in self.record["losses"]]
         parts = range(training.accumulation)
+        if "diverged_at" in self.record:
+            return False
         with _Clock(self.record) as clock:
             while self.step < until:
                 rate = learning_rate(self.step, training)
@@ -90,12 +104,15 @@ class Trainer:
                 probing = self.step + 1 in probe_at
                 if probing:
                     before = probe.snapshot(self.model, self.layer_names)
+                statistics = _statistics(self.model)
                 loss, norm = train_step(self.forward, self.task, batches, self.optimizer, rate)
                 self.step += 1
                 losses.append(loss)
                 advance(1)
                 if (self.step in log_at or not loss.is_cuda) and not _finite(losses, norm):
                     self.record["diverged_at"] = self.step
+                    for buffer, value in statistics:
+                        buffer.copy_(value)
                     return False
                 with clock.paused():
                     if self.step in log_at:
@@ -105,6 +122,9 @@ class Trainer:
                         row |= self._validate() if self.step in validate_at else {}
                         self.record["history"].append(row)
                         losses.clear()
+                        if not math.isfinite(row.get("validation_loss", 0.0)):
+                            self.record["diverged_at"] = self.step
+                            return False
                     if probing:
                         rows = probe.measure(self.model, self.layer_names, rate, before)
                         self.record["layers"] += [{"step": self.step, **row} for row in rows]
@@ -149,6 +169,12 @@ class _Clock:
         self.__exit__()
         yield
         self.started = time.perf_counter()
+
+
+def _statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The batch-norm buffers on a CPU, each with a copy: a forward pass that diverges spoils them."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [(b, b.clone()) for norm in norms for b in norm.buffers() if not b.is_cuda]
 
 
 def _finite(losses: list[Tensor], norm: Tensor) -> bool:
