@@ -1,0 +1,107 @@
+"""The configuration: one truth for types, names, reference and shipped files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomllib
+import yaml
+
+from lowrank.errors import LowrankError
+from lowrank.study import config
+from lowrank.study.contrasts import contrasts
+from lowrank.study.grid import expand
+from lowrank.study.reference import SECTIONS, write_reference
+
+ROOT = Path(__file__).parents[2]
+SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem != "claims")
+
+
+@pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
+def test_every_shipped_configuration_expands(path):
+    settings = config.load(path)
+    assert settings.scale == path.stem
+    grid = expand(settings)
+    assert {cell.track for cell in grid.cells.values()} == set(settings.tracks)
+    for cell in grid.cells.values():
+        assert all(group in grid.sweeps for group in cell.groups)
+        assert cell.trunk is None or cell.trunk in grid.cells
+
+
+@pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
+def test_every_contrast_compares_cells_of_the_grid(path):
+    settings = config.load(path)
+    grid = expand(settings)
+    for (track, study), pairs in contrasts(settings).items():
+        for cell, _ in pairs:
+            assert study in grid.cells[cell].studies
+            assert cell.startswith(f"{track}/")
+
+
+def test_arms_that_two_studies_share_are_one_cell():
+    cell = expand(config.load(ROOT / "config/laptop.yaml")).cells["language/spectral-r0.62"]
+    assert {"initialisation", "decay", "scaling", "layers", "posthoc"} <= set(cell.studies)
+
+
+def test_the_reference_is_in_step_with_the_types():
+    assert write_reference(ROOT / "config", check=True) == []
+    documented = set(SECTIONS.values())
+    assert {
+        c for c in config.Strict.__subclasses__() if c.__module__ == config.__name__
+    } <= documented | {config.PretrainingSpec}  # an arm, not a key
+
+
+def test_every_key_is_described_unless_it_is_a_study():
+    for section in SECTIONS.values():
+        if section is not config.Studies:
+            assert all(field.description for field in section.model_fields.values()), section
+
+
+def test_the_names_known_to_the_configuration_are_the_registered_ones():
+    from lowrank.factor.decay import DECAYS
+    from lowrank.factor.init import INITIALISATIONS
+    from lowrank.factor.truncate import TRUNCATIONS
+
+    assert set(INITIALISATIONS) == config.INITIALISATIONS
+    assert set(DECAYS) == config.DECAYS
+    assert set(TRUNCATIONS) == config.TRUNCATIONS
+
+
+def test_conda_and_pip_read_the_same_pins():
+    """environment.yml refers to constraints.txt, which pins every dependency of the project."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip[0] == "-c constraints.txt"
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {name.lower() for name in wanted} <= pinned
+
+
+def test_an_extension_is_part_of_the_digest_of_the_cells_that_use_it(tmp_path):
+    idea = tmp_path / "idea.py"
+    idea.write_text("# first\n")
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values["extensions"] = {"mine": str(idea)}
+    values["tracks"]["language"]["studies"]["initialisation"]["inits"] += ["mine"]
+
+    def identity(name: str) -> str:
+        cell = expand(config.parse(values)).cells[name]
+        return cell.runs({})[0].identity("data")
+
+    mine, other = identity("language/mine-r0.5"), identity("language/he-r0.5")
+    idea.write_text("# second\n")
+    assert identity("language/mine-r0.5") != mine
+    assert identity("language/he-r0.5") == other
+
+
+def test_an_unknown_initialisation_names_the_nearest():
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values["tracks"]["language"]["factors"]["init"] = "spectrl"
+    with pytest.raises(LowrankError, match="did you mean 'spectral'"):
+        expand(config.parse(values))

@@ -1,0 +1,200 @@
+"""The whole pipeline at smoke scale, as a newcomer and a returning user meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from lowrank.study.tables import COLUMNS
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("Snakefile", "workflow", "profiles", "config", "notebooks", "src", "paper")
+
+pytestmark = pytest.mark.pipeline
+
+
+def copy_project(folder: Path) -> Path:
+    """The project's files in a new folder, without results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pdf")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=ignore)
+        elif source.exists():
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str, scale: str = "smoke", status: int = 0) -> str:
+    """Run Snakemake in `folder`; what it printed. The status is asserted."""
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    settings = [] if any("scale=" in a for a in arguments) else ["--config", f"scale={scale}"]
+    if "--config" in arguments and settings:
+        at = arguments.index("--config") + 1
+        arguments, settings = (*arguments[:at], settings[1], *arguments[at:]), []
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, *settings],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == status, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def planned(output: str) -> dict[str, int]:
+    """The jobs of a dry run by rule."""
+    jobs = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\ntotal", output, re.S)
+    rows = jobs[1].splitlines() if jobs else []
+    counts = {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
+    return {name: count for name, count in counts.items() if name not in ("figures", "tables")}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A fresh copy of the project in which every figure has been made at smoke scale."""
+    folder = copy_project(tmp_path_factory.mktemp("pipeline") / "project")
+    snakemake(folder, "figures")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(project):
+    """The same project with its tables published."""
+    snakemake(project, "publish")
+    return project
+
+
+def test_every_figure_has_its_table_and_its_executed_notebook(project):
+    pictures = sorted((project / "figures/smoke").rglob("*.png"))
+    assert {path.stem for path in pictures} >= {"initialisation", "decay", "posthoc", "scaling"}
+    for picture in pictures:
+        for ending in (".pdf", ".csv", ".md", ".tex"):
+            assert picture.with_suffix(ending).stat().st_size > 0
+    executed = project / "results/smoke/notebooks/language/initialisation.ipynb"
+    assert '"output_type"' in executed.read_text()
+
+
+def test_runs_has_a_row_a_run_with_documented_columns(project):
+    runs = pd.read_parquet(project / "results/smoke/tables/runs.parquet")
+    assert set(runs.columns) <= set(COLUMNS)
+    assert not runs.duplicated(["cell", "seed"]).any()
+    assert (runs.groupby("cell")["seed"].nunique() == 2).all()
+    assert runs["data_digest"].notna().all()
+    assert runs["test_loss"].notna().all()
+
+
+def test_nothing_is_done_twice(project):
+    started = time.monotonic()
+    output = snakemake(project, "figures", "-n")
+    assert "Nothing to be done" in output
+    assert time.monotonic() - started < 15  # 4 s where the machine is quiet
+
+
+def test_touching_files_reruns_nothing(project):
+    for path in (project / "results/smoke").rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".bin", ".npy"):
+            path.touch()
+    for path in (project / "src").rglob("*.py"):
+        path.touch()
+    assert "Nothing to be done" in snakemake(project, "figures", "-n")
+
+
+def test_one_cell_reruns_by_its_file(project):
+    target = "results/smoke/cells/language/spectral-r0.5/runs.parquet"
+    output = snakemake(project, "-n", "--forcerun", "train_cell", "--", target)
+    assert planned(output)["train_cell"] <= 1
+
+
+def test_changing_one_cells_configuration_reruns_it_and_its_readers_only(project):
+    """Another fraction of dense steps renames one arm: that cell is new, all others stay."""
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values["tracks"]["language"]["studies"]["pretraining"]["fractions"] = [0.75]
+    values["tracks"]["language"]["studies"]["interpolation"]["fractions"] = []
+    changed = project / "config/changed.yaml"
+    changed.write_text(yaml.safe_dump(values))
+    jobs = planned(
+        snakemake(project, "tables", "-n", "--configfile", str(changed), "--config", "scale=smoke")
+    )
+    # The dense cell leaves a checkpoint at another step; its finished runs are found.
+    assert jobs.get("train_cell", 0) <= 2
+    assert "prepare_data" not in jobs
+    snakemake(project, "tables", "-n")  # writes the specs of the plain configuration again
+
+
+def test_published_tables_render_every_figure_and_train_nothing(published, tmp_path):
+    fresh = copy_project(tmp_path / "fresh")
+    shutil.copytree(published / "published", fresh / "published")
+    jobs = planned(snakemake(fresh, "figures", "-n", "--config", "results_from=published"))
+    assert jobs["render_figure"] > 10
+    assert not {"prepare_data", "train_cell", "sweep_rate", "evaluate_track"} & set(jobs)
+    snakemake(
+        fresh, "figures/smoke/language/initialisation.md", "--config", "results_from=published"
+    )
+    ours = (fresh / "figures/smoke/language/initialisation.md").read_text()
+    assert ours == (published / "figures/smoke/language/initialisation.md").read_text()
+
+
+def test_with_published_results_one_cell_is_retrained_alone(published, tmp_path):
+    fresh = copy_project(tmp_path / "fresh")
+    shutil.copytree(published / "published", fresh / "published")
+    settings = ["results_from=published", "retrain=[small-images/spectral-r0.3]"]
+    output = snakemake(fresh, "tables", "--config", *settings)
+    assert planned(output) == {
+        "prepare_data": 1,
+        "sweep_rate": 1,
+        "train_cell": 1,
+        "evaluate_track": 1,
+        "collect_tables": 1,
+        "judge_claims": 1,
+    }
+    before = pd.read_parquet(published / "results/smoke/tables/runs.parquet")
+    after = pd.read_parquet(fresh / "results/smoke/tables/runs.parquet")
+    assert len(before) == len(after)
+    key = ["cell", "seed", "test_loss"]
+    pd.testing.assert_frame_equal(
+        before[key].sort_values(key, ignore_index=True),
+        after[key].sort_values(key, ignore_index=True),
+    )
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_a_damaged_published_table_is_refused_by_name(damage, published, tmp_path):
+    fresh = copy_project(tmp_path / "fresh")
+    shutil.copytree(published / "published", fresh / "published")
+    table = fresh / "published/smoke/runs.parquet"
+    content = table.read_bytes()
+    if damage == "missing":
+        table.unlink()
+    else:
+        table.write_bytes(
+            content[:-9] if damage == "truncated" else content[:99] + b"!" + content[100:]
+        )
+    output = snakemake(fresh, "tables", "--config", "results_from=published", status=1)
+    assert "published/smoke/runs.parquet" in output
+    assert "Traceback" not in output.split("RuleException")[0]
+
+
+def test_the_manifest_of_published_tables_says_where_they_came_from(published):
+    manifest = json.loads((published / "published/smoke/manifest.json").read_text())
+    assert {"commit", "date", "torch", "device", "data_digests", "files"} <= set(manifest)
+
+
+def test_an_unknown_key_is_one_sentence_with_the_nearest_name(project, tmp_path):
+    output = snakemake(project, "figures", "-n", "--config", "sedes=[1]", status=2)
+    assert "did you mean 'seeds'?" in output
+    assert "Traceback" not in output
