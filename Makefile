@@ -4,7 +4,7 @@ CORES ?= all
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures paper report test lint format bench clean
+.PHONY: figures test lint format showcase clean
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE)
@@ -17,6 +17,11 @@ lint: .venv/ready ## Style and types
 
 format: .venv/ready ## Rewrite the sources in the project's style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflow
+
+showcase: .venv/ready ## The README's pictures and verdicts, from the published tables
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config results_from=published
+	@mkdir -p docs/images && cp $(addprefix figures/laptop/language/,initialisation.png posthoc.png) docs/images/
+	@$(BIN)/lowrank reference
 
 clean: ## Remove results and figures, but not the environment
 	rm -rf results figures/*/ .snakemake

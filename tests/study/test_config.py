@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 
 from lowrank.errors import LowrankError
@@ -44,8 +44,11 @@ def test_arms_that_two_studies_share_are_one_cell():
     assert {"initialisation", "decay", "scaling", "layers", "posthoc"} <= set(cell.studies)
 
 
-def test_the_reference_is_in_step_with_the_types():
-    assert write_reference(ROOT / "config", check=True) == []
+def test_reference_and_readme_are_in_step_with_what_they_are_written_from(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    readme, published = ROOT / "README.md", ROOT / "published/laptop"
+    assert write_reference(ROOT / "config", True, readme, published) == []
+    assert "supported" in readme.read_text()
     documented = set(SECTIONS.values())
     assert {
         c for c in config.Strict.__subclasses__() if c.__module__ == config.__name__

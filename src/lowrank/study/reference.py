@@ -1,4 +1,7 @@
-"""The configuration's reference, written from its types: `config/README.md` and the JSON schema."""
+"""Text that is written from other files: `config/README.md`, the JSON schema, the README's verdicts.
+
+A test holds all three in step with what they are written from.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from pydantic_core import PydanticUndefined
 
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
+from lowrank.files import MANIFEST
 from lowrank.study import config
+from lowrank.study.claims import load as load_ledger
+from lowrank.study.publish import load
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Config,
@@ -35,6 +41,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "studies.posthoc": config.PostHocStudy,
 }
 
+MARKS = ("<!-- verdicts: written by `lowrank reference` -->", "<!-- end of verdicts -->")
+
 INTRODUCTION = """# Configuration
 
 A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `gpu.yaml` and
@@ -47,16 +55,44 @@ This page and `schema.json` are written by `lowrank reference` from the typed co
 """
 
 
-def write_reference(folder: Path, check: bool = False) -> list[Path]:
-    """Write both files; with `check`, only return those that are not up to date."""
+def write_reference(
+    folder: Path, check: bool = False, readme: Path | None = None, published: Path | None = None
+) -> list[Path]:
+    """Write the files; with `check`, only return those that are not up to date.
+
+    The README's verdicts, between two marks, come from the published tables in `published`.
+    """
     schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
     wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
+    if readme is not None and published is not None and (published / MANIFEST).is_file():
+        before, _, rest = readme.read_text().partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        wanted[readme] = f"{before}{MARKS[0]}\n\n{verdicts(published)}\n\n{MARKS[1]}{after}"
     stale = [path for path, text in wanted.items() if not _says(path, text)]
     if check:
         return stale
     for path in stale:
         path.write_text(wanted[path])
     return []
+
+
+def verdicts(published: Path) -> str:
+    """The verdict table of a published scale, a row a claim and a column a track, as Markdown."""
+    tables = load(published)
+    claims = tables["claims"]
+    tracks = [track for track in config.TRACKS if (claims["track"] == track).any()]
+    rows = [f"| claim | {' | '.join(tracks)} | together |", "|---" * (len(tracks) + 2) + "|"]
+    ledger = {claim.id: claim for claim in load_ledger(Path("config/claims.yaml")).claims}
+    for name, group in claims.groupby("claim", sort=False):
+        tests = group[group["level"] == "test"]
+        cells = [
+            ", ".join(dict.fromkeys(tests.loc[tests["track"] == track, "verdict"])) or "-"
+            for track in tracks
+        ]
+        overall = group.loc[group["level"] == "claim", "verdict"].item()
+        statement = " ".join(ledger[str(name)].statement.split()).rstrip(".")
+        rows.append(f"| {statement} | {' | '.join(cells)} | **{overall}** |")
+    return "\n".join(rows)
 
 
 def _says(path: Path, text: str) -> bool:
