@@ -17,6 +17,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -24,6 +26,7 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError, unknown
 from lowrank.files import read_sealed
+from lowrank.study.complaints import complaint, shown
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -33,12 +36,25 @@ INITIALISATIONS = {"he", "he_scaled", "random_spectral", "spectral", "spectral_o
 DECAYS = {"none", "l2", "frobenius"}
 TRUNCATIONS = {"plain", "whitened", "fisher"}
 TRACKS = ("language", "small-images", "large-images")
+LARGEST_SEED = 2**63
+GROUPS = {"gpt2": {"attention", "mlp"}, "wide_resnet": {"conv"}, "resnet": {"conv"}}
+"""The groups of layers that each model family has."""
 
 
 class Strict(BaseModel):
     """Base of every section: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1; a configuration that says so has the wrong key or value."""
+        annotation = str(cls.model_fields[str(info.field_name)].annotation)
+        given = value if isinstance(value, list | tuple) else [value]
+        if "bool" not in annotation and any(isinstance(one, bool) for one in given):
+            raise ValueError(f"{shown(value)} is neither a number nor a name: give one")
+        return value
 
 
 class ModelSpec(Strict):
@@ -72,11 +88,13 @@ class ModelSpec(Strict):
         }[self.family]
         for key in needed:
             if getattr(self, key) is None:
-                raise ValueError(f"{key} is needed for the family {self.family}")
+                raise ValueError(f"{key} is missing: the family {self.family} needs it")
         if self.family == "gpt2" and self.heads and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+            raise ValueError(
+                f"heads: {self.heads} do not divide the width {self.width}: give a divisor of it"
+            )
         if self.family == "wide_resnet" and (self.depth or 0) % 6 != 4:
-            raise ValueError(f"depth {self.depth} is not of the form 6n + 4")
+            raise ValueError(f"depth: {self.depth} must be 6n + 4, such as 10, 16 or 28")
         return self
 
 
@@ -135,6 +153,22 @@ class TrainingSpec(Strict):
         1000, description="Steps between two checkpoints. Does not influence results."
     )
 
+    @model_validator(mode="after")
+    def _in_order(self) -> TrainingSpec:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: {list(self.betas)} must lie in 0 to 1, 1 left out")
+        marks = self.milestones
+        if list(marks) != sorted(set(marks)) or not all(0 < mark < 1 for mark in marks):
+            raise ValueError(
+                f"milestones: {list(marks)} must be rising shares of the steps between 0 and 1"
+            )
+        if self.batch % self.accumulation:
+            raise ValueError(
+                f"accumulation: {self.accumulation} does not divide the batch {self.batch}: give a "
+                "divisor of it"
+            )
+        return self
+
 
 class DecaySpec(Strict):
     """What penalises the factors. Factors are in exactly one decay group."""
@@ -169,6 +203,12 @@ class FactorSpec(Strict):
     dense_layers: tuple[str, ...] = Field((), description="Patterns of layers that stay dense.")
     decay: DecaySpec = Field(DecaySpec(), description="What penalises the factors.")
 
+    @model_validator(mode="after")
+    def _some_layer(self) -> FactorSpec:
+        if not self.layers:
+            raise ValueError("layers: [] names no layer to factorise: give a pattern such as '*'")
+        return self
+
 
 class PretrainingSpec(Strict):
     """A run that begins dense and is factorised on the way."""
@@ -202,6 +242,14 @@ class SweepSpec(Strict):
     )
     seed: int = Field(0, ge=0, description="The seed the sweep is run with.")
 
+    @model_validator(mode="after")
+    def _different_rates(self) -> SweepSpec:
+        if len(set(self.rates)) != len(self.rates):
+            raise ValueError(f"rates: {list(self.rates)} repeat a rate: give each once")
+        if self.seed >= LARGEST_SEED:
+            raise ValueError(f"seed: {self.seed} must be below 2 ** 63")
+        return self
+
 
 class InitialisationStudy(Strict):
     """Initialisations against each other and against dense."""
@@ -214,6 +262,15 @@ class InitialisationStudy(Strict):
         (), description="Further initialisations, at `control_ranks` only."
     )
     control_ranks: tuple[Fraction, ...] = Field((), description="Rank fractions of the controls.")
+
+    @model_validator(mode="after")
+    def _controls_with_ranks(self) -> InitialisationStudy:
+        if bool(self.controls) != bool(self.control_ranks):
+            raise ValueError(
+                f"controls: {list(self.controls)} and control_ranks {list(self.control_ranks)} need "
+                "each other: give both or neither"
+            )
+        return self
 
 
 class DecayStudy(Strict):
@@ -250,6 +307,14 @@ class ScalingStudy(Strict):
     fraction: Fraction | None = Field(
         0.25, description="Dense share of the pre-trained arm; null: no such arm."
     )
+
+    @model_validator(mode="after")
+    def _heads_for_each_width(self) -> ScalingStudy:
+        if self.heads is not None and len(self.heads) != len(self.widths):
+            raise ValueError(
+                f"heads: {list(self.heads)} must be as many as the widths {list(self.widths)}"
+            )
+        return self
 
 
 class LayersStudy(Strict):
@@ -314,6 +379,49 @@ class TrackConfig(Strict):
     sweep: SweepSpec = Field(description="The learning-rate sweep of every arm.")
     studies: Studies = Field(Studies(), description="The experiments.")
 
+    @model_validator(mode="after")
+    def _studies_fit(self) -> TrackConfig:
+        studies, steps, family = self.studies, self.training.steps, self.model.family
+        if studies.layers:
+            for group in studies.layers.groups:
+                if group not in GROUPS[family]:
+                    raise ValueError(
+                        str(unknown("group in studies.layers.groups", group, GROUPS[family]))
+                    )
+        if studies.scaling and family == "gpt2" and self.model.heads:
+            size = self.model.width // self.model.heads
+            for index, width in enumerate(studies.scaling.widths):
+                given = studies.scaling.heads
+                heads = given[index] if given else max(1, width // size)
+                if width % heads:
+                    raise ValueError(
+                        f"studies.scaling.widths: {width} is not divisible by its {heads} heads: "
+                        "give heads that divide it"
+                    )
+        forks = bool(
+            studies.pretraining
+            or (studies.scaling and studies.scaling.fraction)
+            or (studies.interpolation and studies.interpolation.fractions)
+        )
+        if forks and steps < 2:
+            raise ValueError(
+                f"training.steps: {steps} cannot be parted into dense and low-rank steps: give 2 or "
+                "more, or leave pre-training out"
+            )
+        for length in studies.pretraining.longer if studies.pretraining else ():
+            if not 1 <= round(steps * length) < 2**53:
+                raise ValueError(
+                    f"studies.pretraining.longer: {length:g} times {steps} steps is no number of "
+                    "steps: give a factor such as 1.5"
+                )
+        whitened = studies.posthoc is not None and "whitened" in studies.posthoc.methods
+        if whitened and self.factors.matricisation == "spatial":
+            raise ValueError(
+                "studies.posthoc.methods: whitened needs the matricisation channel, not spatial: "
+                "leave it out or set factors.matricisation"
+            )
+        return self
+
 
 class Config(Strict):
     """A whole configuration file."""
@@ -344,46 +452,32 @@ class Config(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} repeat a seed")
+            raise ValueError(f"seeds: {list(self.seeds)} repeat a seed: give each once")
+        if max(self.seeds) >= LARGEST_SEED:
+            raise ValueError(f"seeds: {max(self.seeds)} must be below 2 ** 63")
+        for name in self.extensions:
+            if name in INITIALISATIONS | DECAYS | TRUNCATIONS:
+                raise ValueError(f"extensions.{name}: {name} is built in: choose another name")
         for name, track in self.tracks.items():
             text = isinstance(track.data, TextSpec)
             if text != (name == "language") or text != (track.model.family == "gpt2"):
                 raise ValueError(
-                    f"track {name} cannot train {track.model.family} on "
-                    f"{'text' if text else 'images'}"
+                    f"tracks.{name}: {track.model.family} on {'text' if text else 'images'} does "
+                    "not fit: language is gpt2 on text, the others are residual networks on images"
                 )
         return self
-
-
-def _plain(error: ValidationError, source: str) -> LowrankError:
-    """Pydantic's first complaint as one sentence, with the nearest known key for a typo."""
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"] if part not in ("text", "images"))
-    if first["type"] == "extra_forbidden":
-        return LowrankError(f"{source}: {path}: {unknown('key', path.split('.')[-1], _keys())}")
-    value = first.get("input")
-    shown = "" if isinstance(value, dict | BaseModel) or value is None else f" (got {value!r})"
-    message = first["msg"].removeprefix("Value error, ")
-    return LowrankError(f"{source}: {path + ': ' if path else ''}{message}{shown}.")
-
-
-def _keys() -> set[str]:
-    """Every key that some section knows."""
-    names: set[str] = set()
-    pending: list[type[BaseModel]] = [TextSpec, ImageSpec, *Strict.__subclasses__()]
-    for model in pending:
-        names |= set(model.model_fields)
-    return names
 
 
 def parse(values: Any, source: str = "configuration") -> Config:
     """A validated configuration from plain values; LowrankError names the key, value and remedy."""
     if not isinstance(values, dict):
-        raise LowrankError(f"{source}: a mapping of keys was expected, got {values!r}.")
+        raise LowrankError(
+            f"{source}: keys such as scale and tracks are expected, not {shown(values)}."
+        )
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise _plain(error, source) from None
+        raise complaint(error, source, values, Config) from None
 
 
 def read_yaml(path: Path | str) -> Any:

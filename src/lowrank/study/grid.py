@@ -6,6 +6,7 @@ same arm get the same cell, and it is trained once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from lowrank.study.config import (
     Strict,
     TrackConfig,
 )
-from lowrank.study.spec import Cell, Extension, SweepGroup
+from lowrank.study.spec import CELL_NAME, Cell, Extension, SweepGroup
+
+LONGEST_NAME = 150
 
 
 class Arm(Strict):
@@ -225,8 +228,15 @@ def expand(config: Config, base: Path = Path()) -> Grid:
             for arm in arms(track):
                 cell = _cell(name, track, arm, study, config.seeds, extensions)
                 if cell.name in cells:
-                    studies = tuple(dict.fromkeys((*cells[cell.name].studies, study)))
-                    cell = cells[cell.name].model_copy(update={"studies": studies})
+                    known = cells[cell.name]
+                    if cell.model_copy(update={"studies": known.studies}) != known:
+                        raise LowrankError(
+                            f"tracks.{name}.studies.{study}: two different arms would both be called "
+                            f"{cell.name}: give values that differ in their first six digits, and "
+                            "one number of heads for each width."
+                        )
+                    studies = tuple(dict.fromkeys((*known.studies, study)))
+                    cell = known.model_copy(update={"studies": studies})
                 cells[cell.name] = cell
                 if track.training.learning_rate is None:
                     for group in _sweeps(name, track, arm, extensions):
@@ -245,9 +255,13 @@ def _check_names(config: Config) -> None:
         factors = [track.factors, *(arm.factors for arm in arms if arm.factors)]
         methods = track.studies.posthoc.methods if track.studies.posthoc else ()
         for kind, used, known in (
-            ("initialisation", [factor.init for factor in factors], INITIALISATIONS),
-            ("decay", [factor.decay.kind for factor in factors], DECAYS),
-            ("truncation", list(methods), TRUNCATIONS),
+            (
+                "initialisation (init, inits or controls)",
+                [factor.init for factor in factors],
+                INITIALISATIONS,
+            ),
+            ("decay (kind)", [factor.decay.kind for factor in factors], DECAYS),
+            ("truncation (posthoc.methods)", list(methods), TRUNCATIONS),
         ):
             for method in used:
                 if method not in known | own:
@@ -269,8 +283,14 @@ def _cell(
         update = {"dense_learning_rate": track.training.learning_rate}
         pretraining = pretraining.model_copy(update=update)
     factor = arm.rate_factor * (pretraining.rate_factor if pretraining else 1.0)
+    called = f"{name}/{arm_name(arm, track)}"
+    if not re.fullmatch(CELL_NAME, called) or len(called) > LONGEST_NAME:
+        raise LowrankError(
+            f"tracks.{name}.studies.{study}: an arm would be called '{called}', which is no name of "
+            f"a file: use values between 0.0001 and 99999, and at most {LONGEST_NAME} characters."
+        )
     return Cell(
-        name=f"{name}/{arm_name(arm, track)}",
+        name=called,
         track=name,
         studies=(study,),
         model=_model(track, arm),

@@ -27,6 +27,9 @@ METHOD_VERSION = 1
 """Part of every run's digest. Raise it when a change to the code changes what a run computes (the
 golden losses in the tests then differ): finished runs of older versions are no longer found."""
 
+CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
+"""Names become paths and words of shell commands, so nothing else may be in them."""
+
 NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_examples", "batch"}}
 """Keys that do not influence what a run computes."""
 
@@ -114,7 +117,7 @@ class SweepGroup(Strict):
 class Cell(Strict):
     """One point of the grid: a named arm with its seeds."""
 
-    name: str = Field(pattern=r"^[a-z-]+/[A-Za-z0-9._-]+$")
+    name: str = Field(pattern=f"^{CELL_NAME}$")
     track: str
     studies: tuple[str, ...]
     model: ModelSpec
