@@ -1,0 +1,105 @@
+"""Jobs on tiny runs: sweeps, evaluation, interpolation, truncation, baselines, speed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lowrank.data.text import load_text
+from lowrank.study import config, jobs
+from lowrank.study.baselines import ngram_losses
+from lowrank.study.grid import expand
+from lowrank.study.interpolation import interpolate
+from lowrank.study.posthoc import posthoc
+from lowrank.study.speed import measure_speed
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """The smoke configuration with a six-step language track."""
+    values = config.read_yaml(ROOT / "config/smoke.yaml")
+    values["tracks"] = {"language": values["tracks"]["language"]}
+    values["tracks"]["language"]["training"]["steps"] = 6
+    values["tracks"]["language"]["model"]["width"] = 16
+    return config.parse(values)
+
+
+@pytest.fixture(scope="module")
+def grid(settings):
+    return expand(settings)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_a_line_begins_and_ends_at_the_trained_models(settings, grid, text_folder, cache):
+    study = settings.tracks["language"].studies.interpolation
+    dense, low = grid.cells["language/dense"], grid.cells["language/spectral-r0.5"]
+    points, summary = interpolate(study, dense, [low], {}, text_folder, cache, "cpu")
+    line = points[points["cell"] == low.name]
+    for cell, t in ((dense, 0.0), (low, 1.0)):
+        for run in jobs.runs_of(cell, {}, text_folder, cache, "cpu"):
+            row = line[(line["t"] == t) & (line["seed"] == run.spec.seed)]
+            assert row["loss"].item() == pytest.approx(run.result["validation_loss"], rel=1e-5)
+    assert (summary["barrier"] >= 0).all()
+    assert "language/dense-other-seed" in set(summary["cell"])
+
+
+def test_truncation_at_full_rank_is_the_dense_model(settings, grid, text_folder, cache):
+    track = settings.tracks["language"]
+    study = track.studies.posthoc.model_copy(
+        update={
+            "ranks": (1.0,),
+            "methods": ("plain", "whitened", "fisher"),
+            "fine_tune_steps": (0,),
+        }
+    )
+    dense = grid.cells["language/dense"]
+    table = posthoc(study, track.factors, dense, {}, text_folder, cache, "cpu")
+    for run in jobs.runs_of(dense, {}, text_folder, cache, "cpu"):
+        expected = jobs.test_metrics(run, dense.evaluation, text_folder, "cpu")["test_loss"]
+        found = table[table["seed"] == run.spec.seed]["test_loss"]
+        assert found.to_numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_sweep_chooses_the_best_rate_and_extends_beyond_an_edge(text_folder, cache, tmp_path):
+    values = config.read_yaml(ROOT / "config/smoke.yaml")
+    values["tracks"] = {"language": values["tracks"]["language"]}
+    track = values["tracks"]["language"]
+    track["training"] |= {"steps": 6, "learning_rate": None}
+    track["model"]["width"] = 16
+    track["sweep"] = {"rates": [0.0001, 0.0002], "extend": 2}
+    group = expand(config.parse(values)).sweeps["language/dense"]
+    jobs.sweep(group, text_folder, cache, tmp_path / "dense.json", "cpu")
+    found = json.loads((tmp_path / "dense.json").read_text())
+    assert [row["learning_rate"] for row in found["rates"]] == [0.0001, 0.0002, 0.0004, 0.0008]
+    losses = {row["learning_rate"]: row["validation_loss"] for row in found["rates"]}
+    assert found["learning_rate"] == min(losses, key=losses.get)
+    assert found["at_edge"] is True
+
+
+def test_ngram_losses_are_those_of_the_counted_distributions(text_folder):
+    table = ngram_losses(text_folder).set_index("model")
+    data = load_text(text_folder)
+    train = np.asarray(data.tokens["train"]).astype(int)
+    test = np.asarray(data.tokens["test"]).astype(int)[1:]
+    counts = np.bincount(train, minlength=data.vocabulary) + 1
+    by_hand = -np.mean([math.log(counts[token] / counts.sum()) for token in test])
+    assert table.loc["unigram", "test_loss"] == pytest.approx(by_hand)
+    assert table.loc["bigram", "test_loss"] < table.loc["unigram", "test_loss"]
+
+
+def test_models_take_turns_when_steps_are_timed(grid, text_folder, tmp_path):
+    cells = [grid.cells["language/dense"], grid.cells["language/spectral-r0.5"]]
+    table = measure_speed(cells, tmp_path, text_folder, "cpu", rounds=2, seconds=0.02)
+    assert table["cell"].tolist() == [cell.name for cell in cells] * 2
+    assert (table["step_seconds"] > 0).all()
+    assert table.groupby("cell")["state_bytes"].nunique().eq(1).all()
