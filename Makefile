@@ -10,7 +10,7 @@ figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE)
 
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
-	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/ready ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/snakefmt --check Snakefile workflow
