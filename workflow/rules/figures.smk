@@ -1,4 +1,4 @@
-# The figures: for each, the tables it is made from and the study that a track needs to have it.
+# The figures of a track: for each, the tables it is made from and the study that a track needs to have it.
 FIGURE_TABLES = {
     "initialisation": ["runs", "contrasts"],
     "decay": ["runs", "contrasts", "layers"],
@@ -11,7 +11,9 @@ FIGURE_TABLES = {
     "interpolation": ["runs", "contrasts", "interpolation", "barriers"],
     "posthoc": ["runs", "posthoc"],
     "learning_rate": ["rates", "runs"],
+    "claims": ["claims"],
 }
+ACROSS = ["claims"]  # drawn once, of all tracks
 FIGURE_STUDIES = {
     "effective_rank": ["decay"],
     "spectra": ["decay", "initialisation"],
@@ -31,7 +33,11 @@ FIGURES = [
     f"figures/{CONFIG.scale}/{track}/{name}.{ending}"
     for track in TRACKS
     for name in FIGURE_TABLES
-    if has_figure(track, name)
+    if name not in ACROSS and has_figure(track, name)
+    for ending in FIGURE_ENDINGS
+] + [
+    f"figures/{CONFIG.scale}/{name}.{ending}"
+    for name in ACROSS
     for ending in FIGURE_ENDINGS
 ]
 
@@ -57,7 +63,21 @@ def figure_sources(wildcards):
     ]
 
 
-# Run a figure's notebook. Its executed copy lies beside the results, also when a cell fails.
+# Run a notebook. Its executed copy lies beside the results, also when a cell fails.
+RENDER = (
+    # The environment's own kernel, whatever kernels and start-up files the home folder has.
+    "mkdir -p $(dirname {params.executed}) {params.jupyter};"
+    " export JUPYTER_PREFER_ENV_PATH=1 JUPYTER_PATH= JUPYTER_NO_CONFIG=1"
+    " JUPYTER_RUNTIME_DIR=$PWD/{params.jupyter} IPYTHONDIR=$PWD/{params.jupyter};"
+    " papermill {input.notebook} {params.executed} --kernel python3 --no-progress-bar"
+    " --log-level WARNING -p tables {params.tables} -p track {params.track}"
+    " -p output {params.folder} > {log} 2>&1"
+    " || {{ echo 'The notebook as far as it ran: {params.executed}' >> {log};"
+    " sed -n '/^papermill.exceptions/,$p' {log} >&2; exit 1; }}"
+)
+
+
+# A figure of one track.
 rule render_figure:
     input:
         notebook="notebooks/{name}.ipynb",
@@ -78,18 +98,35 @@ rule render_figure:
         name="[a-z_]+",
     params:
         tables=f"{RESULTS}/tables",
+        track="{track}",
         folder=f"figures/{CONFIG.scale}/{{track}}",
         executed=f"{RESULTS}/notebooks/{{track}}/{{name}}.ipynb",
         jupyter=f"{RESULTS}/notebooks/.jupyter/{{track}}-{{name}}",
     message:
         "Rendering {wildcards.name} of {wildcards.track}"
     shell:
-        # The environment's own kernel, whatever kernels and start-up files the home folder has.
-        "mkdir -p $(dirname {params.executed}) {params.jupyter};"
-        " export JUPYTER_PREFER_ENV_PATH=1 JUPYTER_PATH= JUPYTER_NO_CONFIG=1"
-        " JUPYTER_RUNTIME_DIR=$PWD/{params.jupyter} IPYTHONDIR=$PWD/{params.jupyter};"
-        " papermill {input.notebook} {params.executed} --kernel python3 --no-progress-bar"
-        " --log-level WARNING -p tables {params.tables} -p track {wildcards.track}"
-        " -p output {params.folder} > {log} 2>&1"
-        " || {{ echo 'The notebook as far as it ran: {params.executed}' >> {log};"
-        " sed -n '/^papermill.exceptions/,$p' {log} >&2; exit 1; }}"
+        RENDER
+
+
+# The figure of the claims' tests on all tracks.
+rule render_claims:
+    input:
+        notebook="notebooks/claims.ipynb",
+        tables=f"{RESULTS}/tables/claims.parquet",
+        sources=[*SHARED_LOOK, LOOK["claims"]],
+    output:
+        multiext(
+            f"figures/{CONFIG.scale}/claims", ".pdf", ".png", ".csv", ".md", ".tex"
+        ),
+    log:
+        f"{RESULTS}/logs/render_claims.log",
+    params:
+        tables=f"{RESULTS}/tables",
+        track="all",
+        folder=f"figures/{CONFIG.scale}",
+        executed=f"{RESULTS}/notebooks/claims.ipynb",
+        jupyter=f"{RESULTS}/notebooks/.jupyter/claims",
+    message:
+        "Rendering the claims"
+    shell:
+        RENDER
