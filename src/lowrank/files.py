@@ -13,8 +13,8 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -40,30 +40,38 @@ def scratch(path: Path | str) -> Iterator[Path]:
     folders of that name that nobody holds are what a killed process left, and are removed first.
     """
     path = Path(path)
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent, path.name)
-        folder, lock = _held_folder(path)
+    folder = path.parent / f".{path.name}.{secrets.token_hex(4)}{PART}"
+    lock = None
     try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent, path.name)
+            lock = _make_and_hold(folder)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _held_folder(path: Path) -> tuple[Path, int]:
-    while True:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
-        lock = -1
-        with contextlib.suppress(FileNotFoundError):
-            lock = os.open(folder, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks: leftovers will stay
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # Another process may have taken the folder for a leftover before it was locked.
-            if folder.is_dir():
-                return folder, lock
-        if lock >= 0:
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:  # a signal came in the midst of it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if lock is not None:
             os.close(lock)
+
+
+def _make_and_hold(folder: Path) -> int:
+    """Make a folder and lock it; returns what is to be closed to let it go."""
+    while True:
+        folder.mkdir(mode=0o700)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers will stay
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another process may have taken the folder for a leftover before it was locked.
+        if folder.is_dir():
+            return lock
+        os.close(lock)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

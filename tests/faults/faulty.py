@@ -1,0 +1,208 @@
+"""A tiny track, the jobs that make it, and what a comparison of two of them takes into account."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from lowrank.cli import main
+from lowrank.files import read_json, read_table, write_sealed
+from lowrank.study import config
+from lowrank.study.grid import Grid, expand
+
+NAME = "small-images"
+CLOCKS = ["seconds", "train_seconds", "positions_per_second", "peak_memory_bytes", "finished_at"]
+
+VALUES = {
+    "scale": "tiny",
+    "seeds": [0],
+    "device": "cpu",
+    "tracks": {
+        NAME: {
+            "data": {"kind": "images", "source": "embedded", "max_images": 80},
+            "model": {"family": "wide_resnet", "depth": 10, "width": 1, "channels": 1},
+            "training": {
+                **{"optimizer": "sgd", "weight_decay": 5e-4, "steps": 6, "batch": 8},
+                **{"log_points": 6, "probe_points": 2, "validation_points": 2},
+                "checkpoint_every": 1,
+            },
+            "factors": {"rank_fraction": 0.5, "rank_multiple": 1},
+            "evaluation": {"validation_examples": 16, "test_examples": 16, "batch": 8},
+            "sweep": {"rates": [0.01, 0.05], "extend": 0},
+            "studies": {
+                "pretraining": {"fractions": [0.5], "inits": ["spectral"]},
+                "interpolation": {"points": 3, "batches": 1, "fractions": []},
+                "posthoc": {"methods": ["plain"], "ranks": [0.5], "calibration_batches": 1},
+            },
+        }
+    },
+}
+DENSE, LOW, PRE = "dense", "spectral-r0.5", "spectral-r0.5-pre0.5"
+
+
+class Track:
+    """The folder of one scale with a single tiny image track, driven by the command line."""
+
+    def __init__(self, root: Path, values: dict = VALUES) -> None:
+        self.root = root
+        self.config = config.parse(values)
+        self.grid: Grid = expand(self.config)
+
+    def write_specs(self) -> None:
+        """What the workflow writes before any job."""
+        specs, track = self.root / "specs", self.config.tracks[NAME]
+        for kind, named in (("cells", self.grid.cells), ("sweeps", self.grid.sweeps)):
+            for name, spec in named.items():
+                write_sealed(specs / kind / f"{name}.json", spec.model_dump(mode="json"))
+        sections = {"data": track.data, "factors": track.factors}
+        sections |= {"interpolation": track.studies.interpolation, "posthoc": track.studies.posthoc}
+        for section, value in sections.items():
+            write_sealed(specs / section / f"{NAME}.json", value.model_dump(mode="json"))
+        write_sealed(specs / "config.json", self.config.model_dump(mode="json"))
+
+    def spec(self, arm: str, kind: str = "cells") -> str:
+        return str(self.root / "specs" / kind / NAME / f"{arm}.json")
+
+    @property
+    def common(self) -> list[str]:
+        folders = ["--data", f"{self.root}/data/{NAME}", "--cache", f"{self.root}/runs"]
+        return [*folders, "--device", "cpu"]
+
+    def prepare(self) -> list[str]:
+        spec = f"{self.root}/specs/data/{NAME}.json"
+        return ["prepare", "--spec", spec, "--output", f"{self.root}/data/{NAME}"]
+
+    def sweep(self, arm: str) -> list[str]:
+        output = f"{self.root}/rates/{NAME}/{arm}.json"
+        command = ["sweep", "--spec", self.spec(arm, "sweeps"), "--output", output, *self.common]
+        return [*command, "--keep", "3"] if arm == DENSE else command
+
+    def train(self, arm: str) -> list[str]:
+        command = ["train", "--spec", self.spec(arm), "--rates", f"{self.root}/rates"]
+        command += ["--output", f"{self.root}/cells/{NAME}/{arm}", *self.common]
+        return [*command, "--keep", "3"] if arm == DENSE else command
+
+    def evaluate(self) -> list[str]:
+        specs = [self.spec(arm) for arm in (DENSE, LOW, PRE)]
+        output = f"{self.root}/evaluations/{NAME}.parquet"
+        return [
+            "evaluate",
+            *specs,
+            "--rates",
+            f"{self.root}/rates",
+            "--output",
+            output,
+            *self.common,
+        ]
+
+    def interpolate(self) -> list[str]:
+        command = ["interpolate", self.spec(DENSE), self.spec(LOW)]
+        command += ["--study", f"{self.root}/specs/interpolation/{NAME}.json"]
+        for table in ("points", "summary"):
+            command += [f"--{table}", f"{self.root}/{table}.parquet"]
+        return [*command, "--rates", f"{self.root}/rates", *self.common]
+
+    def posthoc(self) -> list[str]:
+        command = ["posthoc", self.spec(DENSE), "--output", f"{self.root}/posthoc.parquet"]
+        for section in ("posthoc", "factors"):
+            option = "--study" if section == "posthoc" else "--factors"
+            command += [option, f"{self.root}/specs/{section}/{NAME}.json"]
+        return [*command, "--rates", f"{self.root}/rates", *self.common]
+
+    def tables(self) -> list[str]:
+        command = ["tables", "--config", f"{self.root}/specs/config.json"]
+        for arm in (DENSE, LOW, PRE):
+            command += ["--cell", f"{self.root}/cells/{NAME}/{arm}"]
+        for arm in (DENSE, LOW):
+            command += ["--rates", f"{self.root}/rates/{NAME}/{arm}.json"]
+        command += ["--evaluation", f"{self.root}/evaluations/{NAME}.parquet"]
+        others = {"interpolation": "points", "barriers": "summary", "posthoc": "posthoc"}
+        for name, file in others.items():
+            command += ["--other", f"{name}={self.root}/{file}.parquet"]
+        return [*command, "--output", f"{self.root}/tables"]
+
+    def jobs(self) -> list[list[str]]:
+        """All commands in an order in which each finds what it needs."""
+        trained = [self.train(arm) for arm in (DENSE, LOW, PRE)]
+        measured = [self.evaluate(), self.interpolate(), self.posthoc(), self.tables()]
+        return [self.prepare(), self.sweep(DENSE), self.sweep(LOW), *trained, *measured]
+
+    def run(self, command: list[str]) -> tuple[int, str]:
+        """Exit status and the error message of a command, run in this process."""
+        result = CliRunner().invoke(main, command)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        errors = [line for line in result.output.splitlines() if line.startswith("Error")]
+        return result.exit_code, "\n".join(errors)
+
+    def temporary(self) -> list[Path]:
+        """Everything that a job should have taken away."""
+        found = [path for path in self.root.rglob("*") if path.name.endswith(".part")]
+        finished = [path.parent for path in self.root.glob("runs/*/manifest.json")]
+        return found + [path for run in finished for path in run.glob("checkpoint-*")]
+
+
+def assert_same_results(one: Track, other: Track) -> None:
+    """Both hold the same files, equal to the bit in all but clocks."""
+    left, right = (
+        {p.relative_to(t.root).as_posix(): p for p in t.root.rglob("*") if p.is_file()}
+        for t in (one, other)
+    )
+    assert left.keys() == right.keys()
+    for name, path in left.items():
+        assert_same_file(path, right[name])
+
+
+def assert_same_file(one: Path, other: Path) -> None:
+    if one.suffix == ".parquet":
+        a, b = (read_table(p).drop(columns=CLOCKS, errors="ignore") for p in (one, other))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    elif one.suffix == ".safetensors":
+        a, b = load_file(one), load_file(other)
+        assert a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+    elif one.suffix == ".npy":
+        assert np.array_equal(np.load(one), np.load(other))
+    elif one.suffix == ".json" and one.name not in ("manifest.json", "test.json", "record.json"):
+        a, b = ({k: v for k, v in read_json(p).items() if k not in CLOCKS} for p in (one, other))
+        assert a == b
+
+
+def forked(action: Callable[[], int | None]) -> int:
+    """Run an action in a forked child; returns the child's process id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 99
+    try:
+        os.setsid()
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        status = action() or 0
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> int:
+    """Wait for a child; its exit status, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def command_in_child(command: list[str], before: Callable[[], None] = lambda: None) -> int:
+    """Start a command in a forked child, as the command line would run it."""
+
+    def action() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        before()
+        main(command, standalone_mode=True)
+
+    return forked(action)
