@@ -4,10 +4,13 @@ CORES ?= all
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: figures test lint format showcase clean
+.PHONY: figures paper report test lint format showcase clean
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE)
+
+paper: .venv/ready ## The replication report of the scale, paper/<scale>/paper.pdf
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) paper --config scale=$(SCALE)
 
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile $(ARGS)
@@ -24,7 +27,7 @@ showcase: .venv/ready ## The README's pictures and verdicts, from the published 
 	@$(BIN)/lowrank reference
 
 clean: ## Remove results and figures, but not the environment
-	rm -rf results figures/*/ .snakemake
+	rm -rf results figures/*/ paper/*/ .snakemake
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || \

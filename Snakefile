@@ -10,6 +10,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/paper.smk"
 
 
 # Every figure, with its table.
@@ -23,3 +24,9 @@ rule figures:
 rule tables:
     input:
         TABLES,
+
+
+# The replication report as PDF, and every figure that it shows.
+rule paper:
+    input:
+        PAPER,

@@ -283,6 +283,34 @@ def publish(tables: Path, config: Path, output: Path) -> None:
 
 
 @main.command()
+@click.option("--config", type=FILE, required=True, help="The whole configuration.")
+@click.option("--ledger", type=FILE, required=True, help="The claims and their margins.")
+@click.option("--tables", "folder", type=FOLDER, required=True, help="Folder of tables.")
+@click.option("--figures", type=FOLDER, required=True, help="Folder of figures.")
+@click.option("--published", type=FOLDER, help="Published tables, if they are the ground.")
+@click.option("--source", type=FILE, required=True, help="Typst source.")
+@click.option("--data", type=FOLDER, required=True, help="Folder to write what the report reads.")
+@click.option("--output", type=FILE, required=True, help="PDF to write, or PNG with {p} for pages.")
+def paper(
+    config: Path,
+    ledger: Path,
+    folder: Path,
+    figures: Path,
+    published: Path | None,
+    source: Path,
+    data: Path,
+    output: Path,
+) -> None:
+    """Write the replication report of a scale; its sources lie in the current folder or below."""
+    from lowrank.study.claims import load as load_ledger
+    from lowrank.study.config import load
+    from lowrank.study.paper import compile_paper, export
+
+    export(load(config), load_ledger(ledger), folder, figures, data, published)
+    compile_paper(source, data, figures, output)
+
+
+@main.command()
 @click.option("--scale", default="laptop", show_default=True, help="Reads config/<scale>.yaml.")
 @click.option("--config", type=FILE, help="A configuration file, instead of a scale.")
 @click.option("--published", type=FOLDER, help="Tables whose measured speed is used.")

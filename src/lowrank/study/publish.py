@@ -48,7 +48,7 @@ def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
         write_manifest(
             folder,
             [*names, "config.json"],
-            commit=_commit(),
+            commit=commit(),
             date=datetime.now(UTC).date().isoformat(),
             **{key: _values(runs, key) for key in ("lowrank", "torch", "transformers", "device")},
             data_digests=_values(runs, "data_digest"),
@@ -85,7 +85,7 @@ def _values(runs: pd.DataFrame, column: str) -> list[str]:
     return sorted(map(str, runs[column].dropna().unique())) if column in runs else []
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the working tree, marked if it has changes; `unknown` outside git."""
     try:
         found = subprocess.run(
