@@ -104,7 +104,7 @@ def hyper_parameters(config: Config) -> list[dict[str, Any]]:
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     rows = []
     for key in keys:
-        texts = {track: values.get(key, "–") for track, values in flat.items()}
+        texts: dict[str, Any] = {track: values.get(key, "–") for track, values in flat.items()}
         if set(texts.values()) != {"–"}:
             rows.append({"key": key, **texts})
     return rows
