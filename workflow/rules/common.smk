@@ -37,6 +37,8 @@ CELL_TABLES = ["runs", "history", "layers", "spectra"]
 
 
 GPUS = CONFIG.devices if CONFIG.device == "cuda" else 0
+# Jobs that only read trained models use one, however many a run is spread over.
+GPU = min(GPUS, 1)
 
 
 def data_folder(wildcards):

@@ -10,6 +10,8 @@ rule evaluate_track:
         f"{RESULTS}/evaluations/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/evaluate_track/{{track}}.log",
+    resources:
+        gpu=GPU,
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
@@ -36,6 +38,8 @@ rule interpolate:
         summary=f"{RESULTS}/barriers/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/interpolate/{{track}}.log",
+    resources:
+        gpu=GPU,
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
@@ -59,6 +63,8 @@ rule truncate_posthoc:
         f"{RESULTS}/posthoc/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/truncate_posthoc/{{track}}.log",
+    resources:
+        gpu=GPU,
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
