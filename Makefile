@@ -12,6 +12,11 @@ figures: .venv/ready ## Every figure and table of the scale
 paper: .venv/ready ## The replication report of the scale, paper/<scale>/paper.pdf
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) paper --config scale=$(SCALE)
 
+report: paper ## All of it as one HTML page that works offline, results/<scale>/report.html
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures paper \
+	  --configfile config/$(SCALE).yaml --report results/$(SCALE)/report.html
+	@echo "results/$(SCALE)/report.html"
+
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile $(ARGS)
 

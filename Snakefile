@@ -5,6 +5,10 @@
 #   snakemake --cores all results/laptop/cells/language/spectral-r0.62/runs.parquet   one cell
 
 
+# What `make report` says first.
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from browser import chromium
 
 from lowrank.study.tables import COLUMNS
 
@@ -198,3 +199,43 @@ def test_an_unknown_key_is_one_sentence_with_the_nearest_name(project, tmp_path)
     output = snakemake(project, "figures", "-n", "--config", "sedes=[1]", status=2)
     assert "did you mean 'seeds'?" in output
     assert "Traceback" not in output
+
+
+def test_paper_of_the_smoke_scale_is_written(project):
+    snakemake(project, "paper")
+    assert (project / "paper/smoke/paper.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.browser
+def test_report_shows_figures_tables_workflow_and_configuration_offline(project):
+    with chromium() as window:
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        page = project / "results/smoke/report.html"
+        snakemake(
+            project,
+            *("figures", "paper", "--configfile", "config/smoke.yaml", "--report", str(page)),
+            *("--config", "scale=smoke"),
+        )
+        window.get(page.as_uri())
+
+        def click(path: str) -> None:
+            window.execute_script("arguments[0].click()", window.find_element(By.XPATH, path))
+
+        def view(track: str) -> None:
+            click(f"//td[text()='{track}']/following::a[1]")
+
+        wait = WebDriverWait(window, 10)
+        graph = (By.CSS_SELECTOR, "canvas, svg.marks")  # of the rules
+        wait.until(lambda _: any(e.size["height"] > 100 for e in window.find_elements(*graph)))
+        assert '"rank_fraction"' in window.find_element(By.TAG_NAME, "body").text
+        click("//*[text()='Initialisation of the factors']")
+        view("language")
+        picture = window.find_element(By.XPATH, "//img[starts-with(@src, 'data:image/png')]")
+        wait.until(lambda _: int(picture.get_attribute("naturalWidth")) > 500)
+        click("//*[@id='toggle-shown-table']")
+        view("language")
+        window.switch_to.frame(window.find_element(By.TAG_NAME, "iframe"))
+        table = window.find_element(By.TAG_NAME, "table").text
+        assert "kept parameters" in table and "spectral" in table

@@ -1,4 +1,5 @@
 # Configuration, paths and everything that is computed while the workflow is read.
+import json
 import sys
 from pathlib import Path
 

@@ -19,7 +19,7 @@ FIGURE_STUDIES = {
     "spectra": ["decay", "initialisation"],
     "parameters": ["scaling"],
 }
-FIGURE_ENDINGS = ["pdf", "png", "csv", "md", "tex"]
+FIGURE_ENDINGS = ["pdf", "png", "html", "csv", "md", "tex"]
 
 
 def has_figure(track, name):
@@ -63,6 +63,26 @@ def figure_sources(wildcards):
     ]
 
 
+def reading(name):
+    """The title of a figure's notebook and what it says on how to read the figure: the report's
+    categories and captions."""
+    first = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"][0][
+        "source"
+    ]
+    title, text = "".join(first).removeprefix("# ").split("\n\n", 1)
+    return {"title": title, "text": text}
+
+
+def shown(path, kind, track="{track}", name=None):
+    """A figure or its table as the report shows it: under its study, labelled by track."""
+    return report(
+        path,
+        caption="../report/figure.rst" if kind == "figure" else "../report/table.rst",
+        category=lambda wildcards: reading(name or wildcards.name)["title"],
+        labels={"track": track, "shown": kind},
+    )
+
+
 # Run a notebook. Its executed copy lies beside the results, also when a cell fails.
 RENDER = (
     # The environment's own kernel, whatever kernels and start-up files the home folder has.
@@ -85,13 +105,10 @@ rule render_figure:
         sources=figure_sources,
     output:
         multiext(
-            f"figures/{CONFIG.scale}/{{track}}/{{name}}",
-            ".pdf",
-            ".png",
-            ".csv",
-            ".md",
-            ".tex",
+            f"figures/{CONFIG.scale}/{{track}}/{{name}}", ".pdf", ".csv", ".md", ".tex"
         ),
+        picture=shown(f"figures/{CONFIG.scale}/{{track}}/{{name}}.png", "figure"),
+        table=shown(f"figures/{CONFIG.scale}/{{track}}/{{name}}.html", "table"),
     log:
         f"{RESULTS}/logs/render_figure/{{track}}/{{name}}.log",
     wildcard_constraints:
@@ -102,6 +119,7 @@ rule render_figure:
         folder=f"figures/{CONFIG.scale}/{{track}}",
         executed=f"{RESULTS}/notebooks/{{track}}/{{name}}.ipynb",
         jupyter=f"{RESULTS}/notebooks/.jupyter/{{track}}-{{name}}",
+        reading=lambda wildcards: reading(wildcards.name),
     message:
         "Rendering {wildcards.name} of {wildcards.track}"
     shell:
@@ -115,9 +133,9 @@ rule render_claims:
         tables=f"{RESULTS}/tables/claims.parquet",
         sources=[*SHARED_LOOK, LOOK["claims"]],
     output:
-        multiext(
-            f"figures/{CONFIG.scale}/claims", ".pdf", ".png", ".csv", ".md", ".tex"
-        ),
+        multiext(f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".md", ".tex"),
+        picture=shown(f"figures/{CONFIG.scale}/claims.png", "figure", "all", "claims"),
+        table=shown(f"figures/{CONFIG.scale}/claims.html", "table", "all", "claims"),
     log:
         f"{RESULTS}/logs/render_claims.log",
     params:
@@ -126,6 +144,7 @@ rule render_claims:
         folder=f"figures/{CONFIG.scale}",
         executed=f"{RESULTS}/notebooks/claims.ipynb",
         jupyter=f"{RESULTS}/notebooks/.jupyter/claims",
+        reading=reading("claims"),
     message:
         "Rendering the claims"
     shell:

@@ -13,7 +13,12 @@ rule write_paper:
         code="src/lowrank/study/paper.py",
         published=PUBLISHED_FILES,
     output:
-        PAPER,
+        report(
+            PAPER,
+            caption="../report/paper.rst",
+            category="The report as PDF",
+            labels={"track": "all", "shown": "paper"},
+        ),
     log:
         f"{RESULTS}/logs/write_paper.log",
     params:

@@ -1,4 +1,4 @@
-"""Writing a figure beside its table: PDF and PNG, and the numbers as CSV, Markdown and LaTeX."""
+"""Writing a figure beside its table: PDF and PNG, and the numbers as CSV, HTML, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def publish(figure: Figure, table: Table, prefix: Path | str) -> Image:
-    """Write `<prefix>.{pdf,png,csv,md,tex}`; the picture is returned, for a notebook to show.
+    """Write `<prefix>.{pdf,png,html,csv,md,tex}`; the picture is returned, for a notebook to show.
 
     A relative prefix is meant from the project's root.
     """
@@ -25,6 +25,7 @@ def publish(figure: Figure, table: Table, prefix: Path | str) -> Image:
 
     prefix = locate(prefix)
     paths = style.save(figure, prefix)
+    _write(f"{prefix}.html", table.html(Path(prefix).name.replace("_", " ")))
     _write(f"{prefix}.csv", table.csv())
     _write(f"{prefix}.md", table.markdown())
     _write(f"{prefix}.tex", table.latex())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,11 @@ import pandas as pd
 from lowrank.plot.results import Quality
 
 NONE = "–"
+STYLE = (
+    "body{font:14px sans-serif;margin:1em}table{border-collapse:collapse}"
+    "th,td{padding:.25em .6em;border-bottom:1px solid #ddd}th{border-bottom:2px solid #333}"
+    ".n{text-align:right}.w{text-align:left}"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,22 @@ class Table:
 
     def _repr_html_(self) -> str:
         return self.shown().to_html(index=False)
+
+    def html(self, title: str) -> str:
+        """A page of its own that needs nothing else."""
+        shown = self.shown()
+        align = ["n" if column.numeric else "w" for column in self.columns]
+
+        def row(cell: str, fields: Iterable[Any]) -> str:
+            texts = zip(align, fields, strict=True)
+            return "".join(f'<{cell} class="{a}">{escape(str(t))}</{cell}>' for a, t in texts)
+
+        body = "\n".join(f"<tr>{row('td', fields)}</tr>" for fields in shown.to_numpy())
+        return (
+            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
+            f"</title><style>{STYLE}</style></head><body><table><thead><tr>"
+            f"{row('th', shown.columns)}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
+        )
 
     def csv(self) -> str:
         """Every column of the numbers."""
