@@ -1,4 +1,5 @@
-# Every target makes .venv first if it is missing. SCALE picks config/<scale>.yaml.
+# Every target makes .venv first if it is missing. SCALE picks config/<scale>.yaml; SETTINGS overrides its
+# top-level keys, for example SETTINGS=results_from=published.
 SCALE ?= laptop
 CORES ?= all
 PYTHON ?= python3
@@ -7,14 +8,14 @@ BIN := .venv/bin
 .PHONY: figures paper report test lint format showcase clean
 
 figures: .venv/ready ## Every figure and table of the scale
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
 
 paper: .venv/ready ## The replication report of the scale, paper/<scale>/paper.pdf
-	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) paper --config scale=$(SCALE)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) paper --config scale=$(SCALE) $(SETTINGS)
 
 report: paper ## All of it as one HTML page that works offline, results/<scale>/report.html
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures paper \
-	  --configfile config/$(SCALE).yaml --report results/$(SCALE)/report.html
+	  --configfile config/$(SCALE).yaml --config scale=$(SCALE) $(SETTINGS) --report results/$(SCALE)/report.html
 	@echo "results/$(SCALE)/report.html"
 
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
