@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank.errors import LowrankError
-from lowrank.files import read_table, write_table
+from lowrank.files import damaged, read_table, write_table
 from lowrank.study.config import Config
 from lowrank.study.contrasts import contrasts
 from lowrank.study.publish import load as load_published
@@ -97,8 +97,8 @@ def collect(
     found there are the ground on which the given ones replace the rows of their cells.
     """
     folders = list(cells)
-    tables = {name: concat(read_table(f / f"{name}.parquet") for f in folders) for name in PER_CELL}
-    test = concat(read_table(path) for path in evaluations)
+    tables = {name: concat(_of_cell(f / f"{name}.parquet") for f in folders) for name in PER_CELL}
+    test = concat(_of_track(path) for path in evaluations)
     if len(test):
         tables["runs"] = tables["runs"].merge(test, on=["cell", "seed"], how="left")
     tables["rates"] = _rates(rates)
@@ -115,6 +115,26 @@ def collect(
     tables["contrasts"] = all_contrasts(config, tables["runs"], tables.get("barriers"))
     for name, table in tables.items():
         write_table(output / f"{name}.parquet", table)
+
+
+def _of_cell(path: Path) -> pd.DataFrame:
+    """A cell's table; one that lies in another cell's folder is a LowrankError that names it."""
+    table = read_table(path)
+    for cell in table["cell"].unique() if "cell" in table else ():
+        if not path.absolute().parent.as_posix().endswith(f"/{cell}"):
+            raise damaged(path, f"it is a table of {cell}")
+    return table
+
+
+def _of_track(path: Path) -> pd.DataFrame:
+    """Test metrics of a track's runs, one row a run; another table is a LowrankError that names it."""
+    table = read_table(path)
+    if not len(table):
+        return table
+    tracks = {str(cell).split("/")[0] for cell in table.get("cell", [""])}
+    if tracks != {path.stem} or "seed" not in table or table.duplicated(["cell", "seed"]).any():
+        raise damaged(path, f"it holds no test metrics of {path.stem}, one row a run")
+    return table
 
 
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
