@@ -32,7 +32,7 @@ def entropy_rank(s: Tensor) -> Tensor:
     """exp(-sum p log p) with p = s / sum(s) (Roy and Vetterli 2007); 0 for a zero matrix."""
     total = s.sum(-1, keepdim=True)
     entropy = torch.special.entr(_ratio(s, total)).sum(-1)
-    return torch.where(total.squeeze(-1) > 0, entropy.exp(), 0)
+    return torch.where(total.squeeze(-1) == 0, 0, entropy.exp())
 
 
 def stable_rank(s: Tensor) -> Tensor:
@@ -63,4 +63,4 @@ def effective_step_size(lr: float, norm: float) -> float:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), 0)
+    return torch.where(whole == 0, 0, part / torch.where(whole == 0, 1, whole))

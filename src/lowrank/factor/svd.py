@@ -40,6 +40,8 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def svdvals(matrix: Tensor) -> Tensor:
     """The singular values alone, (..., min(m, n)), descending; NaN raises LowrankError."""
+    if not torch.isfinite(matrix).all():
+        return svd(matrix)[1]
     try:
         values = torch.linalg.svdvals(matrix)
         if torch.isfinite(values).all():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.errors import LowrankError
 from lowrank.factor import spectrum
 from lowrank.factor.layers import Factorized, matricise
 
@@ -30,15 +31,17 @@ def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
 
 @torch.no_grad()
 def singular_values(layer: nn.Module) -> Tensor:
-    """Singular values of the layer's matrix (..., min(m, n) or r), largest first; not-a-numbers of a
-    matrix that is not finite, on which the SVD would fail."""
-    if not all(torch.isfinite(p).all() for p in layer.parameters(recurse=False)):
-        matrix = layer.U if isinstance(layer, Factorized) else matricise(layer)
-        count = matrix.shape[-1] if isinstance(layer, Factorized) else min(matrix.shape[-2:])
-        return torch.full((*matrix.shape[:-2], count), float("nan"))
+    """Singular values of the layer's matrix (..., min(m, n) or r), largest first; not-a-numbers where
+    the matrix is not finite, be it because the product of finite factors is too large."""
     if isinstance(layer, Factorized):
-        return spectrum.singular_values(layer.U, layer.V)
-    return torch.linalg.svdvals(matricise(layer).float())
+        try:
+            return spectrum.singular_values(layer.U, layer.V)
+        except LowrankError:
+            return torch.full((*layer.U.shape[:-2], layer.U.shape[-1]), float("nan"))
+    matrix = matricise(layer).float()
+    if not torch.isfinite(matrix).all():
+        return torch.full((*matrix.shape[:-2], min(matrix.shape[-2:])), float("nan"))
+    return torch.linalg.svdvals(matrix)
 
 
 @torch.no_grad()

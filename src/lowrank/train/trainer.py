@@ -114,6 +114,11 @@ class Trainer:
                     for buffer, value in statistics:
                         buffer.copy_(value)
                     return False
+                # An update of a finite gradient can still be too large for the weights.
+                kept = self.step in forks or self.step == training.steps
+                if (probing or kept) and not self._finite_weights():
+                    self.record["diverged_at"] = self.step
+                    return False
                 with clock.paused():
                     if self.step in log_at:
                         row = {"step": self.step, "learning_rate": rate}
@@ -141,6 +146,9 @@ class Trainer:
         else:
             self.save(checkpoint.checkpoint_path(self.folder, self.step))
             checkpoint.prune(self.folder, keep=self.step)
+
+    def _finite_weights(self) -> bool:
+        return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
 
     def _validate(self) -> dict[str, float]:
         evaluation = self.spec.evaluation
