@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class LowrankError(Exception):
     """One sentence: what was wrong, with which value, and what would be right.
 
-    The command line prints the sentence alone and exits with status 2.
+    The command line prints the sentence alone and exits with status 2. Line ends, which values and
+    libraries' messages may bring, become spaces.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", str(message)))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LowrankError:

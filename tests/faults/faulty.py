@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -17,6 +19,7 @@ from lowrank.files import read_json, read_table, write_sealed
 from lowrank.study import config
 from lowrank.study.grid import Grid, expand
 
+ROOT = Path(__file__).parents[2]
 NAME = "small-images"
 CLOCKS = ["seconds", "train_seconds", "positions_per_second", "peak_memory_bytes", "finished_at"]
 
@@ -147,6 +150,17 @@ class Track:
         found = [path for path in self.root.rglob("*") if path.name.endswith(".part")]
         finished = [path.parent for path in self.root.glob("runs/*/manifest.json")]
         return found + [path for run in finished for path in run.glob("checkpoint-*")]
+
+
+def snakemake(folder: Path, target: str, values: dict, *more: str) -> list[str]:
+    """A Snakemake command to run in `folder`, which gets links to the project's sources and these
+    values as its configuration."""
+    for name in ("Snakefile", "workflow", "profiles", "config", "notebooks", "paper", "src"):
+        if not (folder / name).exists() and (ROOT / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    program = [sys.executable, "-m", "snakemake", target, "--cores", "1", *more]
+    return [*program, "--configfile", "tiny.yaml"]
 
 
 def assert_same_results(one: Track, other: Track) -> None:

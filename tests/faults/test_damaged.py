@@ -11,15 +11,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from faulty import DENSE, LOW, NAME, PRE, Track, assert_same_results
+from faulty import DENSE, LOW, NAME, PRE, ROOT, Track, assert_same_results
 
 from lowrank import files
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import load_text, prepare_text
 from lowrank.errors import LowrankError
 from lowrank.files import read_json, read_table
-
-ROOT = Path(__file__).parents[2]
 
 
 def truncate(path: Path, other: Path) -> None:

@@ -9,10 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-import yaml
 from faulty import (
     LOW,
     NAME,
@@ -22,11 +20,11 @@ from faulty import (
     assert_same_results,
     command_in_child,
     ended,
+    snakemake,
 )
 
 from lowrank.files import atomic, atomic_dir, scratch
 
-ROOT = Path(__file__).parents[2]
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "fcntl.flock"}
 TRIALS = 6
 KILLS = 4
@@ -101,7 +99,7 @@ def test_a_pipeline_of_killed_jobs_ends_with_the_unbroken_results(seed, whole, t
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_forks_survives_a_kill_before_each_of_its_changes(number, whole, tmp_path):
     """Every change of a file in turn: checkpoints, forks, prunes, tables, manifest."""
-    count, step = (1, 10) if number == signal.SIGKILL else (6, 10)
+    count, step = (1, 14) if number == signal.SIGKILL else (8, 14)
     status, job = 1, whole.train("spectral-r0.5-pre0.5")
     track = Track(tmp_path / "track")
     track.write_specs()
@@ -161,15 +159,9 @@ def test_sigterm_ends_a_command_with_status_143_without_a_traceback(whole, tmp_p
     assert not list((tmp_path / "data").iterdir())
 
 
-def snakemake(folder: Path, *more: str) -> list[str]:
-    target = f"results/tiny/cells/{NAME}/{LOW}/runs.parquet"
-    command = ["snakemake", *more, target, "--cores", "1", "--snakefile", str(ROOT / "Snakefile")]
-    return [*command, "--directory", str(folder), "--configfile", str(folder / "tiny.yaml")]
-
-
 @pytest.mark.pipeline
 def test_snakemake_goes_on_after_it_was_killed_and_terminated(whole, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(VALUES))
+    command = snakemake(tmp_path, f"results/tiny/cells/{NAME}/{LOW}/runs.parquet", VALUES)
     results = tmp_path / "results/tiny"
     # First the data are ready and runs are under way, then the sweep is done.
     for number, sign in (
@@ -177,7 +169,8 @@ def test_snakemake_goes_on_after_it_was_killed_and_terminated(whole, tmp_path):
         (signal.SIGTERM, f"rates/{NAME}/*.json"),
     ):
         process = subprocess.Popen(
-            snakemake(tmp_path),
+            command,
+            cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -191,7 +184,7 @@ def test_snakemake_goes_on_after_it_was_killed_and_terminated(whole, tmp_path):
         if list((tmp_path / ".snakemake/locks").glob("*")):
             assert number == signal.SIGKILL  # what `snakemake --unlock` does, without its 3 seconds
             shutil.rmtree(tmp_path / ".snakemake/locks")
-    done = subprocess.run(snakemake(tmp_path), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for table in ("runs", "history", "layers", "spectra"):
         path = f"cells/{NAME}/{LOW}/{table}.parquet"

@@ -108,7 +108,7 @@ def test_two_odd_values_at_once_are_expanded_or_refused_in_a_sentence(first, sec
 
 
 @settings(
-    max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(place=st.sampled_from(KEYS), at=st.integers(0, 30), letter=st.sampled_from("exz_"))
 def test_a_misspelt_key_is_named_with_the_nearest_known_one(place, at, letter):
