@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,9 +207,18 @@ def forked(action: Callable[[], int | None]) -> int:
         os._exit(status)
 
 
-def ended(child: int) -> int:
-    """Wait for a child; its exit status, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def ended(child: int, seconds: float = 120) -> int:
+    """Wait for a child; its exit status, or minus the signal that ended it. One that hangs is killed
+    and fails the test."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError(f"a command did not end within {seconds:g} seconds")
 
 
 def command_in_child(command: list[str], before: Callable[[], None] = lambda: None) -> int:
