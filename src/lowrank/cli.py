@@ -73,6 +73,16 @@ def _common(command: Any) -> Any:
     return command
 
 
+PARALLEL = click.option(
+    "--parallel",
+    "mode",
+    type=click.Choice(["ddp", "fsdp"]),
+    default="ddp",
+    show_default=True,
+    help="Under torchrun: what each device holds, the whole model or a slice.",
+)
+
+
 @main.command()
 @click.option("--spec", type=FILE, required=True, help="The data section, as JSON.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write.")
@@ -96,15 +106,18 @@ def prepare(spec: Path, output: Path) -> None:
 @click.option("--spec", type=FILE, required=True, help="The sweep's spec file.")
 @click.option("--keep", type=int, multiple=True, help="Steps whose checkpoints are kept.")
 @click.option("--output", type=FILE, required=True, help="JSON file to write.")
+@PARALLEL
 @_common
 def sweep(
-    spec: Path, keep: tuple[int, ...], output: Path, data: Path, cache: Path, device: str
+    spec: Path, keep: tuple[int, ...], output: Path, mode: str, data: Path, cache: Path, device: str
 ) -> None:
     """Find an arm's best learning rate on validation data."""
     from lowrank.study import jobs
     from lowrank.study.spec import SweepGroup
+    from lowrank.train import parallel
 
-    jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device, keep)
+    with parallel.session(device, mode):
+        jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device, keep)
 
 
 @main.command()
@@ -112,12 +125,14 @@ def sweep(
 @click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
 @click.option("--keep", type=int, multiple=True, help="Steps whose checkpoints are kept.")
 @click.option("--output", type=FOLDER, required=True, help="Folder of the cell's tables.")
+@PARALLEL
 @_common
 def train(
     spec: Path,
     rates: Path,
     keep: tuple[int, ...],
     output: Path,
+    mode: str,
     data: Path,
     cache: Path,
     device: str,
@@ -125,9 +140,11 @@ def train(
     """Train one cell, all its seeds."""
     from lowrank.study import jobs
     from lowrank.study.spec import Cell
+    from lowrank.train import parallel
 
     cell = _spec(spec, Cell)
-    jobs.train(cell, jobs.read_rates(rates, [cell]), data, cache, output, device, keep)
+    with parallel.session(device, mode):
+        jobs.train(cell, jobs.read_rates(rates, [cell]), data, cache, output, device, keep)
 
 
 @main.command()

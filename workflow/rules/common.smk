@@ -41,6 +41,11 @@ GPUS = CONFIG.devices if CONFIG.device == "cuda" else 0
 # Jobs that only read trained models use one, however many a run is spread over.
 GPU = min(GPUS, 1)
 
+# What starts a training job: one process, or one for each device.
+LAUNCH = "lowrank"
+if CONFIG.devices > 1:
+    LAUNCH = f"torchrun --standalone --nproc-per-node {CONFIG.devices} -m lowrank"
+
 
 def data_folder(wildcards):
     return f"{RESULTS}/data/{wildcards.track}"

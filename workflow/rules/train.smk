@@ -7,6 +7,7 @@ rule sweep_rate:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
     log:
         f"{RESULTS}/logs/sweep_rate/{{track}}/{{arm}}.log",
+    threads: CONFIG.devices
     resources:
         gpu=GPUS,
     params:
@@ -15,7 +16,8 @@ rule sweep_rate:
     message:
         "Sweeping the learning rate of {wildcards.track}/{wildcards.arm}"
     shell:
-        "lowrank sweep --spec {input.spec} {params.keep} --output {output}"
+        "{LAUNCH} sweep --parallel {CONFIG.parallel} --spec {input.spec} {params.keep}"
+        " --output {output}"
         " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
 
 
@@ -33,6 +35,7 @@ rule train_cell:
         spectra=f"{RESULTS}/cells/{{track}}/{{arm}}/spectra.parquet",
     log:
         f"{RESULTS}/logs/train_cell/{{track}}/{{arm}}.log",
+    threads: CONFIG.devices
     resources:
         gpu=GPUS,
     params:
@@ -42,6 +45,6 @@ rule train_cell:
     message:
         "Training {wildcards.track}/{wildcards.arm}"
     shell:
-        "lowrank train --spec {input.spec} --rates {params.rates} {params.keep}"
-        " --output $(dirname {output.runs}) --data {params.data}"
+        "{LAUNCH} train --parallel {CONFIG.parallel} --spec {input.spec}"
+        " --rates {params.rates} {params.keep} --output $(dirname {output.runs}) --data {params.data}"
         " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"

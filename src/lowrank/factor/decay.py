@@ -25,7 +25,17 @@ def frobenius_gradients(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
     U (..., m, r) and V (..., n, r); costs 4 (m + n) r^2 FLOPs and r x r memory beyond the result.
     """
-    return U @ (V.mT @ V), V @ (U.mT @ U)
+    return U @ _gram(V), V @ _gram(U)
+
+
+def _gram(factor: Tensor) -> Tensor:
+    """F^T F. Of a factor cut over devices, the r x r sum is what they exchange, not the factor."""
+    gram = factor.mT @ factor
+    if not hasattr(gram, "redistribute"):
+        return gram
+    from torch.distributed.tensor import Replicate
+
+    return gram.redistribute(placements=[Replicate()])
 
 
 @decay("frobenius")

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
+from posixpath import commonpath
 from types import ModuleType
 
 from lowrank.errors import LowrankError, unknown
@@ -37,6 +38,15 @@ def family(name: str) -> ModuleType:
     if name not in FAMILIES:
         raise unknown("model family", name, FAMILIES)
     return import_module(f"lowrank.models.{name}")
+
+
+def blocks(targets: Iterable[Target]) -> list[str]:
+    """The name of each block: the longest dotted prefix that its targets share."""
+    parents: dict[int, list[str]] = {}
+    for target in targets:
+        parent = target.name.rpartition(".")[0]
+        parents.setdefault(target.block, []).append(parent.replace(".", "/"))
+    return [commonpath(paths).replace("/", ".") for paths in parents.values()]
 
 
 def matching(targets: list[Target], patterns: Iterable[str], key: str) -> list[Target]:

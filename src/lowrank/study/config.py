@@ -434,6 +434,11 @@ class Config(Strict):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where runs are trained.")
     devices: PositiveInt = Field(1, description="Devices one run is spread over.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="With several devices: each holds the whole model (ddp), or a slice of it and of "
+        "the optimiser's state, for models that do not fit (fsdp).",
+    )
     results_from: Literal["train", "published"] = Field(
         "train", description="Train the cells, or read the published tables."
     )

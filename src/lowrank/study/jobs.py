@@ -16,6 +16,7 @@ from lowrank.study.config import EvaluationSpec
 from lowrank.study.rates import read_sweep
 from lowrank.study.spec import Cell, RunSpec, SweepGroup
 from lowrank.study.tables import concat
+from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.run import TABLES, FinishedRun, ensure_run
 from lowrank.train.task import make_task
@@ -53,6 +54,8 @@ def sweep(
         raise LowrankError(
             f"{group.name}: every learning rate of the sweep diverged; lower sweep.rates."
         )
+    if not parallel.is_main():
+        return
     rows = [
         {"learning_rate": rate, "validation_loss": None if math.isinf(loss) else loss}
         for rate, loss in sorted(losses.items())
@@ -106,6 +109,8 @@ def train(
         parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
         for name in TABLES:
             parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
+    if not parallel.is_main():
+        return
     for name, tables in parts.items():
         write_table(output / f"{name}.parquet", concat(tables))
 

@@ -66,6 +66,7 @@ COLUMNS = {
     "state_bytes": "bytes of parameters, gradients and optimiser state",
     "peak_memory_bytes": "peak memory: resident set of the process, or allocated on the GPU",
     "data_digest": "digest of the prepared data",
+    "devices": "devices the run was spread over",
     "device": "processor or GPU",
     "torch": "version of torch",
     "transformers": "version of transformers",

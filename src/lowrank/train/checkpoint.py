@@ -3,7 +3,8 @@
 A checkpoint is a folder with the model, the optimiser, the random state and the history so far, sealed
 by a manifest: `checkpoint-<step>` to go on from, replaced by the next, or `fork-<step>`, which stays
 because pre-trained runs begin there. Batches and learning rate are functions of the step, so with it
-a resumed run equals an unbroken one bit for bit on the same machine.
+a resumed run equals an unbroken one bit for bit on the same machine. Tensors are written whole, by
+the first process, so that a run goes on with any number of devices.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from lowrank.files import (
     write_json,
     write_manifest,
 )
+from lowrank.train import parallel
 
 PATTERN = re.compile(r"(?:checkpoint|fork)-(\d{9})")
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The model's parameters and buffers as contiguous host tensors; a tied weight stands once."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        tensors[name] = tensor.detach().cpu().contiguous()
-    return tensors
+    return {name: parallel.on_host(tensor) for name, tensor in _state(model).items()}
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    once = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in once}
 
 
 def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], source: object) -> None:
     """Load tensors written by `model_tensors`; a missing, extra or misshapen one is an error."""
-    expected = set(model_tensors(model))
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))[0]
+    expected = _state(model)
+    if expected.keys() != tensors.keys():
+        odd = sorted(expected.keys() ^ tensors.keys())[0]
         raise LowrankError(f"{source} does not fit the model: '{odd}' is on one side only.")
     try:
-        model.load_state_dict(tensors, strict=False)
+        own = {name: parallel.like(tensor, expected[name]) for name, tensor in tensors.items()}
+        model.load_state_dict(own, strict=False)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise LowrankError(f"{source} does not fit the model: {detail}") from None
@@ -58,8 +59,10 @@ def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor], source: obj
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a model's tensors as one safetensors file."""
-    with atomic(path) as temporary:
-        save_file(model_tensors(model), temporary)
+    tensors = model_tensors(model)
+    if parallel.is_main():
+        with atomic(path) as temporary:
+            save_file(tensors, temporary)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -76,9 +79,12 @@ def save(
     path: Path, step: int, model: nn.Module, optimizer: dict[str, Tensor], record: dict[str, Any]
 ) -> None:
     """Write a checkpoint folder; `record` (JSON) carries the history so far."""
+    tensors = model_tensors(model)
+    state = {name: parallel.on_host(tensor) for name, tensor in optimizer.items()}
+    if not parallel.is_main():
+        return
     with atomic_dir(path) as temporary:
-        save_file(model_tensors(model), temporary / "model.safetensors")
-        state = {name: t.detach().cpu().contiguous() for name, t in optimizer.items()}
+        save_file(tensors, temporary / "model.safetensors")
         state["random/host"] = torch.get_rng_state()
         if torch.cuda.is_available():
             state["random/device"] = torch.cuda.get_rng_state()

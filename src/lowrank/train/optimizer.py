@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import add_decay_, shrink_
 from lowrank.study.config import DecaySpec, TrainingSpec
+from lowrank.train import parallel
 
 
 class Optimizer:
@@ -47,7 +48,7 @@ class Optimizer:
         for parameter in self.parameters:
             assert parameter.grad is not None, "a parameter got no gradient: it is not in the loss"
         limit = float("inf") if self.spec.clip is None else self.spec.clip
-        return torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        return parallel.full(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
 
     def step(self, rate: float, norm: Tensor) -> None:
         """Decay and update every parameter at this learning rate, and drop the gradients.
@@ -86,10 +87,12 @@ class Optimizer:
                 # Adam's step counter lives on the host unless the fused kernel is used.
                 on_host = key == "step" and not target.is_cuda
                 value = value.clone() if on_host else value.to(target.device, copy=True)
+                if key != "step":
+                    value = parallel.like(value, target)
                 self.torch.state[target][key] = value
 
     def state_bytes(self) -> int:
-        """Bytes of parameters, gradients and optimiser state."""
+        """Bytes of parameters, gradients and optimiser state, over all devices that share them."""
         weights = sum(p.numel() * p.element_size() for p in self.parameters)
         return 2 * weights + sum(t.numel() * t.element_size() for t in self.state().values())
 

@@ -7,7 +7,7 @@ factors. For a dense layer the matrix itself takes the product's place, so the c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,33 +15,22 @@ from torch import Tensor, nn
 from lowrank.errors import LowrankError
 from lowrank.factor import spectrum
 from lowrank.factor.layers import Factorized, matricise
+from lowrank.train import parallel
 
 
 def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
-    """Copies of the named layers' factors (U, V) or of their dense matrices."""
-    copies: dict[str, Any] = {}
-    for name in names:
-        layer = model.get_submodule(name)
-        if isinstance(layer, Factorized):
-            copies[name] = (layer.U.detach().clone(), layer.V.detach().clone())
-        else:
-            copies[name] = matricise(layer).detach().clone()
-    return copies
+    """Copies of the named layers' weights: factors (U, V), or the dense weight; sharded as they are."""
+    return {
+        name: [weight.detach().clone() for weight in _weights(model.get_submodule(name))]
+        for name in names
+    }
 
 
 @torch.no_grad()
 def singular_values(layer: nn.Module) -> Tensor:
     """Singular values of the layer's matrix (..., min(m, n) or r), largest first; not-a-numbers where
     the matrix is not finite, be it because the product of finite factors is too large."""
-    if isinstance(layer, Factorized):
-        try:
-            return spectrum.singular_values(layer.U, layer.V)
-        except LowrankError:
-            return torch.full((*layer.U.shape[:-2], layer.U.shape[-1]), float("nan"))
-    matrix = matricise(layer).float()
-    if not torch.isfinite(matrix).all():
-        return torch.full((*matrix.shape[:-2], min(matrix.shape[-2:])), float("nan"))
-    return torch.linalg.svdvals(matrix)
+    return _singular_values(layer, _whole(layer, _weights(layer)))
 
 
 @torch.no_grad()
@@ -56,13 +45,14 @@ def measure(
     rows = []
     for name in names:
         layer = model.get_submodule(name)
-        values = singular_values(layer)
+        now, then = _whole(layer, _weights(layer)), _whole(layer, before[name])
+        values = _singular_values(layer, now)
         norm = float(values.square().sum().sqrt())
         if isinstance(layer, Factorized):
-            moved = spectrum.difference_norm(layer.U, layer.V, *before[name])
+            moved = spectrum.difference_norm(*now, *then)
             update = float(moved.square().sum().sqrt())
         else:
-            update = float((matricise(layer) - before[name]).norm())
+            update = float((now[0] - then[0]).norm())
         rows.append(
             {
                 "layer": name,
@@ -76,3 +66,26 @@ def measure(
             }
         )
     return rows
+
+
+def _weights(layer: nn.Module) -> list[Tensor]:
+    return [layer.U, layer.V] if isinstance(layer, Factorized) else [cast(Tensor, layer.weight)]
+
+
+def _whole(layer: nn.Module, weights: list[Tensor]) -> list[Tensor]:
+    """Whole factors (U, V), or the whole dense weight as one matrix."""
+    whole = [parallel.full(weight) for weight in weights]
+    return whole if isinstance(layer, Factorized) else [matricise(layer, tensor=whole[0])]
+
+
+def _singular_values(layer: nn.Module, whole: list[Tensor]) -> Tensor:
+    if isinstance(layer, Factorized):
+        U, V = whole
+        try:
+            return spectrum.singular_values(U, V)
+        except LowrankError:
+            return torch.full((*U.shape[:-2], U.shape[-1]), float("nan"))
+    matrix = whole[0].float()
+    if not torch.isfinite(matrix).all():
+        return torch.full((*matrix.shape[:-2], min(matrix.shape[-2:])), float("nan"))
+    return torch.linalg.svdvals(matrix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import resource
+import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.study.spec import METHOD_VERSION
+from lowrank.study.spec import METHOD_VERSION, RunSpec
+from lowrank.train import parallel
 from lowrank.train.build import build_model
 
 if TYPE_CHECKING:
-    from lowrank.train.run import Trainer
+    from lowrank.train.task import Task
+    from lowrank.train.trainer import Trainer
 
 
 def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
@@ -26,9 +29,8 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
     spec, task, record = trainer.spec, trainer.task, trainer.record
     final = record["history"][-1] if record["history"] and finished else {}
     last = [row for row in record["layers"] if row["step"] == trainer.step]
-    dense = build_model(spec.model_copy(update={"factors": None}), task.outputs)
-    dense_parameters, dense_flops = parameter_count(dense), forward_flops(dense, task.example())
-    flops = forward_flops(trainer.model.cpu(), task.example())
+    dense_parameters, dense_flops = _size(spec.model_copy(update={"factors": None}), task)
+    parameters, flops = _size(spec, task)
     positions = spec.model.context or 1
     examples = spec.training.steps * spec.training.batch
     # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
@@ -48,9 +50,9 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
         "effective_rank": _mean(last, "effective_rank"),
         "entropy_rank": _mean(last, "entropy_rank"),
         "stable_rank": _mean(last, "stable_rank"),
-        "parameters": parameter_count(trainer.model),
+        "parameters": parameters,
         "dense_parameters": dense_parameters,
-        "kept_parameters": parameter_count(trainer.model) / dense_parameters,
+        "kept_parameters": parameters / dense_parameters,
         "flops_per_position": flops / positions,
         "kept_flops": flops / dense_flops,
         "training_flops": training_flops,
@@ -59,6 +61,7 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
         "state_bytes": trainer.optimizer.state_bytes(),
         "peak_memory_bytes": peak,
         "data_digest": task.digest,
+        "devices": parallel.world(),
         **provenance(task.device),
     }
     # JSON has no word for what is not finite, and neither has a mean over seeds.
@@ -67,6 +70,13 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
 
 def _not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def _size(spec: RunSpec, task: Task) -> tuple[int, int]:
+    """Parameters and forward FLOPs of one example, from shapes alone."""
+    with warnings.catch_warnings(action="ignore"), torch.device("meta"):
+        model = build_model(spec, task.outputs)
+        return parameter_count(model), forward_flops(model, task.example())
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float | None:

@@ -7,6 +7,7 @@ switch, and trains that dense run so far if nobody has.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 from torch import nn
 
 from lowrank.files import (
@@ -29,7 +29,7 @@ from lowrank.files import (
 )
 from lowrank.progress import Progress
 from lowrank.study.spec import RunSpec
-from lowrank.train import checkpoint, probe
+from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, choose_device, load_extensions
 from lowrank.train.result import result_row
 from lowrank.train.task import Task, make_task
@@ -94,20 +94,23 @@ def ensure_run(
     folder = cache / spec.identity(task.digest)
     folder.mkdir(parents=True, exist_ok=True)
     # Cells that share a run may be in progress side by side: the second waits and finds it finished.
-    with FileLock(folder / "lock"):
-        remove_leftovers(folder)
+    with parallel.locked(folder / "lock"):
+        if parallel.is_main():
+            remove_leftovers(folder)
         if until is not None and checkpoint.fork_path(folder, until).is_dir():
             return None
         finished = (folder / "manifest.json").is_file()
         if finished and until is None:
-            checkpoint.prune(folder)
+            if parallel.is_main():
+                checkpoint.prune(folder)
             return checked_run(folder, spec)
         if finished and checked_run(folder, spec).result["diverged"]:
             return FinishedRun(folder, spec)
         trainer = _begin(spec, task, folder, data, cache, device, until)
         last = spec.training.steps if until is None else until
         name = f"{spec.track} seed {spec.seed} {folder.name[:6]}"
-        with Progress(name, last, "steps") as progress:
+        stream = None if parallel.is_main() else io.StringIO()
+        with Progress(name, last, "steps", stream=stream) as progress:
             progress.advance(trainer.step)
             finite = trainer.train(last, {*keep, *([until] if until else [])}, progress.advance)
         if finite and until is not None:
@@ -126,7 +129,8 @@ def _begin(
 ) -> Trainer:
     """A trainer at the run's last checkpoint up to step `until`, at the switch of a pre-trained run,
     or at step 0."""
-    write_json(folder / "spec.json", spec.model_dump(mode="json"))
+    if parallel.is_main():
+        write_json(folder / "spec.json", spec.model_dump(mode="json"))
     trainer = Trainer(spec, task, folder)
     if spec.switch_step:
         trunk = spec.trunk()
@@ -141,7 +145,10 @@ def _begin(
 
 
 def _finish(trainer: Trainer, finished: bool) -> FinishedRun:
-    """Write the run's tables, weights and row, sealed by a manifest, and drop its checkpoints."""
+    """Write the run's tables, weights and row, sealed by a manifest, and drop its checkpoints.
+
+    Every process takes part, for weights are gathered from all; the first one writes.
+    """
     spec, folder, record = trainer.spec, trainer.folder, trainer.record
     spectra = (
         [
@@ -154,13 +161,15 @@ def _finish(trainer: Trainer, finished: bool) -> FinishedRun:
         if finished
         else []
     )
+    checkpoint.save_weights(folder / "model.safetensors", trainer.model)
+    if not parallel.is_main():
+        return FinishedRun(folder, spec)
     for name, rows in (("history", record["history"]), ("layers", record["layers"])):
         write_table(folder / f"{name}.parquet", pd.DataFrame(rows))
     write_table(
         folder / "spectra.parquet",
         pd.DataFrame(spectra, columns=["layer", "index", "singular_value"]),
     )
-    checkpoint.save_weights(folder / "model.safetensors", trainer.model)
     write_json(folder / "result.json", result_row(trainer, finished))
     names = ["result.json", "model.safetensors", *(f"{name}.parquet" for name in TABLES)]
     write_manifest(folder, names)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.train import parallel
+
 if TYPE_CHECKING:
     from lowrank.train.optimizer import Optimizer
     from lowrank.train.task import Task
@@ -16,15 +18,16 @@ if TYPE_CHECKING:
 def train_step(
     model: nn.Module, task: Task, parts: Sequence[Any], optimizer: Optimizer, rate: float
 ) -> tuple[Tensor, Tensor]:
-    """One optimiser step over a global batch computed in `parts`; returns loss and gradient norm.
+    """One optimiser step over this process's `parts` of a batch; returns loss and gradient norm.
 
-    Neither is read here, so a GPU is not waited for.
+    Both are of the whole batch. Neither is read here, so a GPU is not waited for.
     """
     loss = torch.zeros((), device=task.device)
-    for part in parts:
+    for number, part in enumerate(parts, 1):
+        parallel.communicate(model, now=number == len(parts))
         part_loss = task.loss(model, part) / len(parts)
         part_loss.backward()
         loss += part_loss.detach()
     norm = optimizer.clip_gradients()
     optimizer.step(rate, norm)
-    return loss, norm
+    return parallel.mean(loss), norm

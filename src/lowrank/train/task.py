@@ -36,7 +36,7 @@ class Task(Protocol):
         ...
 
     def batch(self, step: int, part: int, parts: int) -> Any:
-        """Part `part` of `parts` of a step's batch."""
+        """Part `part` of `parts` of a step's batch, whichever device computes it."""
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -71,7 +71,10 @@ def example_indices(seed: int, step: int, batch: int, examples: int) -> np.ndarr
 
 def _part(indices: np.ndarray, part: int, parts: int) -> np.ndarray:
     if len(indices) % parts:
-        raise LowrankError(f"A batch of {len(indices)} examples does not split in {parts} parts.")
+        raise LowrankError(
+            f"training.batch: {len(indices)} examples do not split in {parts} equal parts, one for "
+            "each of accumulation on each of devices."
+        )
     return np.split(indices, parts)[part]
 
 

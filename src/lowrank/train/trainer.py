@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowrank import models
 from lowrank.errors import LowrankError
 from lowrank.study.spec import RunSpec
-from lowrank.train import checkpoint, probe
+from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, factorise
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.schedule import learning_rate
@@ -32,20 +32,22 @@ class Trainer:
         self.step = 0
         self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
         self.model = build_model(spec, task.outputs, factorised=spec.switch_step == 0)
-        self._prepare()
+        if not parallel.sharded():  # a whole model may not fit: its slices are moved by themselves
+            self.model.to(task.device)
+        if spec.switch_step == 0:
+            self._prepare()
 
     def _prepare(self) -> None:
-        """Put the model on its device and build its optimiser."""
-        self.model.to(self.task.device)
-        if self.spec.training.channels_last:
+        """Spread the model over the devices and build its optimiser."""
+        if self.spec.training.channels_last and not parallel.sharded():
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
-        decay = self.spec.factors.decay if self.spec.factors else None
-        self.optimizer = Optimizer(self.model, self.spec.training, decay)
         targets = models.family(self.spec.model.family).targets(self.model)
         self.layer_names = [target.name for target in targets]
-        compiles = self.spec.training.compile
-        self.forward: nn.Module = torch.compile(self.model) if compiles else self.model  # type: ignore[assignment]
+        blocks, compiled = models.blocks(targets), self.spec.training.compile
+        self.forward = parallel.wrap(self.model, blocks, self.task.device, compiled)
+        decay = self.spec.factors.decay if self.spec.factors else None
+        self.optimizer = Optimizer(self.model, self.spec.training, decay)
 
     def resume(self, until: int | None = None) -> None:
         """Take up the newest usable checkpoint up to step `until`; a damaged one is named and an older
@@ -58,13 +60,15 @@ class Trainer:
             try:
                 self.step, state, self.record = checkpoint.load(path, self.model)
             except LowrankError as error:
-                print(f"Not resuming from {path.name}: {error}", flush=True)
+                if parallel.is_main():
+                    print(f"Not resuming from {path.name}: {error}", flush=True)
                 continue
             self.optimizer.load_state(state)
             return
 
     def save(self, path: Path) -> None:
         """Write a checkpoint of this step."""
+        parallel.average_buffers_(self.model)
         checkpoint.save(path, self.step, self.model, self.optimizer.state(), self.record)
 
     def switch(self, trunk: Path) -> None:
@@ -72,9 +76,10 @@ class Trainer:
         assert self.spec.factors is not None and self.spec.pretraining is not None
         self.step, state, self.record = checkpoint.load(trunk, self.model)
         names = factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
-        self._prepare()
         carry = self.spec.pretraining.moments == "carry"
-        self.optimizer.load_state(carry_moments(state, self.model, names, carry))
+        state = carry_moments(state, self.model, names, carry)
+        self._prepare()
+        self.optimizer.load_state(state)
 
     def start_diverged(self, step: int) -> None:
         """Stand where a dense trunk diverged before the switch: there is nothing left to train."""
@@ -94,13 +99,16 @@ class Trainer:
         probe_at = _points(training.steps, training.probe_points) | {1}
         validate_at = _points(training.steps, training.validation_points)
         losses = [torch.tensor(loss, device=self.task.device) for loss in self.record["losses"]]
-        parts = range(training.accumulation)
         if "diverged_at" in self.record:
             return False
+        # This process's parts of every batch; all parts are the same whichever process computes them.
+        count = parallel.world() * training.accumulation
+        parts = range(count)[parallel.rank() * training.accumulation :][: training.accumulation]
+        parallel.vary_random_state(self.spec.seed, self.step)
         with _Clock(self.record) as clock:
             while self.step < until:
                 rate = learning_rate(self.step, training)
-                batches = [self.task.batch(self.step, part, len(parts)) for part in parts]
+                batches = [self.task.batch(self.step, part, count) for part in parts]
                 probing = self.step + 1 in probe_at
                 if probing:
                     before = probe.snapshot(self.model, self.layer_names)
@@ -145,12 +153,14 @@ class Trainer:
             self.save(checkpoint.fork_path(self.folder, self.step))
         else:
             self.save(checkpoint.checkpoint_path(self.folder, self.step))
-            checkpoint.prune(self.folder, keep=self.step)
+            if parallel.is_main():
+                checkpoint.prune(self.folder, keep=self.step)
 
     def _finite_weights(self) -> bool:
         return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
 
     def _validate(self) -> dict[str, float]:
+        parallel.average_buffers_(self.model)
         evaluation = self.spec.evaluation
         metrics = self.task.evaluate(
             self.model, "validation", evaluation.validation_examples, evaluation.batch

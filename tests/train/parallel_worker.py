@@ -1,0 +1,77 @@
+"""One of the processes that torchrun starts for test_parallel: `text digits folder`.
+
+Trains every case in both modes below `folder`, and writes what only a process can know of itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from runs import FACTORS, PRETRAINING, RUNS, image_run, language_run
+
+from lowrank.factor.convert import factors
+from lowrank.study.config import DecaySpec
+from lowrank.study.spec import RunSpec
+from lowrank.train import parallel
+from lowrank.train.build import choose_device
+from lowrank.train.run import ensure_run
+from lowrank.train.task import make_task
+from lowrank.train.trainer import Trainer
+
+FROBENIUS = FACTORS.model_copy(update={"decay": DecaySpec(kind="frobenius", strength=1.0)})
+COUPLED = FACTORS.model_copy(
+    update={"decay": DecaySpec(kind="frobenius", coupled=True, strength=1.0)}
+)
+L2 = FACTORS.model_copy(update={"decay": DecaySpec(kind="l2", strength=1.0)})
+L2_COUPLED = FACTORS.model_copy(update={"decay": DecaySpec(kind="l2", coupled=True, strength=1.0)})
+
+CASES = {
+    "dense": RUNS["dense"],
+    "l2-clipped": language_run(factors=L2, training={"clip": 0.05}),
+    "l2-coupled": language_run(factors=L2_COUPLED),
+    "frobenius": language_run(factors=FROBENIUS),
+    "frobenius-coupled": language_run(factors=COUPLED),
+    "pretrained": language_run(factors=FROBENIUS, pretraining=PRETRAINING),
+    "accumulated": language_run(factors=FACTORS, training={"accumulation": 2}),
+    "wrn": image_run(factors=FACTORS, training={"flip": True}),
+    "resnet": image_run("resnet", factors=COUPLED),
+}
+"""Runs compared with one process. Strengths are large, so that a decay gone wrong is seen, and the
+clipping norm of `l2-clipped` is far below that of its gradients."""
+
+PLAIN = image_run(factors=FACTORS, training={"pad": 0})
+"""Without augmentation, so that both ways of computing a batch see the same pixels."""
+
+RESUMED = language_run(factors=FROBENIUS, pretraining=PRETRAINING, seed=3)
+STOP = 9
+
+
+def data_of(spec: RunSpec, text: Path, digits: Path) -> Path:
+    """The prepared data of a run."""
+    return text if spec.track == "language" else digits
+
+
+def run_all(text: Path, digits: Path, folder: Path, mode: str) -> None:
+    """Every case in one mode, below `folder/mode`."""
+    for spec in CASES.values():
+        ensure_run(spec, data_of(spec, text, digits), folder / mode, "cpu")
+    ensure_run(RESUMED, text, folder / mode / "stopped", "cpu", until=STOP)
+    ensure_run(RESUMED, text, folder / mode / "one-to-two", "cpu")
+    ensure_run(PLAIN, digits, folder / mode / "plain", "cpu", until=1)
+    task = make_task(CASES["frobenius"], text, choose_device("cpu"))
+    layer = next(iter(factors(Trainer(CASES["frobenius"], task, folder).model).values()))
+    held = layer.U.to_local() if mode == "fsdp" else layer.U
+    facts = {"held": len(held), "rows": len(layer.U)}
+    (folder / f"{mode}-{parallel.rank()}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    text, digits, folder = map(Path, sys.argv[1:])
+    with parallel.session("cpu", "ddp"):
+        run_all(text, digits, folder, "ddp")
+        parallel._mode = "fsdp"  # a second session would need a second start of torchrun
+        run_all(text, digits, folder, "fsdp")
