@@ -217,7 +217,8 @@ def posthoc(
     from lowrank.files import write_table
     from lowrank.study import jobs
     from lowrank.study import posthoc as method
-    from lowrank.study.config import FactorSpec, PostHocStudy
+    from lowrank.study.config import PostHocStudy
+    from lowrank.study.sections import FactorSpec
     from lowrank.study.spec import Cell
 
     cell = _spec(dense, Cell)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from lowrank.errors import LowrankError
-from lowrank.study import config
+from lowrank.study import config, sections
 from lowrank.study.contrasts import contrasts
-from lowrank.study.grid import expand
+from lowrank.study.grid import arm_name, expand, timed_arms
 from lowrank.study.reference import SECTIONS, write_reference
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,10 @@ def test_reference_and_readme_are_in_step_with_what_they_are_written_from(monkey
     assert "supported" in readme.read_text()
     documented = set(SECTIONS.values())
     assert {
-        c for c in config.Strict.__subclasses__() if c.__module__ == config.__name__
-    } <= documented | {config.PretrainingSpec}  # an arm, not a key
+        c
+        for c in sections.Strict.__subclasses__()
+        if c.__module__ in (config.__name__, sections.__name__)
+    } <= documented | {sections.PretrainingSpec}  # an arm, not a key
 
 
 def test_every_key_is_described_unless_it_is_a_study():
@@ -66,9 +68,9 @@ def test_the_names_known_to_the_configuration_are_the_registered_ones():
     from lowrank.factor.init import INITIALISATIONS
     from lowrank.factor.truncate import TRUNCATIONS
 
-    assert set(INITIALISATIONS) == config.INITIALISATIONS
-    assert set(DECAYS) == config.DECAYS
-    assert set(TRUNCATIONS) == config.TRUNCATIONS
+    assert set(INITIALISATIONS) == sections.INITIALISATIONS
+    assert set(DECAYS) == sections.DECAYS
+    assert set(TRUNCATIONS) == sections.TRUNCATIONS
 
 
 def test_conda_and_pip_read_the_same_pins():
@@ -84,6 +86,25 @@ def test_conda_and_pip_read_the_same_pins():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {name.lower() for name in wanted} <= pinned
+
+
+def test_a_track_may_have_seeds_of_its_own():
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values["tracks"]["small-images"]["seeds"] = [0, 1, 2, 3]
+    seeds = {cell.track: cell.seeds for cell in expand(config.parse(values)).cells.values()}
+    assert seeds == {"language": (0, 1), "small-images": (0, 1, 2, 3), "large-images": (0, 1)}
+
+
+def test_kernels_read_otherwise_are_an_arm_compared_and_timed():
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values["tracks"]["small-images"]["studies"]["layers"] = {"matricisations": ["spatial"]}
+    settings = config.parse(values)
+    track, name = settings.tracks["small-images"], "small-images/spectral-r0.3"
+    factors = expand(settings).cells[f"{name}-spatial"].factors
+    assert factors == track.factors.model_copy(update={"matricisation": "spatial"})
+    assert (f"{name}-spatial", name) in contrasts(settings)["small-images", "layers"]
+    timed = [arm_name(arm, track) for arm in timed_arms(track)]
+    assert timed == ["dense", "spectral-r0.3", "spectral-r0.3-spatial"]
 
 
 def test_an_extension_is_part_of_the_digest_of_the_cells_that_use_it(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from runs import FACTORS, PRETRAINING, RUNS, image_run, language_run
 
 from lowrank.factor.convert import factors
-from lowrank.study.config import DecaySpec
+from lowrank.study.sections import DecaySpec
 from lowrank.study.spec import RunSpec
 from lowrank.train import parallel
 from lowrank.train.build import choose_device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowrank.study.config import (
+from lowrank.study.sections import (
     DecaySpec,
     EvaluationSpec,
     FactorSpec,

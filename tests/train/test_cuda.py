@@ -11,7 +11,7 @@ from runs import FACTORS, PRETRAINING, image_run, language_run
 from test_parallel import torchrun
 
 from lowrank.files import write_sealed
-from lowrank.study.config import DecaySpec
+from lowrank.study.sections import DecaySpec
 from lowrank.study.spec import Cell
 from lowrank.train.run import ensure_run
 

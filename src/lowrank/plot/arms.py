@@ -98,6 +98,8 @@ def layers_label(row: Any) -> str:
     left = re.search(r"dense_\w*?(first|last)_block", row.arm)
     if left:
         return f"{left[1]} block dense"
+    if row.arm.endswith(f"-{row.matricisation}"):
+        return f"all layers, {row.matricisation} kernels"
     if row.layers == "*":
         return "all layers"
     return f"{row.layers.replace(',', ' and ').replace('mlp', 'MLP')} only"

@@ -13,16 +13,15 @@ from typing import Any
 
 from lowrank.errors import LowrankError, unknown
 from lowrank.files import sha256
-from lowrank.study.config import (
+from lowrank.study.config import Config, TrackConfig
+from lowrank.study.sections import (
     DECAYS,
     INITIALISATIONS,
     TRUNCATIONS,
-    Config,
     DecaySpec,
     FactorSpec,
     PretrainingSpec,
     Strict,
-    TrackConfig,
 )
 from lowrank.study.spec import CELL_NAME, Cell, Extension, SweepGroup
 
@@ -143,7 +142,7 @@ def scaling_arms(track: TrackConfig) -> Iterator[Arm]:
 
 
 def layers_arms(track: TrackConfig) -> Iterator[Arm]:
-    """All layers, one group alone, and the first or the last block left dense."""
+    """All layers, one group alone, the first or the last block left dense, and kernels read otherwise."""
     study = track.studies.layers
     if study is None:
         return
@@ -153,6 +152,8 @@ def layers_arms(track: TrackConfig) -> Iterator[Arm]:
     for block in study.dense_blocks:
         pattern = f"{block}_block"
         yield Arm(factors=_factors(track, dense_layers=(*track.factors.dense_layers, pattern)))
+    for matricisation in study.matricisations:
+        yield Arm(factors=_factors(track, matricisation=matricisation))
 
 
 def interpolation_arms(track: TrackConfig) -> Iterator[Arm]:
@@ -177,8 +178,11 @@ def posthoc_arms(track: TrackConfig) -> Iterator[Arm]:
 
 
 def timed_arms(track: TrackConfig) -> Iterator[Arm]:
-    """The arms whose steps cost differently: dense and low-rank at each rank and width trained."""
-    arms = [*initialisation_arms(track), *scaling_arms(track)]
+    """The arms whose steps cost differently: dense and low-rank at each rank, width and matricisation
+    trained."""
+    study = track.studies.layers
+    kernels = [_factors(track, matricisation=m) for m in (study.matricisations if study else ())]
+    arms = [*initialisation_arms(track), *scaling_arms(track), *(Arm(factors=k) for k in kernels)]
     for arm in arms:
         plain = arm.factors is None or arm.factors.init == track.factors.init
         if plain and arm.pretraining is None:
@@ -226,7 +230,7 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     for name, track in config.tracks.items():
         for study, arms in STUDIES.items():
             for arm in arms(track):
-                cell = _cell(name, track, arm, study, config.seeds, extensions)
+                cell = _cell(name, track, arm, study, track.seeds or config.seeds, extensions)
                 if cell.name in cells:
                     known = cells[cell.name]
                     if cell.model_copy(update={"studies": known.studies}) != known:

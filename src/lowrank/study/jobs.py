@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from lowrank.errors import LowrankError
 from lowrank.files import read_sealed, sha256, write_sealed, write_table
-from lowrank.study.config import EvaluationSpec
 from lowrank.study.rates import read_sweep
+from lowrank.study.sections import EvaluationSpec
 from lowrank.study.spec import Cell, RunSpec, SweepGroup
 from lowrank.study.tables import concat
 from lowrank.train import parallel

@@ -20,9 +20,10 @@ from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.study.config import Config, FactorSpec, ModelSpec, TrackConfig
+from lowrank.study.config import Config, TrackConfig
 from lowrank.study.grid import expand
 from lowrank.study.publish import load
+from lowrank.study.sections import FactorSpec, ModelSpec
 from lowrank.study.spec import Cell
 from lowrank.train.build import factorise
 

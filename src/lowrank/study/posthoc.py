@@ -16,8 +16,9 @@ from torch import nn
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.truncate import truncate_model
-from lowrank.study.config import FactorSpec, PostHocStudy, TrainingSpec
+from lowrank.study.config import PostHocStudy
 from lowrank.study.jobs import runs_of
+from lowrank.study.sections import FactorSpec, TrainingSpec
 from lowrank.study.spec import Cell
 from lowrank.train.build import choose_device, select_targets
 from lowrank.train.optimizer import Optimizer

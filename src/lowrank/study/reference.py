@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.files import MANIFEST
-from lowrank.study import config
+from lowrank.study import config, sections
 from lowrank.study.claims import load as load_ledger
 from lowrank.study.publish import load
 
@@ -25,12 +25,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "tracks.<track>": config.TrackConfig,
     "data (text)": TextSpec,
     "data (images)": ImageSpec,
-    "model": config.ModelSpec,
-    "training": config.TrainingSpec,
-    "factors": config.FactorSpec,
-    "factors.decay": config.DecaySpec,
-    "evaluation": config.EvaluationSpec,
-    "sweep": config.SweepSpec,
+    "model": sections.ModelSpec,
+    "training": sections.TrainingSpec,
+    "factors": sections.FactorSpec,
+    "factors.decay": sections.DecaySpec,
+    "evaluation": sections.EvaluationSpec,
+    "sweep": sections.SweepSpec,
     "studies": config.Studies,
     "studies.initialisation": config.InitialisationStudy,
     "studies.decay": config.DecayStudy,
@@ -51,7 +51,7 @@ A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `g
 `claims.yaml` holds the paper's claims, how each is tested, and the margins.
 
 This page and `schema.json` are written by `lowrank reference` from the typed configuration in
-`src/lowrank/study/config.py`.
+`src/lowrank/study/config.py` and `sections.py` beside it.
 """
 
 
@@ -80,7 +80,7 @@ def verdicts(published: Path) -> str:
     """The verdict table of a published scale, a row a claim and a column a track, as Markdown."""
     tables = load(published)
     claims = tables["claims"]
-    tracks = [track for track in config.TRACKS if (claims["track"] == track).any()]
+    tracks = [track for track in sections.TRACKS if (claims["track"] == track).any()]
     rows = [f"| claim | {' | '.join(tracks)} | together |", "|---" * (len(tracks) + 2) + "|"]
     ledger = {claim.id: claim for claim in load_ledger(Path("config/claims.yaml")).claims}
     for name, group in claims.groupby("claim", sort=False):

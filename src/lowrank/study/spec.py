@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lowrank.errors import LowrankError
 from lowrank.files import digest
-from lowrank.study.config import (
+from lowrank.study.sections import (
     EvaluationSpec,
     FactorSpec,
     ModelSpec,

@@ -15,7 +15,7 @@ from lowrank import models
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factorize_model
 from lowrank.files import sha256
-from lowrank.study.config import FactorSpec, ModelSpec
+from lowrank.study.sections import FactorSpec, ModelSpec
 from lowrank.study.spec import Extension, RunSpec
 
 

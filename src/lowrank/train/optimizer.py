@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import add_decay_, shrink_
-from lowrank.study.config import DecaySpec, TrainingSpec
+from lowrank.study.sections import DecaySpec, TrainingSpec
 from lowrank.train import parallel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lowrank.study.config import TrainingSpec
+from lowrank.study.sections import TrainingSpec
 
 
 def learning_rate(step: int, spec: TrainingSpec) -> float:
