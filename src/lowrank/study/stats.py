@@ -18,9 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
-from scipy.stats import nct
 
 from lowrank.errors import LowrankError, unknown
 
@@ -180,6 +178,10 @@ def smallest_detectable(
     noncentral t distribution, both tails counted. Infinite for fewer than two pairs, NaN where
     the deviation is zero or unknown.
     """
+    # Imported here: they take longer to load than everything else that figures and training need.
+    from scipy.optimize import brentq
+    from scipy.stats import nct
+
     if not 0 < alpha < power < 1:
         raise LowrankError(f"Need 0 < alpha < power < 1, not alpha {alpha} and power {power}.")
     if pairs < 2:
