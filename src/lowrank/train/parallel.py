@@ -10,6 +10,7 @@ With one process each function gives back what it was given.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ def session(device: str, mode: str) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
     _mode = mode
+    if not is_main():
+        warnings.simplefilter("ignore")  # the first process says what all would
     try:
         yield
     finally:
@@ -89,7 +92,7 @@ def wrap(
     """
     if not sharded():
         if world() > 1:
-            model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+            model = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         return torch.compile(model) if compiled else model  # type: ignore[return-value]
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
