@@ -82,7 +82,7 @@ def published(project):
 
 def test_every_figure_has_its_table_and_its_executed_notebook(project):
     pictures = sorted((project / "figures/smoke").rglob("*.png"))
-    assert {path.stem for path in pictures} >= {"initialisation", "decay", "posthoc", "layers"}
+    assert {path.stem for path in pictures} >= {"initialisation", "decay", "posthoc"}
     for picture in pictures:
         for ending in (".pdf", ".csv", ".md", ".tex"):
             assert picture.with_suffix(ending).stat().st_size > 0

@@ -21,6 +21,10 @@ from lowrank.study.grid import CELL_NAME, expand
 
 ROOT = Path(__file__).parents[2]
 SMOKE = config.read_yaml(ROOT / "config/smoke.yaml")
+SMOKE["tracks"]["language"]["studies"] |= {
+    "decay": {"decays": [{"kind": "l2"}, {"kind": "frobenius"}]},
+    "scaling": {"widths": [16, 32], "fraction": None},
+}
 MISSING = object()
 
 
@@ -178,6 +182,7 @@ BAD = [
     ((("seeds",), [-1]), "seeds.0: -1 must be at least 0"),
     ((("seeds",), [2**63]), "must be below 2 ** 63"),
     (((*IMAGES, "seeds"), [3, 3]), "tracks.small-images.seeds: [3, 3] repeat a seed"),
+    ((("devices",), 3), "tracks.language.training.batch: 8 does not split over 3 devices"),
     ((("scale",), 'x"; touch pwned'), "must be lower-case letters, digits and -"),
     ((("retrain",), ["language/dence"]), "did you mean 'language/dense'?"),
     ((("extensions",), {"own": "nowhere.py"}), "extensions.own: "),

@@ -35,7 +35,9 @@ CASES = {
     "frobenius": language_run(factors=FROBENIUS),
     "frobenius-coupled": language_run(factors=COUPLED),
     "pretrained": language_run(factors=FROBENIUS, pretraining=PRETRAINING),
-    "accumulated": language_run(factors=FACTORS, training={"accumulation": 2}),
+    "accumulated": language_run(
+        factors=FACTORS, training={"accumulation": 2, "checkpoint_every": 2}
+    ),
     "wrn": image_run(factors=FACTORS, training={"flip": True}),
     "resnet": image_run("resnet", factors=COUPLED),
 }
@@ -44,6 +46,8 @@ clipping norm of `l2-clipped` is far below that of its gradients."""
 
 PLAIN = image_run(factors=FACTORS, training={"pad": 0})
 """Without augmentation, so that both ways of computing a batch see the same pixels."""
+
+DIVERGED = language_run(factors=FROBENIUS, training={"learning_rate": 1e30})
 
 RESUMED = language_run(factors=FROBENIUS, pretraining=PRETRAINING, seed=3)
 STOP = 9
@@ -60,11 +64,16 @@ def run_all(text: Path, digits: Path, folder: Path, mode: str) -> None:
         ensure_run(spec, data_of(spec, text, digits), folder / mode, "cpu")
     ensure_run(RESUMED, text, folder / mode / "stopped", "cpu", until=STOP)
     ensure_run(RESUMED, text, folder / mode / "one-to-two", "cpu")
+    ensure_run(DIVERGED, text, folder / mode, "cpu")
     ensure_run(PLAIN, digits, folder / mode / "plain", "cpu", until=1)
     task = make_task(CASES["frobenius"], text, choose_device("cpu"))
-    layer = next(iter(factors(Trainer(CASES["frobenius"], task, folder).model).values()))
-    held = layer.U.to_local() if mode == "fsdp" else layer.U
-    facts = {"held": len(held), "rows": len(layer.U)}
+    trainer = Trainer(CASES["frobenius"], task, folder)
+    layer = next(iter(factors(trainer.model).values()))
+    facts = {"held": len(parallel.local(layer.U)), "rows": len(layer.U)}
+    facts["finite"] = trainer.finite_weights()
+    if parallel.rank() == 1:
+        parallel.local(layer.U).data[0, 0] = torch.nan
+    facts["finite_after"] = trainer.finite_weights()
     (folder / f"{mode}-{parallel.rank()}.json").write_text(json.dumps(facts))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from parallel_worker import CASES, PLAIN, RESUMED, STOP, data_of
+from parallel_worker import CASES, DIVERGED, PLAIN, RESUMED, STOP, data_of
 from runs import language_run
 from safetensors.torch import load_file
 
@@ -177,6 +177,22 @@ def test_sharded_devices_hold_slices_and_others_the_whole(pairs):
     assert all(fact["held"] < fact["rows"] for fact in facts["fsdp"])
 
 
+def test_all_processes_see_what_one_finds_in_its_weights(pairs):
+    """A weight that is not finite in one process or slice stops all, or they would wait for ever."""
+    for mode in MODES:
+        for rank in (0, 1):
+            facts = json.loads((pairs / f"{mode}-{rank}.json").read_text())
+            assert (facts["finite"], facts["finite_after"]) == (True, False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_that_diverges_is_the_same_result(mode, pairs, text_folder, tmp_path):
+    one = ensure_run(in_parts(DIVERGED, 2), text_folder, tmp_path, "cpu").result
+    two = ensure_run(DIVERGED, text_folder, pairs / mode, "cpu").result
+    assert one["diverged"] and two["diverged"]
+    assert one["diverged_at"] == two["diverged_at"]
+
+
 def test_only_whole_folders_remain_and_nothing_temporary(pairs):
     assert not [path for path in pairs.rglob("*") if path.name.endswith(".part")]
     assert not list(pairs.rglob("checkpoint-*"))
@@ -204,6 +220,17 @@ def test_the_command_trains_a_cell_under_torchrun(text_folder, tmp_path):
     row = pd.read_parquet(tmp_path / "cell" / "runs.parquet").iloc[0]
     assert row["devices"] == 2
     assert row["digest"] == name_of(cell.runs({})[0], text_folder)
+
+
+def test_a_mistake_is_one_sentence_and_a_status(tmp_path, text_folder):
+    arguments = ["--spec", tmp_path / "sweep.json", "--output", tmp_path / "rates.json"]
+    arguments += ["--data", text_folder, "--cache", tmp_path / "runs", "--device", "cpu"]
+    (tmp_path / "sweep.json").write_text("{}")
+    done = torchrun("-m", "lowrank", "sweep", *arguments)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert said and all("sweep.json" in line for line in said)
+    assert not (tmp_path / "rates.json").exists()
 
 
 def test_parts_of_a_batch_are_the_same_whichever_process_computes_them(folder_of):

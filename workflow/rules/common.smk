@@ -37,6 +37,9 @@ PUBLISHED_FILES = (
 CELL_TABLES = ["runs", "history", "layers", "spectra"]
 
 
+# The smoke scale is there to be quick: its times mean nothing.
+MEASURED = CONFIG.scale != "smoke"
+
 GPUS = CONFIG.devices if CONFIG.device == "cuda" else 0
 # Jobs that only read trained models use one, however many a run is spread over.
 GPU = min(GPUS, 1)
@@ -44,7 +47,10 @@ GPU = min(GPUS, 1)
 # What starts a training job: one process, or one for each device.
 LAUNCH = "lowrank"
 if CONFIG.devices > 1:
-    LAUNCH = f"torchrun --standalone --nproc-per-node {CONFIG.devices} -m lowrank"
+    LAUNCH = (
+        "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 torchrun --standalone"
+        f" --nproc-per-node {CONFIG.devices} -m lowrank"
+    )
 
 
 def data_folder(wildcards):
@@ -144,6 +150,8 @@ def interpolated(track):
 
 
 def timed(track):
+    if CONFIG.parallel == "fsdp" and CONFIG.devices > 1:
+        return []  # one device would have to hold whole models, side by side
     section = CONFIG.tracks[track]
     return list(
         dict.fromkeys(

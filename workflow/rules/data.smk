@@ -6,7 +6,7 @@ rule prepare_data:
         manifest=f"{RESULTS}/data/{{track}}/manifest.json",
     log:
         f"{RESULTS}/logs/prepare_data/{{track}}.log",
-    threads: 2
+    threads: 2 if MEASURED else 1
     message:
         "Preparing the data of {wildcards.track}"
     shell:

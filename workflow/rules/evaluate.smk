@@ -93,7 +93,7 @@ rule measure_baselines:
 
 
 # Time training steps, dense and factorised taking turns. It waits until all is trained and takes every
-# core, because nothing else may run meanwhile (but for the smoke scale, whose times mean nothing).
+# core, because nothing else may run meanwhile.
 rule measure_speed:
     input:
         trained=[cell_tables(name)[0] for name in TRAINED],
@@ -104,13 +104,13 @@ rule measure_speed:
         f"{RESULTS}/speed/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/measure_speed/{{track}}.log",
-    threads: 1 if CONFIG.scale == "smoke" else workflow.cores
+    threads: workflow.cores if MEASURED else 1
     resources:
-        gpu=GPUS,
+        gpu=GPU,
     params:
         **JOB,
         rates=f"{RESULTS}/rates",
-        rounds=5 if CONFIG.scale != "smoke" else 2,
+        rounds=5 if MEASURED else 2,
     message:
         "Timing training steps of {wildcards.track}"
     shell:

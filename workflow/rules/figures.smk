@@ -138,6 +138,7 @@ rule render_claims:
         table=shown(f"figures/{CONFIG.scale}/claims.html", "table", "all", "claims"),
     log:
         f"{RESULTS}/logs/render_claims.log",
+    priority: 1  # it takes longest
     params:
         tables=f"{RESULTS}/tables",
         track="all",

@@ -86,6 +86,7 @@ def save(figure: Figure, prefix: Path | str) -> list[Path]:
         path = Path(f"{prefix}.{ending}")
         with atomic(path) as temporary, matplotlib.rc_context(RC):
             figure.savefig(temporary, format=ending, metadata=metadata)
+        figure.set_layout_engine("none")  # both are laid out alike, once
         paths.append(path)
     return paths
 

@@ -256,6 +256,13 @@ class Config(Strict):
                     f"tracks.{name}: {track.model.family} on {'text' if text else 'images'} does "
                     "not fit: language is gpt2 on text, the others are residual networks on images"
                 )
+            parts = self.devices * track.training.accumulation
+            if track.training.batch % parts:
+                raise ValueError(
+                    f"tracks.{name}.training.batch: {track.training.batch} does not split over "
+                    f"{self.devices} devices in {track.training.accumulation} parts each: give a "
+                    f"multiple of {parts}"
+                )
         return self
 
 

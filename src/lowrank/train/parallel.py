@@ -34,7 +34,7 @@ def session(device: str, mode: str) -> Iterator[None]:
     More processes than devices are a LowrankError.
     """
     global _mode
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
     backend = "gloo"
@@ -48,10 +48,9 @@ def session(device: str, mode: str) -> Iterator[None]:
     _mode = mode
     if not is_main():
         warnings.simplefilter("ignore")  # the first process says what all would
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Only where all went well: with NCCL it waits for processes that may be waiting for this one.
+    dist.destroy_process_group()
 
 
 def world() -> int:
@@ -125,6 +124,23 @@ def mean(tensor: Tensor) -> Tensor:
     return total / world()
 
 
+def everywhere(answer: bool) -> bool:
+    """Whether every process says so."""
+    if world() == 1:
+        return answer
+    agreed = torch.tensor(int(answer))
+    dist.all_reduce(agreed, dist.ReduceOp.MIN)
+    return bool(agreed)
+
+
+@torch.no_grad()
+def share_(model: nn.Module) -> None:
+    """Give every process the first one's model: equal seeds need not give equal decompositions."""
+    if world() > 1:
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor, 0)
+
+
 @torch.no_grad()
 def average_buffers_(model: nn.Module) -> None:
     """Average running statistics: each process has gathered those of its share of the batches."""
@@ -144,6 +160,11 @@ def full(tensor: Tensor) -> Tensor:
     """The whole of a tensor of which each device may hold a slice."""
     tensor = tensor.detach()
     return tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The slice of a tensor that this device holds; the whole one if it is not cut."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def on_host(tensor: Tensor) -> Tensor:

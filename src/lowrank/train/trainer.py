@@ -32,6 +32,7 @@ class Trainer:
         self.step = 0
         self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
         self.model = build_model(spec, task.outputs, factorised=spec.switch_step == 0)
+        parallel.share_(self.model)
         if not parallel.sharded():  # a whole model may not fit: its slices are moved by themselves
             self.model.to(task.device)
         if spec.switch_step == 0:
@@ -76,6 +77,7 @@ class Trainer:
         assert self.spec.factors is not None and self.spec.pretraining is not None
         self.step, state, self.record = checkpoint.load(trunk, self.model)
         names = factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
+        parallel.share_(self.model)
         carry = self.spec.pretraining.moments == "carry"
         state = carry_moments(state, self.model, names, carry)
         self._prepare()
@@ -124,7 +126,7 @@ class Trainer:
                     return False
                 # An update of a finite gradient can still be too large for the weights.
                 kept = self.step in forks or self.step == training.steps
-                if (probing or kept) and not self._finite_weights():
+                if (probing or kept) and not self.finite_weights():
                     self.record["diverged_at"] = self.step
                     return False
                 with clock.paused():
@@ -156,8 +158,10 @@ class Trainer:
             if parallel.is_main():
                 checkpoint.prune(self.folder, keep=self.step)
 
-    def _finite_weights(self) -> bool:
-        return all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
+    def finite_weights(self) -> bool:
+        """Whether all weights are finite, in every process."""
+        held = (parallel.local(weight) for weight in self.model.parameters())
+        return parallel.everywhere(all(bool(torch.isfinite(weight).all()) for weight in held))
 
     def _validate(self) -> dict[str, float]:
         parallel.average_buffers_(self.model)
