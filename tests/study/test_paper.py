@@ -110,12 +110,13 @@ def test_every_setting_of_the_configuration_is_listed():
     }
     assert rows["model.width"]["language"] == "64"
     assert rows["factors.decay.kind"]["small-images"] == "l2"
-    assert rows["studies.layers.groups"] == {
-        "key": "studies.layers.groups",
-        "language": "attention, mlp",
+    assert rows["studies.scaling.widths"] == {
+        "key": "studies.scaling.widths",
+        "language": "32, 48, 64, 96",
         "small-images": "–",
         "large-images": "–",
     }
+    assert rows["seeds"]["language"] == "0, 1, 2"
 
 
 def test_markdown_is_read_back_as_it_was_shown(tmp_path):

@@ -244,6 +244,10 @@ class Config(Strict):
         min_length=1, description="The tracks."
     )
 
+    def seeds_of(self, track: str) -> tuple[int, ...]:
+        """The seeds of a track: its own, or those of the file."""
+        return self.tracks[track].seeds or self.seeds  # type: ignore[index]
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         for name in self.extensions:

@@ -230,7 +230,7 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     for name, track in config.tracks.items():
         for study, arms in STUDIES.items():
             for arm in arms(track):
-                cell = _cell(name, track, arm, study, track.seeds or config.seeds, extensions)
+                cell = _cell(name, track, arm, study, config.seeds_of(name), extensions)
                 if cell.name in cells:
                     known = cells[cell.name]
                     if cell.model_copy(update={"studies": known.studies}) != known:

@@ -100,7 +100,10 @@ def read_markdown(path: Path) -> list[list[str]]:
 
 def hyper_parameters(config: Config) -> list[dict[str, Any]]:
     """Every setting of the tracks: one row a key, one text a track (`–` where it has none)."""
-    flat = {name: _flatten(track.model_dump(mode="json")) for name, track in config.tracks.items()}
+    flat = {
+        name: _flatten(track.model_dump(mode="json") | {"seeds": list(config.seeds_of(name))})
+        for name, track in config.tracks.items()
+    }
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     rows = []
     for key in keys:
