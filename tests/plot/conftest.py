@@ -8,9 +8,8 @@ import pytest
 
 from lowrank.files import write_table
 from lowrank.study import config as settings
-from lowrank.study.contrasts import contrasts
 from lowrank.study.grid import expand
-from lowrank.study.stats import paired_contrasts
+from lowrank.study.tables import all_contrasts
 
 SEEDS = (0, 1, 2)
 LAYERS = {"block.0.attention": 16, "block.0.mlp": 32}
@@ -57,16 +56,17 @@ DIVERGED = {
 
 
 @pytest.fixture(scope="session")
-def tables(tmp_path_factory):
+def synthetic():
+    """The configuration that the tables are of."""
+    tracks = {"language": LANGUAGE, "small-images": IMAGES}
+    return settings.parse({"scale": "synthetic", "seeds": list(SEEDS), "tracks": tracks})
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory, synthetic):
     """The folder of all tables."""
     folder = tmp_path_factory.mktemp("tables")
-    config = settings.parse(
-        {
-            "scale": "synthetic",
-            "seeds": list(SEEDS),
-            "tracks": {"language": LANGUAGE, "small-images": IMAGES},
-        }
-    )
+    config = synthetic
     grid = expand(config)
     rng = np.random.default_rng(0)
     runs = pd.DataFrame([_run(cell, seed, rng) for cell in grid.cells.values() for seed in SEEDS])
@@ -85,7 +85,7 @@ def tables(tmp_path_factory):
     write_table(folder / "barriers.parquet", barriers)
     write_table(folder / "posthoc.parquet", pd.DataFrame(_posthoc(rng)))
     write_table(folder / "baselines.parquet", _baselines())
-    write_table(folder / "contrasts.parquet", _contrasts(config, runs, barriers))
+    write_table(folder / "contrasts.parquet", all_contrasts(config, runs, barriers))
     return folder
 
 
@@ -230,17 +230,3 @@ def _baselines():
         for name, loss in (("unigram", 6.0), ("bigram", 3.95))
     ]
     return pd.DataFrame(rows)
-
-
-def _contrasts(config, runs, barriers):
-    parts = []
-    for (track, study), pairs in contrasts(config).items():
-        metrics = ["test_loss", "effective_rank"]
-        if track != "language":
-            metrics.append("test_accuracy")
-        tables = [(runs, metric) for metric in metrics]
-        if study == "interpolation":
-            tables += [(barriers, "barrier"), (barriers, "distance")]
-        for table, metric in tables:
-            parts.append(paired_contrasts(table, pairs, metric).assign(track=track, study=study))
-    return pd.concat(parts, ignore_index=True)

@@ -12,8 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from lowrank.errors import LowrankError
+from lowrank.files import write_table
 from lowrank.plot import load, publish, style
 from lowrank.study.stats import mean_interval
+from lowrank.study.tables import all_contrasts
 
 FIGURES = {
     **{
@@ -213,6 +215,31 @@ def test_truncations_are_paired_with_training_at_the_same_rank(drawn, tables):
         & (rows["fine_tune_steps"] == 0)
     ].iloc[0]
     assert row["to_trained"] == pytest.approx(difference.mean())
+
+
+@pytest.fixture(scope="module")
+def one_seed(tables, synthetic, tmp_path_factory):
+    """The tables of a configuration with a single seed: no interval, no p."""
+    folder = tmp_path_factory.mktemp("one-seed")
+    kept = {}
+    for path in tables.glob("*.parquet"):
+        table = pd.read_parquet(path)
+        kept[path.stem] = table[table["seed"] == 0] if "seed" in table else table
+    kept["contrasts"] = all_contrasts(synthetic, kept["runs"], kept["barriers"])
+    for name, table in kept.items():
+        write_table(folder / f"{name}.parquet", table)
+    return folder
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_one_seed_is_drawn_without_intervals(track, name, one_seed):
+    module, function = FIGURES[name]
+    drawing = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
+    figure, table = drawing(load(one_seed, track))
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
+    assert len(table.numbers)
+    assert "±" not in table.markdown() and "*" not in table.markdown().replace("\\*", "")
 
 
 def test_same_kind_has_the_same_colour_in_every_figure(drawn):

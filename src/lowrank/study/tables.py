@@ -140,8 +140,12 @@ def _of_track(path: Path) -> pd.DataFrame:
 
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables one below the other; an empty one, or a column of nulls, leaves the types alone."""
-    kept = [table.dropna(axis=1, how="all") for table in tables if len(table)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+    full = [table for table in tables if len(table)]
+    if not full:
+        return pd.DataFrame()
+    columns = dict.fromkeys(column for table in full for column in table)
+    kept = [table.dropna(axis=1, how="all") for table in full]
+    return pd.concat(kept, ignore_index=True).reindex(columns=list(columns))
 
 
 def over(ground: pd.DataFrame | None, fresh: pd.DataFrame | None) -> pd.DataFrame:
