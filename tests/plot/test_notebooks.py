@@ -68,6 +68,22 @@ def test_relative_paths_are_meant_from_the_root(tmp_path, monkeypatch):
         assert locate(tmp_path / "y") == tmp_path / "y"
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem != "claims"], ids=lambda path: path.stem
+)
+@pytest.mark.parametrize("track", ["language", "small-images"])
+def test_every_notebook_draws_its_figure(path, track, tables, tmp_path):
+    """Its cells run here, in this process; how papermill runs one is the next test."""
+    scope: dict = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, scope)
+            if "parameters" in cell.metadata.get("tags", []):
+                scope |= {"tables": str(tables), "track": track, "output": str(tmp_path)}
+    assert (tmp_path / f"{path.stem}.pdf").is_file()
+    assert len(scope["table"].numbers)
+
+
 def test_notebook_runs_alone_from_its_own_folder(tables, tmp_path):
     (tmp_path / "Snakefile").touch()
     folder = tmp_path / "notebooks"
