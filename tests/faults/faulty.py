@@ -191,11 +191,16 @@ def assert_same_file(one: Path, other: Path) -> None:
 
 def forked(action: Callable[[], int | None]) -> int:
     """Run an action in a forked child; returns the child's process id."""
+    # A signal that came before the child is ready would make a second pytest of it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return child
     status = 99
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.setsid()
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
@@ -225,7 +230,6 @@ def command_in_child(command: list[str], before: Callable[[], None] = lambda: No
     """Start a command in a forked child, as the command line would run it."""
 
     def action() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         before()
         main(command, standalone_mode=True)
 
