@@ -9,6 +9,7 @@ BIN := .venv/bin
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
+	@echo "figures/$(SCALE): begin with claims.md"
 
 paper: .venv/ready ## The replication report of the scale, paper/<scale>/paper.pdf
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) paper --config scale=$(SCALE) $(SETTINGS)

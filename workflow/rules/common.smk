@@ -34,6 +34,13 @@ PUBLISHED = f"published/{CONFIG.scale}"
 PUBLISHED_FILES = (
     [f"{PUBLISHED}/manifest.json"] if CONFIG.results_from == "published" else []
 )
+if PUBLISHED_FILES and not Path(PUBLISHED_FILES[0]).is_file():
+    print(
+        f"Error: results_from: {PUBLISHED}/manifest.json is missing: the scale {CONFIG.scale} has "
+        "no published tables here; train it, or run `snakemake --cores 1 publish` where it was.",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 CELL_TABLES = ["runs", "history", "layers", "spectra"]
 
 

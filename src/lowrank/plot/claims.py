@@ -49,8 +49,10 @@ PARTS = {
 }
 """What the names of arms say, in the words of a line's label."""
 WORDS = {"frobenius": "Frobenius", "l2": "L2"}
-LINE, PANEL = 0.105, 0.31
+LINE, PANEL = 0.115, 0.31
 """Inches a contrast and a row of panels take."""
+TITLE = 62
+"""Points that a panel's title begins left of its axes."""
 
 
 def read(tables: Path | str) -> pd.DataFrame:
@@ -98,7 +100,7 @@ def draw(claims: pd.DataFrame) -> tuple[Figure, Table]:
         else:
             ax.set_axis_off()
     layout: Any = figure.get_layout_engine()
-    layout.set(h_pad=0.01, hspace=0.01)
+    layout.set(h_pad=0.02, hspace=0.01)
     handles: list[Any] = [look.handle(linestyle="-") for look in LOOKS.values()]
     handles += [
         Line2D([], [], color=BLACK, linewidth=0.7, label="no difference"),
@@ -144,6 +146,8 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int) -> None:
             markersize=3.2,
             zorder=4,
         )
+    ax.use_sticky_edges = False  # no interval may end at the frame
+    ax.margins(x=0.06)
     ax.set_yticks(range(len(panel)), _labels(panel), fontsize=6)
     ax.set_ylim(lines - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
@@ -153,14 +157,16 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int) -> None:
     ax.set_xlabel(name if is_ratio else f"Δ {name}", fontsize=6, labelpad=1)
     verdicts = list(dict.fromkeys(panel["test_verdict"]))
     color = LOOKS[verdicts[0]].color if len(verdicts) == 1 and verdicts[0] in LOOKS else BLACK
-    ax.set_title(
-        f"{first['claim']}, {first['track']}: {' and '.join(verdicts)}",
-        loc="left",
-        x=-0.7,  # over the labels, which leave the axes little room
+    ax.annotate(
+        f"{first['claim']}, {first['track']}: "
+        + (verdicts[0] if len(verdicts) == 1 else "verdicts differ"),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(-TITLE, 2),  # over the labels, which leave the axes little room
+        textcoords="offset points",
         fontsize=6.2,
         fontweight="bold",
         color=color,
-        pad=2,
     )
 
 

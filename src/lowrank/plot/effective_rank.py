@@ -37,7 +37,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
         end.tick_params(axis="x", length=0)
         end.grid(axis="x", visible=False)
         for ax in (end, over):
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
             ax.set_ylabel(name)
         over.set_xlabel("step")
     title_panels(axes, ["at the end"] * 3 + ["over training"] * 3)

@@ -46,7 +46,8 @@ def complaint(
     error: ValidationError, source: str, values: Any, model: type[BaseModel]
 ) -> LowrankError:
     """The first thing pydantic finds wrong with `values`, which were to be a `model`."""
-    first = error.errors()[0]
+    # A misspelt key is both unknown and missing: the unknown one is said.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = _location(first["loc"], values)
     path = ".".join(map(str, location))
     context = {name: value for name, value in first.get("ctx", {}).items() if name != "error"}

@@ -264,8 +264,8 @@ class Config(Strict):
             if track.training.batch % parts:
                 raise ValueError(
                     f"tracks.{name}.training.batch: {track.training.batch} does not split over "
-                    f"{self.devices} devices in {track.training.accumulation} parts each: give a "
-                    f"multiple of {parts}"
+                    f"{self.devices} devices x {track.training.accumulation} (accumulation): give "
+                    f"a multiple of {parts}"
                 )
         return self
 
