@@ -12,12 +12,12 @@ from runs import FACTORS, PRETRAINING, RUNS, language_run
 from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
-from lowrank.study.spec import METHOD_VERSION
 from lowrank.train import checkpoint
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer
+from lowrank.versions import VERSIONS
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -142,7 +142,7 @@ def test_every_gradient_is_asserted_present(text_folder, tmp_path):
 
 
 def test_losses_are_those_of_this_method_version(invented_text, digits_folder, tmp_path):
-    """Golden losses. If they change on purpose, raise METHOD_VERSION and delete golden_losses.json;
+    """Golden losses. If they change on purpose, raise VERSIONS["training"] and delete golden_losses.json;
     this test then writes it anew (and fails once)."""
     found = {
         name: losses(
@@ -156,10 +156,14 @@ def test_losses_are_those_of_this_method_version(invented_text, digits_folder, t
         for name, spec in RUNS.items()
     }
     if not GOLDEN.is_file():
-        GOLDEN.write_text(json.dumps({"method": METHOD_VERSION, "losses": found}, indent=1) + "\n")
+        GOLDEN.write_text(
+            json.dumps({"method": VERSIONS["training"], "losses": found}, indent=1) + "\n"
+        )
         pytest.fail(f"{GOLDEN.name} was missing and has been written: check it and commit it.")
     golden = json.loads(GOLDEN.read_text())
-    assert golden["method"] == METHOD_VERSION, "METHOD_VERSION changed: delete golden_losses.json"
+    assert golden["method"] == VERSIONS["training"], (
+        "training was raised: delete golden_losses.json"
+    )
     for name, values in golden["losses"].items():
         assert found[name] == pytest.approx(values, rel=2e-3), name
 

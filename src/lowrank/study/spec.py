@@ -22,10 +22,7 @@ from lowrank.study.sections import (
     SweepSpec,
     TrainingSpec,
 )
-
-METHOD_VERSION = 1
-"""Part of every run's digest. Raise it when a change to the code changes what a run computes (the
-golden losses in the tests then differ): finished runs of older versions are no longer found."""
+from lowrank.versions import VERSIONS
 
 CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
 """Names become paths and words of shell commands, so nothing else may be in them."""
@@ -62,13 +59,13 @@ class RunSpec(Strict):
     """The files that register the names this run uses; their contents determine the result."""
 
     def identity(self, data_digest: str) -> str:
-        """The digest of all that determines the result: spec, data and method version."""
+        """The digest of all that determines the result: spec, data and the version of training."""
         values = self.model_dump(mode="json")
         for section, keys in NOT_DETERMINING.items():
             for key in keys:
                 values[section].pop(key)
         values["extensions"] = {name: ext.sha256 for name, ext in self.extensions.items()}
-        return digest({"run": values, "data": data_digest, "method": METHOD_VERSION})
+        return digest({"run": values, "data": data_digest, "method": VERSIONS["training"]})
 
     @property
     def switch_step(self) -> int:

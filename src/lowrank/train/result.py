@@ -15,9 +15,10 @@ import torch
 
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.study.spec import METHOD_VERSION, RunSpec
+from lowrank.study.spec import RunSpec
 from lowrank.train import parallel
 from lowrank.train.build import build_model
+from lowrank.versions import VERSIONS
 
 if TYPE_CHECKING:
     from lowrank.train.task import Task
@@ -96,7 +97,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "lowrank": version("lowrank"),
-        "method_version": METHOD_VERSION,
+        "method_version": VERSIONS["training"],
         "threads": torch.get_num_threads(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
