@@ -87,7 +87,7 @@ def test_every_figure_has_its_table_and_its_executed_notebook(project):
         for ending in (".pdf", ".csv", ".md", ".tex"):
             assert picture.with_suffix(ending).stat().st_size > 0
     executed = project / "results/smoke/notebooks/language/initialisation.ipynb"
-    assert '"output_type"' in executed.read_text()
+    assert '"output_type"' in executed.read_text(encoding="utf-8")
 
 
 def test_runs_has_a_row_a_run_with_documented_columns(project):
@@ -123,11 +123,11 @@ def test_one_cell_reruns_by_its_file(project):
 
 def test_changing_one_cells_configuration_reruns_it_and_its_readers_only(project):
     """Another fraction of dense steps renames one arm: that cell is new, all others stay."""
-    values = yaml.safe_load((project / "config/smoke.yaml").read_text())
+    values = yaml.safe_load((project / "config/smoke.yaml").read_text(encoding="utf-8"))
     values["tracks"]["language"]["studies"]["pretraining"]["fractions"] = [0.75]
     values["tracks"]["language"]["studies"]["interpolation"]["fractions"] = []
     changed = project / "config/changed.yaml"
-    changed.write_text(yaml.safe_dump(values))
+    changed.write_text(yaml.safe_dump(values), encoding="utf-8")
     jobs = planned(
         snakemake(project, "tables", "-n", "--configfile", str(changed), "--config", "scale=smoke")
     )
@@ -146,8 +146,10 @@ def test_published_tables_render_every_figure_and_train_nothing(published, tmp_p
     snakemake(
         fresh, "figures/smoke/language/initialisation.md", "--config", "results_from=published"
     )
-    ours = (fresh / "figures/smoke/language/initialisation.md").read_text()
-    assert ours == (published / "figures/smoke/language/initialisation.md").read_text()
+    ours = (fresh / "figures/smoke/language/initialisation.md").read_text(encoding="utf-8")
+    assert ours == (published / "figures/smoke/language/initialisation.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_with_published_results_one_cell_is_retrained_alone(published, tmp_path):
@@ -191,7 +193,7 @@ def test_a_damaged_published_table_is_refused_by_name(damage, published, tmp_pat
 
 
 def test_the_manifest_of_published_tables_says_where_they_came_from(published):
-    manifest = json.loads((published / "published/smoke/manifest.json").read_text())
+    manifest = json.loads((published / "published/smoke/manifest.json").read_text(encoding="utf-8"))
     assert {"commit", "date", "torch", "device", "data_digests", "files"} <= set(manifest)
 
 

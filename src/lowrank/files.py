@@ -150,16 +150,16 @@ def digest(value: Any) -> str:
 def write_json(path: Path | str, value: Any, *, allow_nan: bool = False) -> None:
     """Write a value as indented JSON, atomically; a file that already says so is left untouched."""
     text = json.dumps(value, indent=2, allow_nan=allow_nan) + "\n"
-    if Path(path).is_file() and Path(path).read_text(errors="replace") == text:
+    if Path(path).is_file() and Path(path).read_text(errors="replace", encoding="utf-8") == text:
         return
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or damaged one is a LowrankError that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
     except (ValueError, RecursionError) as error:

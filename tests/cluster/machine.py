@@ -72,7 +72,7 @@ def _stale(link: Path) -> bool:
     if not link.is_symlink() or not link.readlink().parent.name.startswith("slurm-test-"):
         return False
     with contextlib.suppress(OSError, ValueError):
-        os.kill(int((link.readlink().parent / "slurmctld.pid").read_text()), 0)
+        os.kill(int((link.readlink().parent / "slurmctld.pid").read_text(encoding="utf-8")), 0)
         return False
     return True
 
@@ -127,10 +127,12 @@ class Machine:
         for (name, gres), number in zip(nodes.items(), ports, strict=True):
             text += NODE.format(name=name, host=host, port=number, gres=gres)
         text += f"PartitionName=main Default=YES Nodes={','.join(nodes)}\n"
-        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "slurm.conf").write_text(text, encoding="utf-8")
         # Slurm wants a device file, and any file will do; a count alone leaves the node invalid.
         (self.folder / "gpu").touch()
-        (self.folder / "gres.conf").write_text(f"NodeName=g[1-3] Name=gpu File={self.folder}/gpu\n")
+        (self.folder / "gres.conf").write_text(
+            f"NodeName=g[1-3] Name=gpu File={self.folder}/gpu\n", encoding="utf-8"
+        )
         (self.folder / "state").mkdir()
         SYSTEM.mkdir(exist_ok=True)
         for name in FILES:  # the job step plugin drops SLURM_CONF, so the system's folder it is

@@ -9,13 +9,13 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DEFAULT, SLURM = (
-    yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text())
+    yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text(encoding="utf-8"))
     for name in ("default", "slurm")
 )
 RULES = {
     name
     for path in (ROOT / "workflow/rules").glob("*.smk")
-    for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+    for name in re.findall(r"^rule (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
 }
 
 

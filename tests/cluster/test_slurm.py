@@ -48,14 +48,14 @@ def copy(folder: Path) -> Path:
 
 def write_profile(folder: Path) -> Path:
     """The project's Slurm profile, edited as docs/clusters.md has one edit it for one's own cluster."""
-    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text(encoding="utf-8"))
     profile["default-resources"]["slurm_partition"] = "main"
     profile["set-resources"]["train_cell"]["gpu"] = 1  # a stand-in: the job computes on the CPU
     profile["slurm-init-seconds-before-status-checks"] = 2  # its jobs are short
     profile["latency-wait"] = 10
     path = folder / "own" / "config.yaml"
     path.parent.mkdir()
-    path.write_text(yaml.safe_dump(profile))
+    path.write_text(yaml.safe_dump(profile), encoding="utf-8")
     return path.parent
 
 
@@ -91,7 +91,7 @@ def kill_training(job: dict[str, str]) -> None:
     """SIGKILL for the process that trains, as the kernel does when memory runs out."""
     for process in processes(SLURM_JOB_ID=job["id"]):
         with contextlib.suppress(OSError):
-            words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+            words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").split("\0")
             if any(word.endswith("bin/lowrank") for word in words):
                 os.kill(process, signal.SIGKILL)
 
@@ -134,7 +134,7 @@ def test_a_killed_job_and_a_lost_node_change_no_result(tmp_path):
             jobs = slurm.jobs()
     except BaseException:
         for folder in (here, there):
-            print((folder / "output.log").read_text()[-6000:])
+            print((folder / "output.log").read_text(encoding="utf-8")[-6000:])
         raise
     print(*jobs, sep="\n")
 

@@ -141,7 +141,7 @@ def test_odd_names_and_stray_files_do_no_harm(parquet, tmp_path):
     image_folder(odd / "folders", "train", [0, 1] * 5)
     image_folder(odd / "folders", "test", [0, 1])
     for name in (".DS_Store", "notes.txt"):
-        (odd / "folders" / "train" / "class0" / name).write_text("not an image")
+        (odd / "folders" / "train" / "class0" / name).write_text("not an image", encoding="utf-8")
     spec = ImageSpec(source="local", path=str(odd / "folders"))
     counts = prepare_images(spec, tmp_path / "out")["counts"]
     assert counts == {"train": 9, "validation": 1, "test": 2}
@@ -345,7 +345,7 @@ def test_the_manifest_detects_damage(tmp_path, split):
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"kind": "text", "files": {}}')
+    (tmp_path / "manifest.json").write_text('{"kind": "text", "files": {}}', encoding="utf-8")
     with pytest.raises(LowrankError, match="kind 'text': images are expected"):
         load_images(tmp_path)
 

@@ -30,7 +30,7 @@ def load(tmp_path: Path, text_unit: str = "line", **keys):
 def test_a_file_a_glob_a_folder_and_a_list_are_found_sorted_once(tmp_path):
     for name in ("b.txt", "a.txt", "notes", ".hidden.txt", "sub/c.txt", ".cache/d.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
+        (tmp_path / name).write_text("x", encoding="utf-8")
 
     def names(where):
         return [str(path.relative_to(tmp_path)) for path in find_files(where, tmp_path)]
@@ -52,7 +52,7 @@ def test_a_file_a_glob_a_folder_and_a_list_are_found_sorted_once(tmp_path):
     ],
 )
 def test_text_files_are_read_by_the_unit_asked_for(tmp_path, unit, expected):
-    (tmp_path / "news.en-00001-of-00100").write_text("One\nmore\n\nTwo\n")
+    (tmp_path / "news.en-00001-of-00100").write_text("One\nmore\n\nTwo\n", encoding="utf-8")
     splits, facts = load(tmp_path, unit, source="local", train="news.en-*")
     assert list(splits) == ["train"]
     assert splits["train"]["text"][:] == expected
@@ -69,7 +69,7 @@ def test_tables_are_read_by_their_ending(tmp_path, ending):
     elif ending == "parquet":
         table.to_parquet(file)
     else:
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     splits, _ = load(tmp_path, source="local", train=file.name, test=(file.name,))
     assert splits["train"]["text"][:] == splits["test"]["text"][:] == ["one, two", "three"]
 
@@ -77,14 +77,14 @@ def test_tables_are_read_by_their_ending(tmp_path, ending):
 def test_odd_names_of_folders_are_taken_as_they_are(tmp_path):
     folder = tmp_path / ".hidden" / "a[1]" / "__b__"
     folder.mkdir(parents=True)
-    (folder / "x*y.txt").write_text("text\n")
+    (folder / "x*y.txt").write_text("text\n", encoding="utf-8")
     splits, _ = load(tmp_path, source="local", train=str(folder))
     assert splits["train"]["text"][:] == ["text"]
 
 
 def test_changed_content_is_read_again_from_a_kept_cache(tmp_path):
     for content in ("first", "second"):
-        (tmp_path / "a.txt").write_text(content)
+        (tmp_path / "a.txt").write_text(content, encoding="utf-8")
         assert load(tmp_path, source="local", train="a.txt")[0]["train"]["text"][:] == [content]
 
 

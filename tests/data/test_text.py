@@ -211,7 +211,9 @@ def test_damage_is_named(tmp_path):
         load_text(folder)
     with pytest.raises(LowrankError, match="prepare the text first"):
         load_text(tmp_path / "nowhere")
-    (folder / "manifest.json").write_text(json.dumps({"kind": "images", "files": {}}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"kind": "images", "files": {}}), encoding="utf-8"
+    )
     with pytest.raises(LowrankError, match="holds images, not text"):
         load_text(folder)
 
@@ -241,7 +243,7 @@ def test_bad_input_is_one_sentence_and_leaves_the_earlier_folder(tmp_path, case,
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "folder").mkdir()
-    (tmp_path / "fake.parquet").write_text("no")
+    (tmp_path / "fake.parquet").write_text("no", encoding="utf-8")
     write(tmp_path / "blank.parquet", ["", " \n", None])
     write(tmp_path / "two.parquet", ["one", "two", "one"])
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "none.parquet")

@@ -159,7 +159,7 @@ def snakemake(folder: Path, target: str, values: dict, *more: str) -> list[str]:
     for name in ("Snakefile", "workflow", "profiles", "config", "notebooks", "paper", "src"):
         if not (folder / name).exists() and (ROOT / name).exists():
             (folder / name).symlink_to(ROOT / name)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     program = [sys.executable, "-m", "snakemake", target, "--cores", "1", *more]
     return [*program, "--configfile", "tiny.yaml"]
 

@@ -237,7 +237,7 @@ def texts(tmp_path_factory) -> list[Path]:
     made = []
     for name in ("one", "two"):
         lines = [f"{name} line {i} of {i * i} words" for i in range(60)]
-        (folder / f"{name}.txt").write_text("\n".join(lines))
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
         spec = TextSpec(source="local", train=str(folder / f"{name}.txt"), vocabulary=270)
         made.append(prepare_text(spec, folder / name))
     return made
@@ -303,7 +303,7 @@ def test_nothing_is_unpickled():
     """No module loads pickles: weights are safetensors, arrays have no objects."""
     forbidden = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
     for path in sorted((ROOT / "src").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name.split(".")[0] for alias in node.names]
@@ -320,4 +320,6 @@ def test_nothing_is_unpickled():
 
 def test_tests_of_seals_would_notice_a_missing_one(whole):
     assert "seal" in read_json(whole.root / "rates" / NAME / f"{LOW}.json")
-    assert "seal" in json.loads((whole.root / "data" / NAME / "manifest.json").read_text())
+    assert "seal" in json.loads(
+        (whole.root / "data" / NAME / "manifest.json").read_text(encoding="utf-8")
+    )

@@ -124,7 +124,7 @@ def test_what_a_killed_writer_left_goes_when_it_is_written_again_and_not_while_i
 
     def write() -> None:
         with atomic_dir(target) as folder, atomic(folder / "inner") as inner:
-            inner.write_text("half")
+            inner.write_text("half", encoding="utf-8")
             time.sleep(60)
 
     child = os.fork()
@@ -134,14 +134,14 @@ def test_what_a_killed_writer_left_goes_when_it_is_written_again_and_not_while_i
     while not list(tmp_path.glob(".table.*.part/table/.inner.*.part/inner")):
         time.sleep(0.01)
     with atomic(target) as path:
-        path.write_text("whole")
+        path.write_text("whole", encoding="utf-8")
     assert len(list(tmp_path.glob(".table.*.part"))) == 1, "the living writer's folder was taken"
     os.kill(child, signal.SIGKILL)
     ended(child)
     with scratch(target):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["table"]
-    assert target.read_text() == "whole"
+    assert target.read_text(encoding="utf-8") == "whole"
 
 
 def test_sigterm_ends_a_command_with_status_143_without_a_traceback(whole, tmp_path):

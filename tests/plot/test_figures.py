@@ -85,8 +85,8 @@ def test_publish_writes_picture_and_table(name, drawn, tmp_path):
     assert files["pdf"].read_bytes().startswith(b"%PDF")
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(files["csv"])) == len(table.numbers)
-    assert files["md"].read_text() == table.markdown()
-    assert files["tex"].read_text() == table.latex()
+    assert files["md"].read_text(encoding="utf-8") == table.markdown()
+    assert files["tex"].read_text(encoding="utf-8") == table.latex()
 
 
 @pytest.mark.parametrize("track", TRACKS)

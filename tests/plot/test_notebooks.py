@@ -36,7 +36,7 @@ def test_notebook_is_stored_clean_and_begins_with_text_and_parameters(path):
             assert cell.execution_count is None
             assert len(cell.source.splitlines()) <= 8, "a notebook computes nothing"
     assert f'publish(figure, table, f"{{output}}/{path.stem}")' in notebook.cells[2].source
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert not re.search(r"[\"' (](/home|/root|/work|/tmp|/Users|[A-Z]:\\\\)", text)
 
 
@@ -46,7 +46,7 @@ def test_every_study_has_a_notebook():
 
 
 def test_every_notebook_is_rendered_by_the_workflow_and_the_other_way_round():
-    rules = (ROOT / "workflow/rules/figures.smk").read_text()
+    rules = (ROOT / "workflow/rules/figures.smk").read_text(encoding="utf-8")
     listed = re.search(r"FIGURE_TABLES = \{(.*?)\n\}", rules, re.DOTALL)
     assert listed is not None
     assert set(re.findall(r'"(\w+)": \[', listed[1])) == {path.stem for path in NOTEBOOKS}
@@ -93,7 +93,7 @@ def test_notebook_runs_alone_from_its_own_folder(tables, tmp_path):
     kernels = tmp_path / "home/.local/share/jupyter/kernels/python3"
     kernels.mkdir(parents=True)  # a foreign kernel in the home folder must not be picked up
     (kernels / "kernel.json").write_text(
-        '{"argv": ["false"], "display_name": "x", "language": "python"}'
+        '{"argv": ["false"], "display_name": "x", "language": "python"}', encoding="utf-8"
     )
     env = {**os.environ, "HOME": str(tmp_path / "home"), "JUPYTER_PREFER_ENV_PATH": "1"}
     subprocess.run(

@@ -100,10 +100,10 @@ def test_the_language_margin_lies_between_the_papers_same_and_the_papers_differe
 
 
 def edited(tmp_path: Path, edit) -> Path:
-    values = yaml.safe_load(LEDGER.read_text())
+    values = yaml.safe_load(LEDGER.read_text(encoding="utf-8"))
     edit(values)
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
 
 
@@ -139,10 +139,10 @@ def test_a_mistake_in_the_ledger_is_one_sentence_that_names_it(tmp_path, edit, m
 def test_a_ledger_that_is_missing_or_no_yaml_is_an_error(tmp_path):
     with pytest.raises(LowrankError, match=r"is missing: name a file such as config/claims.yaml"):
         claims.load(tmp_path / "none.yaml")
-    (tmp_path / "bad.yaml").write_text("claims: [")
+    (tmp_path / "bad.yaml").write_text("claims: [", encoding="utf-8")
     with pytest.raises(LowrankError, match="not valid YAML"):
         claims.load(tmp_path / "bad.yaml")
-    (tmp_path / "list.yaml").write_text("- a")
+    (tmp_path / "list.yaml").write_text("- a", encoding="utf-8")
     with pytest.raises(LowrankError, match="expected the keys"):
         claims.load(tmp_path / "list.yaml")
 

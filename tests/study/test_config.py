@@ -48,7 +48,7 @@ def test_reference_and_readme_are_in_step_with_what_they_are_written_from(monkey
     monkeypatch.chdir(ROOT)
     readme, published = ROOT / "README.md", ROOT / "published/laptop"
     assert write_reference(ROOT / "config", True, readme, published) == []
-    assert "supported" in readme.read_text()
+    assert "supported" in readme.read_text(encoding="utf-8")
     documented = set(SECTIONS.values())
     assert {
         c
@@ -75,28 +75,28 @@ def test_the_names_known_to_the_configuration_are_the_registered_ones():
 
 def test_conda_and_pip_read_the_same_pins():
     """environment.yml refers to constraints.txt, which pins every dependency of the project."""
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert pip[0] == "-c constraints.txt"
     pinned = {
         line.split("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         if "==" in line
     }
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     assert {name.lower() for name in wanted} <= pinned
 
 
 def test_a_track_may_have_seeds_of_its_own():
-    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
     values["tracks"]["small-images"]["seeds"] = [0, 1, 2, 3]
     seeds = {cell.track: cell.seeds for cell in expand(config.parse(values)).cells.values()}
     assert seeds == {"language": (0, 1), "small-images": (0, 1, 2, 3), "large-images": (0, 1)}
 
 
 def test_kernels_read_otherwise_are_an_arm_compared_and_timed():
-    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
     values["tracks"]["small-images"]["studies"]["layers"] = {"matricisations": ["spatial"]}
     settings = config.parse(values)
     track, name = settings.tracks["small-images"], "small-images/spectral-r0.3"
@@ -109,8 +109,8 @@ def test_kernels_read_otherwise_are_an_arm_compared_and_timed():
 
 def test_an_extension_is_part_of_the_digest_of_the_cells_that_use_it(tmp_path):
     idea = tmp_path / "idea.py"
-    idea.write_text("# first\n")
-    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    idea.write_text("# first\n", encoding="utf-8")
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
     values["extensions"] = {"mine": str(idea)}
     values["tracks"]["language"]["studies"]["initialisation"]["inits"] += ["mine"]
 
@@ -119,13 +119,13 @@ def test_an_extension_is_part_of_the_digest_of_the_cells_that_use_it(tmp_path):
         return cell.runs({})[0].identity("data")
 
     mine, other = identity("language/mine-r0.5"), identity("language/he-r0.5")
-    idea.write_text("# second\n")
+    idea.write_text("# second\n", encoding="utf-8")
     assert identity("language/mine-r0.5") != mine
     assert identity("language/he-r0.5") == other
 
 
 def test_an_unknown_initialisation_names_the_nearest():
-    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
     values["tracks"]["language"]["factors"]["init"] = "spectrl"
     with pytest.raises(LowrankError, match="did you mean 'spectral'"):
         expand(config.parse(values))

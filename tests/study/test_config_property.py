@@ -205,10 +205,10 @@ def test_what_is_wrong_is_said(change, words):
 
 def test_lowrank_and_snakemake_refuse_with_status_2_without_a_traceback(tmp_path):
     bad = changed(((*LANGUAGE, "factors", "rank_fraction"), 1.5))
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(bad))
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(bad), encoding="utf-8")
     kept = tmp_path / "results/smoke/cells/kept.parquet"
     kept.parent.mkdir(parents=True)
-    kept.write_text("kept")
+    kept.write_text("kept", encoding="utf-8")
     said = "tracks.language.factors.rank_fraction: 1.5 must be at most 1."
     result = CliRunner().invoke(main, ["plan", "--config", str(tmp_path / "bad.yaml")])
     assert result.exit_code == 2 and said in result.output
@@ -217,14 +217,14 @@ def test_lowrank_and_snakemake_refuse_with_status_2_without_a_traceback(tmp_path
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
-    assert kept.read_text() == "kept"
+    assert kept.read_text(encoding="utf-8") == "kept"
     assert [path.name for path in (tmp_path / "results/smoke").iterdir()] == ["cells"]
 
 
 def test_valid_variations_are_planned(tmp_path):
     for change in (((*LANGUAGE, "model", "width"), 64), ((*IMAGES, "factors", "init"), "he")):
         path = tmp_path / "valid.yaml"
-        path.write_text(yaml.safe_dump(changed(change)))
+        path.write_text(yaml.safe_dump(changed(change)), encoding="utf-8")
         result = CliRunner().invoke(main, ["plan", "--config", str(path)])
         assert result.exit_code == 0, result.output
 
@@ -232,7 +232,7 @@ def test_valid_variations_are_planned(tmp_path):
 @pytest.mark.parametrize("values", ["[1, 2]", "text", "{", "- \t- x", "\x00"])
 def test_a_file_that_is_no_configuration_is_refused(values, tmp_path):
     path = tmp_path / "odd.yaml"
-    path.write_text(values)
+    path.write_text(values, encoding="utf-8")
     with pytest.raises(LowrankError, match=r"odd\.yaml.*\.$"):
         config.load(path)
 
@@ -245,11 +245,15 @@ def test_margins_missing_from_the_claims_are_named(tmp_path):
     for name in sorted(used):
         margins = {key: value for key, value in ledger["margins"].items() if key != name}
         path = tmp_path / "claims.yaml"
-        path.write_text(yaml.safe_dump({**ledger, "margins": margins}, allow_unicode=True))
+        path.write_text(
+            yaml.safe_dump({**ledger, "margins": margins}, allow_unicode=True), encoding="utf-8"
+        )
         with pytest.raises(LowrankError) as caught:
             claims.load(path)
         assert f"'{name}'" in str(caught.value) and "known are" in str(caught.value)
         assert "\n" not in str(caught.value)
-    path.write_text(yaml.safe_dump({key: ledger[key] for key in ("paper", "claims")}))
+    path.write_text(
+        yaml.safe_dump({key: ledger[key] for key in ("paper", "claims")}), encoding="utf-8"
+    )
     with pytest.raises(LowrankError, match="margins"):
         claims.load(path)

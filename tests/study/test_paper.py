@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def prose() -> str:
     """The report's source without comments, formulas, settings of the page and calls."""
-    text = (ROOT / "paper/main.typ").read_text()
+    text = (ROOT / "paper/main.typ").read_text(encoding="utf-8")
     text = "\n".join(
         line for line in text.splitlines() if not line.startswith(("//", "#set", "#show"))
     )
@@ -43,9 +43,9 @@ def test_no_result_is_typed_into_the_report():
 
 
 def test_none_of_the_papers_numbers_is_typed_into_the_report():
-    ledger = yaml.safe_load((ROOT / "config/claims.yaml").read_text())
+    ledger = yaml.safe_load((ROOT / "config/claims.yaml").read_text(encoding="utf-8"))
     for source in ("main.typ", "facts.typ"):
-        text = (ROOT / "paper" / source).read_text()
+        text = (ROOT / "paper" / source).read_text(encoding="utf-8")
         assert not [n["value"] for n in ledger["paper"] if f"{n['value']:g}" in text]
 
 
@@ -83,7 +83,7 @@ def export(project: Path) -> dict:
     config = load_config(ROOT / "config/smoke.yaml")
     ledger = load(ROOT / "config/claims.yaml")
     paper.export(config, ledger, project / "tables", project / "figures", project / "data")
-    return json.loads((project / "data/facts.json").read_text())
+    return json.loads((project / "data/facts.json").read_text(encoding="utf-8"))
 
 
 def test_report_compiles_when_most_studies_did_not_run(project):
@@ -121,13 +121,13 @@ def test_every_setting_of_the_configuration_is_listed():
 
 def test_markdown_is_read_back_as_it_was_shown(tmp_path):
     path = tmp_path / "table.md"
-    path.write_text("| a\\_b | c \\| d |\n| :--- | ---: |\n| 1 | 0.5\\* |\n")
+    path.write_text("| a\\_b | c \\| d |\n| :--- | ---: |\n| 1 | 0.5\\* |\n", encoding="utf-8")
     assert paper.read_markdown(path) == [["a_b", "c | d"], ["1", "0.5*"]]
 
 
 def test_a_source_that_is_wrong_is_told_in_a_sentence(project):
     export(project)
-    (project / "paper/wrong.typ").write_text("#nonsense")
+    (project / "paper/wrong.typ").write_text("#nonsense", encoding="utf-8")
     with pytest.raises(LowrankError, match="does not compile: unknown variable"):
         paper.compile_paper(
             Path("paper/wrong.typ"), project / "data", project / "figures", project / "x.pdf"

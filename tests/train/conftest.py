@@ -28,6 +28,8 @@ def invented_text(tmp_path):
         return " ".join(words)
 
     source = tmp_path / "invented.jsonl"
-    source.write_text("".join(json.dumps({"text": document()}) + "\n" for _ in range(100)))
+    source.write_text(
+        "".join(json.dumps({"text": document()}) + "\n" for _ in range(100)), encoding="utf-8"
+    )
     prepare_text(TextSpec(source="local", train=str(source), vocabulary=300), tmp_path / "text")
     return tmp_path / "text"

@@ -74,7 +74,7 @@ def run_all(text: Path, digits: Path, folder: Path, mode: str) -> None:
     if parallel.rank() == 1:
         parallel.local(layer.U).data[0, 0] = torch.nan
     facts["finite_after"] = trainer.finite_weights()
-    (folder / f"{mode}-{parallel.rank()}.json").write_text(json.dumps(facts))
+    (folder / f"{mode}-{parallel.rank()}.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,10 @@ def test_a_run_goes_on_with_another_number_of_processes(way, mode, pairs, text_f
 
 def test_sharded_devices_hold_slices_and_others_the_whole(pairs):
     facts = {
-        mode: [json.loads((pairs / f"{mode}-{rank}.json").read_text()) for rank in (0, 1)]
+        mode: [
+            json.loads((pairs / f"{mode}-{rank}.json").read_text(encoding="utf-8"))
+            for rank in (0, 1)
+        ]
         for mode in MODES
     }
     assert all(fact["held"] == fact["rows"] for fact in facts["ddp"])
@@ -181,7 +184,7 @@ def test_all_processes_see_what_one_finds_in_its_weights(pairs):
     """A weight that is not finite in one process or slice stops all, or they would wait for ever."""
     for mode in MODES:
         for rank in (0, 1):
-            facts = json.loads((pairs / f"{mode}-{rank}.json").read_text())
+            facts = json.loads((pairs / f"{mode}-{rank}.json").read_text(encoding="utf-8"))
             assert (facts["finite"], facts["finite_after"]) == (True, False)
 
 
@@ -225,7 +228,7 @@ def test_the_command_trains_a_cell_under_torchrun(text_folder, tmp_path):
 def test_a_mistake_is_one_sentence_and_a_status(tmp_path, text_folder):
     arguments = ["--spec", tmp_path / "sweep.json", "--output", tmp_path / "rates.json"]
     arguments += ["--data", text_folder, "--cache", tmp_path / "runs", "--device", "cpu"]
-    (tmp_path / "sweep.json").write_text("{}")
+    (tmp_path / "sweep.json").write_text("{}", encoding="utf-8")
     done = torchrun("-m", "lowrank", "sweep", *arguments)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]

@@ -157,10 +157,11 @@ def test_losses_are_those_of_this_method_version(invented_text, digits_folder, t
     }
     if not GOLDEN.is_file():
         GOLDEN.write_text(
-            json.dumps({"method": VERSIONS["training"], "losses": found}, indent=1) + "\n"
+            json.dumps({"method": VERSIONS["training"], "losses": found}, indent=1) + "\n",
+            encoding="utf-8",
         )
         pytest.fail(f"{GOLDEN.name} was missing and has been written: check it and commit it.")
-    golden = json.loads(GOLDEN.read_text())
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert golden["method"] == VERSIONS["training"], (
         "training was raised: delete golden_losses.json"
     )

@@ -66,9 +66,9 @@ def figure_sources(wildcards):
 def reading(name):
     """The title of a figure's notebook and what it says on how to read the figure: the report's
     categories and captions."""
-    first = json.loads(Path(f"notebooks/{name}.ipynb").read_text())["cells"][0][
-        "source"
-    ]
+    first = json.loads(Path(f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))[
+        "cells"
+    ][0]["source"]
     title, text = "".join(first).removeprefix("# ").split("\n\n", 1)
     return {"title": title, "text": text}
 

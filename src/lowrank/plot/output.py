@@ -35,4 +35,4 @@ def publish(figure: Figure, table: Table, prefix: Path | str) -> Image:
 def _write(path: Path | str, text: str) -> None:
     """Write a text file, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

@@ -286,7 +286,7 @@ def read_yaml(path: Path | str) -> Any:
     """The plain values of a YAML file; a missing or malformed one is a LowrankError."""
     path = Path(path)
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yaml")))
         raise LowrankError(f"{path} is missing; there are {known or 'no such files'}.") from None

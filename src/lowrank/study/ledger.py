@@ -206,7 +206,7 @@ def load(path: Path | str) -> Ledger:
     """Read and validate a ledger; LowrankError says in one sentence what is wrong and where."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing: name a file such as config/claims.yaml.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -94,7 +94,7 @@ def compile_paper(source: Path, data: Path, figures: Path, output: Path) -> None
 
 def read_markdown(path: Path) -> list[list[str]]:
     """The fields of a figure's Markdown table, its heading first; the rule is left out."""
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").splitlines()
     return [_fields(line) for index, line in enumerate(lines) if index != 1]
 
 

@@ -65,14 +65,14 @@ def write_reference(
     schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
     wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
     if readme is not None and published is not None and (published / MANIFEST).is_file():
-        before, _, rest = readme.read_text().partition(MARKS[0])
+        before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
         wanted[readme] = f"{before}{MARKS[0]}\n\n{verdicts(published)}\n\n{MARKS[1]}{after}"
     stale = [path for path, text in wanted.items() if not _says(path, text)]
     if check:
         return stale
     for path in stale:
-        path.write_text(wanted[path])
+        path.write_text(wanted[path], encoding="utf-8")
     return []
 
 
@@ -96,7 +96,7 @@ def verdicts(published: Path) -> str:
 
 
 def _says(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text() == text
+    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def _page() -> str:
