@@ -24,3 +24,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> LowrankError:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return LowrankError(f"Unknown {kind} '{name}': {hint}known are {', '.join(names)}.")
+
+
+def cause(error: BaseException) -> str:
+    """The innermost cause in one line without a full stop: wrappers say less than what they wrap."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TextIO
 
 from tqdm import tqdm
+
+
+def say(sentence: str) -> None:
+    """Tell the user what is no error but should be known."""
+    tqdm.write(f"Note: {sentence}", file=sys.stderr)
+
+
+def some(items: Iterable[object], most: int = 3) -> str:
+    """The first names of a list, and how many more there are."""
+    names = [getattr(item, "name", None) or str(item) for item in items]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class Progress:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import bz2
+import codecs
+import csv
+import gzip
+import io
 import json
+import lzma
+import zipfile
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pytest
 
-from lowrank.data.sources import find_files, load_splits
+from lowrank.data.local_files import find_files
+from lowrank.data.sources import load_splits
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import load_text, prepare_text
 from lowrank.errors import LowrankError
+from lowrank.files import sha256
 
 
 def load(tmp_path: Path, text_unit: str = "line", **keys):
@@ -33,7 +43,7 @@ def test_a_file_a_glob_a_folder_and_a_list_are_found_sorted_once(tmp_path):
         (tmp_path / name).write_text("x", encoding="utf-8")
 
     def names(where):
-        return [str(path.relative_to(tmp_path)) for path in find_files(where, tmp_path)]
+        return [str(path.relative_to(tmp_path)) for path in find_files(where, tmp_path).files]
 
     assert names("a.txt") == ["a.txt"]
     assert names("*.txt") == ["a.txt", "b.txt"]
@@ -59,19 +69,168 @@ def test_text_files_are_read_by_the_unit_asked_for(tmp_path, unit, expected):
     assert list(facts["files"]["train"]) == ["news.en-00001-of-00100"]
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
-def test_tables_are_read_by_their_ending(tmp_path, ending):
-    rows = [{"text": "one, two", "n": 1}, {"text": "three", "n": 2}]
-    table = datasets.Dataset.from_list(rows)
-    file = tmp_path / f"data.{ending}"
-    if ending == "csv":
-        table.to_csv(file)
-    elif ending == "parquet":
-        table.to_parquet(file)
+ROWS = ["one, two", "NA", "null", "None", "nan", "007", "#N/A", "true", "2020-01-01", "three\tfour"]
+
+
+def table(path: Path, rows: list[str]) -> None:
+    """Write documents as a table in the format of the path's ending."""
+    numbered = [{"text": text, "n": number} for number, text in enumerate(rows)]
+    data = datasets.Dataset.from_list(numbered)
+    if path.suffix == ".parquet":
+        data.to_parquet(path)
+    elif path.suffix == ".arrow":
+        with (
+            pa.OSFile(str(path), "wb") as sink,
+            pa.ipc.new_stream(sink, data.data.schema) as writer,
+        ):
+            writer.write_table(data.data.table)
+    elif path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerows([["text", "n"], *([row["text"], row["n"]] for row in numbered)])
+    elif path.suffix == ".txt":
+        path.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
     else:
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    splits, _ = load(tmp_path, source="local", train=file.name, test=(file.name,))
-    assert splits["train"]["text"][:] == splits["test"]["text"][:] == ["one, two", "three"]
+        lines = [json.dumps(row) for row in numbered]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+PACK = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+    ".zst": lambda data: with_arrow(data, "zstd"),
+    ".lz4": lambda data: with_arrow(data, "lz4"),
+    ".zip": lambda data: zipped(x=data),
+}
+
+
+def with_arrow(data: bytes, name: str) -> bytes:
+    buffer = pa.BufferOutputStream()
+    with pa.output_stream(buffer, compression=name) as stream:
+        stream.write(data)
+    return buffer.getvalue().to_pybytes()
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+TABLES = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt"]
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_documents_are_read_as_they_stand_by_the_ending(tmp_path, ending):
+    table(tmp_path / f"data{ending}", ROWS)
+    name = f"data{ending.upper()}"
+    (tmp_path / f"data{ending}").rename(tmp_path / name)
+    splits, _ = load(tmp_path, source="local", train=name, test=(name,))
+    assert splits["train"]["text"][:] == splits["test"]["text"][:] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("ending", "packed"),
+    [(".json", packed) for packed in PACK] + [(ending, ".gz") for ending in TABLES[1:]],
+)
+def test_the_ending_under_a_compression_decides(tmp_path, ending, packed):
+    table(tmp_path / f"data{ending}", ROWS)
+    content = (tmp_path / f"data{ending}").read_bytes()
+    for name in (f"c4-train.00000-of-01024{ending}{packed}", f"A{ending}{packed}".upper()):
+        (tmp_path / name).write_bytes(PACK[packed](content))
+        splits, facts = load(tmp_path, source="local", train=name)
+        assert splits["train"]["text"][:] == ROWS
+        assert facts["files"]["train"] == {name: sha256(tmp_path / name)}
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".jsonl", ".tsv"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, ending, packed):
+    for name in ("a", "b"):
+        table(tmp_path / f"{name}{ending}", [name, "more"])
+        content = codecs.BOM_UTF8 + (tmp_path / f"{name}{ending}").read_bytes()
+        (tmp_path / f"{name}{ending}").unlink()
+        file = tmp_path / "data" / f"{name}{ending}{packed}"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(gzip.compress(content) if packed else content)
+    splits, _ = load(tmp_path, source="local", train="data")
+    assert splits["train"]["text"][:] == ["a", "more", "b", "more"]
+
+
+UNREADABLE = {
+    "utf16.txt": ("one\n".encode("utf-16"), r"utf16\.txt is UTF-16: convert it to UTF-8"),
+    "bare.txt": ("one\n".encode("utf-16-le"), r"bare\.txt is UTF-16 or no text at all"),
+    "utf32.csv": ("text\n".encode("utf-32"), r"utf32\.csv is UTF-32"),
+    "utf16.json.gz": (gzip.compress('{"text": "a"}'.encode("utf-16")), "is UTF-16"),
+    "latin.csv.gz": (gzip.compress(b"text\ncaf\xe9\n"), r"latin\.csv\.gz is not UTF-8"),
+    "cut.txt.gz": (
+        gzip.compress(b"text\n" * 99)[:20],
+        r"cut\.txt\.gz could not be unpacked as \.gz",
+    ),
+    "cut.txt.xz": (lzma.compress(b"text\n" * 99)[:60], r"cut\.txt\.xz could not be unpacked"),
+    "cut.txt.zst": (
+        with_arrow(b"text\n" * 99, "zstd")[:15],
+        r"cut\.txt\.zst could not be unpacked",
+    ),
+    "not.txt.bz2": (b"plain", r"not\.txt\.bz2 could not be unpacked"),
+    "not.txt.zip": (b"plain", r"not\.txt\.zip could not be unpacked"),
+    "two.txt.zip": (zipped(a=b"a", b=b"b"), "holds 2 files, not one: unpack it"),
+    "none.csv": (b"other\na\n", r"none\.csv\) has no column 'text': there are 'other'"),
+    "empty.txt.gz": (gzip.compress(b""), "train split is empty"),
+    "a.pdf": (b"x", r"a\.pdf has the ending '\.pdf', which is not known"),
+    "a.docx.gz": (b"x", r"has the ending '\.docx\.gz'"),
+    "a.tar.gz": (b"x", r"has the ending '\.tar\.gz'"),
+    "a.tgz": (b"x", r"has the ending '\.tgz'"),
+    "a.7z.001": (b"x", r"has the ending '\.7z'"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_named(tmp_path, name):
+    content, message = UNREADABLE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LowrankError, match=message) as error:
+        load(tmp_path, source="local", train=name)
+    assert str(error.value).endswith(".")
+
+
+def test_a_folder_gives_its_tables_and_says_what_it_leaves_out(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    for name in ("LICENSE", "README.md", "paper.pdf", "notes.doc", "b.txt", "a.TXT.gz"):
+        content = gzip.compress(b"packed\n") if name.endswith("gz") else b"plain\n"
+        (tmp_path / "data" / name).write_bytes(content)
+    splits, _ = load(tmp_path, source="local", train="data")
+    assert splits["train"]["text"][:] == ["packed", "plain"]
+    said = "Note: The train split leaves out LICENSE, README.md, notes.doc and 1 more.\n"
+    assert capsys.readouterr().err == said
+    for name in ("b.txt", "a.TXT.gz"):
+        (tmp_path / "data" / name).unlink()
+    assert [f.name for f in find_files("data", tmp_path).files] == ["README.md"]
+    (tmp_path / "data/README.md").unlink()
+    assert [f.name for f in find_files("data", tmp_path).files] == ["LICENSE"]
+    (tmp_path / "data/LICENSE").unlink()
+    with pytest.raises(LowrankError, match=r"notes\.doc has the ending '\.doc'"):
+        find_files("data", tmp_path)
+
+
+def test_links_are_followed_and_broken_ones_named(tmp_path):
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "real/deep/a.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "real")
+    assert find_files("data", tmp_path).files == [tmp_path / "data/linked/deep/a.txt"]
+    (tmp_path / "real/deep/up").symlink_to(tmp_path / "real")
+    with pytest.raises(LowrankError, match="link to a folder around it"):
+        find_files("data", tmp_path)
+    (tmp_path / "real/deep/up").unlink()
+    (tmp_path / "data/gone.txt").symlink_to(tmp_path / "nowhere")
+    for where in ("data", "data/*.txt"):
+        with pytest.raises(LowrankError, match=r"gone\.txt is a link to nothing"):
+            find_files(where, tmp_path)
 
 
 def test_odd_names_of_folders_are_taken_as_they_are(tmp_path):

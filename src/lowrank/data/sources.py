@@ -9,28 +9,21 @@ from __future__ import annotations
 import codecs
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lowrank.errors import LowrankError
+from lowrank.data.formats import kind_of, plain
+from lowrank.data.local_files import Where, find_files
+from lowrank.errors import LowrankError, cause
 from lowrank.files import sha256
+from lowrank.progress import say, some
 
 if TYPE_CHECKING:
     import datasets
 
 SPLITS = ("train", "validation", "test")
-BUILDERS = {
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-}
-"""Which builder of `datasets` reads which ending; any other ending is read as text."""
-
-Where = str | tuple[str, ...] | None
 
 
 class SourceSpec(Protocol):
@@ -44,6 +37,8 @@ class SourceSpec(Protocol):
     def config(self) -> str | None: ...
     @property
     def revision(self) -> str | None: ...
+    @property
+    def column(self) -> str: ...
     @property
     def train(self) -> Where: ...
     @property
@@ -78,40 +73,6 @@ def load_splits(
         return _load_hub(spec, cache)
 
 
-def find_files(where: Where, root: Path | None = None) -> list[Path]:
-    """The files that a path, a glob, a folder, or several of them stand for, sorted and once each.
-
-    In a folder that holds files with endings of `BUILDERS` these are taken, else all of its files;
-    hidden files and folders never are. Raises LowrankError where there is nothing.
-    """
-    base = Path.cwd() if root is None else Path(root)
-    found: set[Path] = set()
-    for item in [where] if isinstance(where, str) else list(where or ()):
-        path = (base / Path(item).expanduser()).absolute()
-        if path.is_file():
-            found.add(path)
-        elif path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if _is_visible(file, path))
-            known = [file for file in inside if file.suffix.lower() in BUILDERS]
-            if not inside:
-                raise LowrankError(f"The folder {path} holds no files: put the data there.")
-            found.update(known or inside)
-        elif glob.has_magic(item):
-            matches = [Path(name) for name in glob.glob(str(path), recursive=True)]
-            files = [file for file in matches if file.is_file()]
-            if not files:
-                raise LowrankError(f"No file matches {path}: correct the pattern or the folder.")
-            found.update(files)
-        else:
-            raise LowrankError(f"{path} is missing: give a file, a glob or a folder that exists.")
-    return sorted(found)
-
-
-def _is_visible(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.is_file() and not hidden
-
-
 def _load_local(spec: SourceSpec, cache: Path, root: Path | None, text_unit: str) -> Loaded:
     import datasets
 
@@ -121,56 +82,101 @@ def _load_local(spec: SourceSpec, cache: Path, root: Path | None, text_unit: str
         where = getattr(spec, split)
         if not where:
             continue
-        files = find_files(where, root)
-        kinds = sorted({BUILDERS.get(file.suffix.lower(), "text") for file in files})
-        if len(kinds) > 1:
+        found = find_files(where, root)
+        kinds = {file: kind_of(file) for file in found.files}
+        if len(set(kinds.values())) > 1:
             raise LowrankError(
-                f"The {split} split mixes {' and '.join(kinds)} files: give files of one kind, "
-                f"such as a glob instead of the folder in {where!r}."
+                f"The {split} split mixes {' and '.join(sorted(set(kinds.values())))} files: give "
+                f"files of one kind, such as a glob instead of the folder in {where!r}."
             )
-        files = [file for file in files if file.stat().st_size]
-        if not files:
+        if found.left_out:
+            say(f"The {split} split leaves out {some(found.left_out)}.")
+        kind = next(iter(kinds.values()))
+        # By the name of what is read: it is the original, or a plain copy of it.
+        originals = {
+            plain(file, kind, cache / "plain" / f"{split}-{number}"): file
+            for number, file in enumerate(found.files)
+        }
+        originals = {file: given for file, given in originals.items() if file.stat().st_size}
+        if not originals:
             raise LowrankError(f"The {split} split is empty: every file of {where!r} has no bytes.")
-        options = {"sample_by": _sample_by(text_unit)} if kinds == ["text"] else {}
+        builder, options = _builder(kind, split, spec.column, originals, text_unit)
         try:
             loaded[split] = datasets.load_dataset(
-                kinds[0],
+                builder,
                 # Without the escape, a bracket in the name of a folder would be read as a pattern.
-                data_files={"train": [glob.escape(str(file)) for file in files]},
+                data_files={"train": [glob.escape(str(file)) for file in originals]},
                 split="train",
                 cache_dir=str(cache),
                 **options,
             )
         except Exception as error:  # pyarrow's, the library's own and the system's
-            raise _unreadable(split, kinds[0], files, error) from error
-        facts["files"][split] = {file.name: sha256(file) for file in files}
+            raise _unreadable(split, kind, originals, error) from error
+        top = os.path.commonpath([file.parent for file in found.files])
+        facts["files"][split] = {
+            file.relative_to(top).as_posix(): sha256(file) for file in found.files
+        }
     return loaded, facts
 
 
-def _sample_by(text_unit: str) -> str:
-    return "document" if text_unit == "file" else text_unit
+def _builder(
+    kind: str, split: str, column: str, originals: Mapping[Path, Path], text_unit: str
+) -> tuple[str, dict[str, Any]]:
+    """The builder of `datasets` for a kind of file, and its options."""
+    import datasets
+
+    if kind == "text":
+        return "text", {"sample_by": "document" if text_unit == "file" else text_unit}
+    if kind not in ("csv", "tsv"):
+        return kind, {}
+    options: dict[str, Any] = {"sep": "\t" if kind == "tsv" else ","}
+    for file, original in originals.items():
+        columns = _header(file, original, split, options["sep"])
+        if column not in columns:
+            raise no_column(f"The {split} split ({original})", column, columns)
+    # Every document is text as it stands: not a number, and "NA" or "null" are not missing.
+    features = datasets.Features({column: datasets.Value("string")})
+    return "csv", {**options, "usecols": [column], "na_filter": False, "features": features}
 
 
-def _unreadable(split: str, kind: str, files: Sequence[Path], error: BaseException) -> LowrankError:
+def _header(file: Path, original: Path, split: str, sep: str) -> list[str]:
+    import pandas as pd
+
+    try:
+        return list(pd.read_csv(file, sep=sep, nrows=0).columns)
+    except Exception as error:
+        raise _unreadable(split, "csv", {file: original}, error) from error
+
+
+def no_column(where: str, column: str, columns: Iterable[str]) -> LowrankError:
+    """The error for a column that is not there."""
+    known = ", ".join(f"'{name}'" for name in sorted(columns))
+    return LowrankError(f"{where} has no column '{column}': there are {known}.")
+
+
+def _unreadable(
+    split: str, kind: str, originals: Mapping[Path, Path], error: BaseException
+) -> LowrankError:
     """Name the file and what is wrong with it: the library's message often does neither."""
-    if kind in ("text", "json", "csv"):
-        for file in files:
+    if kind in ("text", "json", "csv", "tsv"):
+        for file, original in originals.items():
             if not _is_utf8(file):
                 return LowrankError(
-                    f"{file} is not UTF-8 text: convert it, or give other files as {split} split."
+                    f"{original} is not UTF-8 text: convert it, or give other files as {split} "
+                    "split."
                 )
     if kind == "parquet":
         import pyarrow.parquet
 
-        for file in files:
+        for file, original in originals.items():
             try:
                 rows = pyarrow.parquet.ParquetFile(file).metadata.num_rows
             except (pyarrow.ArrowException, OSError) as damage:
-                return LowrankError(f"{file} is not a readable parquet file ({_cause(damage)}).")
-            if len(files) == 1 and rows == 0:
-                return LowrankError(f"The {split} split is empty: {file} has no rows.")
-    names = ", ".join(file.name for file in files[:3]) + (", ..." if len(files) > 3 else "")
-    return LowrankError(f"The {split} split ({names}) is not readable as {kind}: {_cause(error)}.")
+                return LowrankError(f"{original} is not a readable parquet file ({cause(damage)}).")
+            if len(originals) == 1 and rows == 0:
+                return LowrankError(f"The {split} split is empty: {original} has no rows.")
+    names = some(list(originals.values()))
+    return LowrankError(f"The {split} split ({names}) is not readable as {kind}: {cause(error)}.")
 
 
 def _is_utf8(file: Path) -> bool:
@@ -185,13 +191,6 @@ def _is_utf8(file: Path) -> bool:
     return True
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost cause in one line: wrappers say less than what they wrap."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
 def _load_hub(spec: SourceSpec, cache: Path) -> Loaded:
     import datasets
 
@@ -202,7 +201,7 @@ def _load_hub(spec: SourceSpec, cache: Path) -> Loaded:
     except Exception as error:  # the library raises a zoo, down to the HTTP client's own
         config = f" ({spec.config})" if spec.config else ""
         raise LowrankError(
-            f"The hub's data set '{spec.name}'{config} could not be loaded: {_cause(error)}."
+            f"The hub's data set '{spec.name}'{config} could not be loaded: {cause(error)}."
         ) from error
     loaded = {}
     for split in SPLITS:

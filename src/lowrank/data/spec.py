@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Where = str | tuple[str, ...] | None
+from lowrank.data.local_files import Where
 
 
 class TextSpec(BaseModel):
@@ -33,7 +33,10 @@ class TextSpec(BaseModel):
     train: Where = Field(
         None,
         description="Training split. Local: a file, a glob or a folder, or a list of them "
-        "(parquet, JSON, CSV, or text files). Hub: the split's name there; null means `train`.",
+        "(.parquet, .arrow, .json, .jsonl, .ndjson, .csv, .tsv or text, each also compressed as .gz, "
+        ".bz2, .xz, .lzma, .zst, .lz4 or a .zip of one file). Text is what ends in .txt, .text, .md, "
+        ".markdown, .rst, .tex, .log, .en, .heldout, .raw, .tokens or in nothing; in a folder these "
+        "others are read only where nothing else is. Hub: the split's name there; null means `train`.",
     )
     validation: Where = Field(
         None,

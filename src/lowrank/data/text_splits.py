@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowrank.data.sources import no_column
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 
@@ -67,8 +68,7 @@ def survey(split: str, dataset: datasets.Dataset, column: str, seed: int) -> tup
     Raises LowrankError where the column is missing or holds no text, or no document is left.
     """
     if column not in dataset.column_names:
-        known = ", ".join(f"'{name}'" for name in sorted(dataset.column_names))
-        raise LowrankError(f"The {split} split has no column '{column}': there are {known}.")
+        raise no_column(f"The {split} split", column, dataset.column_names)
     kind = str(getattr(dataset.features[column], "dtype", dataset.features[column]))
     if len(dataset) and kind not in ("string", "large_string", "string_view"):
         raise LowrankError(

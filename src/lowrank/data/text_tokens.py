@@ -29,10 +29,6 @@ its 27 million characters changed the number of tokens by 0.02 %, in a fifth of 
 
 def token_type(vocabulary: int) -> DTypeLike:
     """The unsigned integer that holds every token: 2 bytes below 65,536 tokens, else 4."""
-    if vocabulary < 257:
-        raise LowrankError(
-            f"A vocabulary of {vocabulary} is too small: 256 bytes and the separator need 257."
-        )
     if vocabulary > 2**32:
         raise LowrankError(f"A vocabulary of {vocabulary} is too large for tokens of 4 bytes.")
     return np.uint16 if vocabulary < 2**16 else np.uint32
