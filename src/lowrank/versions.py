@@ -16,7 +16,7 @@ nothing.
 from __future__ import annotations
 
 VERSIONS = {
-    "text": 1,
+    "text": 2,
     "images": 1,
     "training": 1,
     "evaluation": 1,
