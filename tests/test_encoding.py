@@ -39,7 +39,7 @@ def by_locale(call: ast.Call) -> bool:
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
         texts = [str(value.value) for value in given if isinstance(value, ast.Constant)]
         binary = any(re.fullmatch(r"[rwax]\+?b\+?", text) for text in texts)
-        return not binary and ast.unparse(function) not in ("os.open", "Image.open")
+        return not binary and ast.unparse(function) not in ("os.open", "Image.open", "archive.open")
     return name in ("read_text", "write_text")
 
 
