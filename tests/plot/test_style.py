@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,9 +27,16 @@ style.save(figure, sys.argv[1])
 """
 
 
-def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_and_the_date(tmp_path):
-    for name, seed, epoch in (("a", "1", "0"), ("b", "2", "86400000")):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": epoch}
+def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_the_date_and_the_matplotlibrc(
+    tmp_path,
+):
+    (tmp_path / "matplotlibrc").write_text(
+        "text.usetex: True\naxes.facecolor: red\nfont.sans-serif: Humor Sans\nsavefig.bbox: tight\n"
+        "figure.facecolor: green\nlegend.loc: best\naxes.titlelocation: right\nlines.marker: o\n"
+    )
+    rc = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "svg"}
+    for name, seed, epoch, own in (("a", "1", "0", {}), ("b", "2", "86400000", rc)):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": epoch, **own}
         subprocess.run([sys.executable, "-c", DRAW, str(tmp_path / name)], check=True, env=env)
     for ending in ("pdf", "png"):
         first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
@@ -35,6 +44,40 @@ def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_and_the_date(tmp_p
     pdf = (tmp_path / "a.pdf").read_bytes()
     assert b"CreationDate" not in pdf
     assert b"/Type3" not in pdf and b"/FontFile2" in pdf
+
+
+STYLES = {
+    "a style sheet": lambda: matplotlib.style.use("dark_background"),
+    "seaborn": lambda: matplotlib.style.use("seaborn-v0_8-darkgrid"),
+    "sketches": lambda: matplotlib.rcParams.update({"path.sketch": (1, 100, 2), "font.size": 20}),
+    "LaTeX": lambda: matplotlib.rcParams.update({"text.usetex": True, "mathtext.fontset": "stix"}),
+    "saving": lambda: matplotlib.rcParams.update(
+        {
+            "savefig.transparent": True,
+            "savefig.pad_inches": 3,
+            "pdf.fonttype": 3,
+            "pdf.compression": 0,
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("when", ["before drawing", "before saving"])
+@pytest.mark.parametrize("own", STYLES)
+def test_no_setting_of_the_session_changes_a_figure(own, when, tmp_path):
+    def draw(prefix, change=lambda: None):
+        if when == "before drawing":
+            change()
+        figure, (ax,) = style.canvas(width=style.COLUMN)
+        ax.set_xlabel(r"$\sigma$ of 10 %")
+        style.legend_below(figure, ax.plot([0.001, 0.002], label="line"))
+        if when == "before saving":
+            change()
+        return [path.read_bytes() for path in style.save(figure, prefix)]
+
+    with matplotlib.rc_context():
+        plain = draw(tmp_path / "plain")
+        assert draw(tmp_path / "own", STYLES[own]) == plain
 
 
 @pytest.mark.parametrize(

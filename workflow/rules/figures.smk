@@ -88,6 +88,7 @@ RENDER = (
     # The environment's own kernel, whatever kernels and start-up files the home folder has.
     "mkdir -p $(dirname {params.executed}) {params.jupyter};"
     " export JUPYTER_PREFER_ENV_PATH=1 JUPYTER_PATH= JUPYTER_NO_CONFIG=1"
+    " MPLBACKEND=agg"  # a misspelt one would stop matplotlib from being imported
     " JUPYTER_RUNTIME_DIR=$PWD/{params.jupyter} IPYTHONDIR=$PWD/{params.jupyter};"
     " papermill {input.notebook} {params.executed} --kernel python3 --no-progress-bar"
     " --log-level WARNING -p tables {params.tables} -p track {params.track}"

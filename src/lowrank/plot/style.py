@@ -29,7 +29,11 @@ BLACK, GREY = "#000000", "#7A7A7A"
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 
+KEPT = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
+"""Settings that belong to the session and not to a figure."""
 RC: Any = {
+    # All of matplotlib's own first: a matplotlibrc or a style of the user's changes no figure.
+    **{key: value for key, value in matplotlib.rcParamsDefault.items() if key not in KEPT},
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -66,6 +70,8 @@ def canvas(
     columns: int = 1, rows: int = 1, width: float = FULL, height: float = 2.7, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches in the common style, and its axes row by row.
+
+    The style holds from here on, for what is then drawn into the axes too.
 
     Further options go to `Figure.subplots`. The layout is constrained: labels and legends placed
     with `legend_below` take the room they need.
