@@ -63,6 +63,6 @@ def test_special_characters_survive_markdown_and_latex():
     )
     assert r"a\_b\|c\*d & 5 % of #1 {x} \\y" in table.markdown()
     latex = table.latex()
-    assert r"a\_b|c*d \& 5 \% of \#1 \{x\} \textbackslash{}y & 1 \\" in latex
+    assert r"a\_b$|$c*d \& 5 \% of \#1 \{x\} \textbackslash{}y & 1 \\" in latex
     assert "\n{[$-$1, 2]} & 1" in latex
     assert latex.isascii()

@@ -8,18 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
 
+from lowrank import escape
 from lowrank.plot.results import Quality
 
 NONE = "–"
 STYLE = (
     "body{font:14px sans-serif;margin:1em}table{border-collapse:collapse}"
     "th,td{padding:.25em .6em;border-bottom:1px solid #ddd}th{border-bottom:2px solid #333}"
-    ".n{text-align:right}.w{text-align:left}"
+    ".n{text-align:right}.w{text-align:left;max-width:40em;overflow-wrap:break-word}"
 )
 
 
@@ -45,23 +45,31 @@ class Table:
         return pd.DataFrame({c.heading: [c.text(row) for row in rows] for c in self.columns})
 
     def _repr_html_(self) -> str:
-        return self.shown().to_html(index=False)
+        # A notebook would set what is between dollars.
+        return f'<div class="tex2jax_ignore mathjax_ignore">{self._html_table()}</div>'
 
     def html(self, title: str) -> str:
         """A page of its own that needs nothing else."""
+        return (
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            f"<title>{escape.markup(title)}</title><style>{STYLE}</style></head>"
+            f"<body>{self._html_table()}</body></html>\n"
+        )
+
+    def _html_table(self) -> str:
+        """The table alone, numbers to the right."""
         shown = self.shown()
         align = ["n" if column.numeric else "w" for column in self.columns]
 
         def row(cell: str, fields: Iterable[Any]) -> str:
             texts = zip(align, fields, strict=True)
-            return "".join(f'<{cell} class="{a}">{escape(str(t))}</{cell}>' for a, t in texts)
+            return "".join(
+                f'<{cell} class="{a}">{escape.markup(str(t))}</{cell}>' for a, t in texts
+            )
 
         body = "\n".join(f"<tr>{row('td', fields)}</tr>" for fields in shown.to_numpy())
-        return (
-            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-            f"</title><style>{STYLE}</style></head><body><table><thead><tr>"
-            f"{row('th', shown.columns)}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
-        )
+        head = f"<thead><tr>{row('th', shown.columns)}</tr></thead>"
+        return f"<table>{head}<tbody>\n{body}\n</tbody></table>"
 
     def csv(self) -> str:
         """Every column of the numbers."""
@@ -70,16 +78,17 @@ class Table:
     def markdown(self) -> str:
         """A GitHub table; numbers to the right."""
         shown = self.shown()
-        header = [_escape_markdown(name) for name in shown.columns]
+        header = [escape.markdown(name) for name in shown.columns]
         rule = ["---:" if column.numeric else ":---" for column in self.columns]
-        body = [[_escape_markdown(text) for text in row] for row in shown.to_numpy()]
+        body = [[escape.markdown(text) for text in row] for row in shown.to_numpy()]
         return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *body))
 
     def latex(self) -> str:
         """A tabular in the manner of booktabs, without a float around it."""
         shown = self.shown()
         spec = "".join("r" if column.numeric else "l" for column in self.columns)
-        rows = [_latex_row(shown.columns), *(_latex_row(row) for row in shown.to_numpy())]
+        lines = [shown.columns, *shown.to_numpy()]
+        rows = [" & ".join(escape.latex(text) for text in line) + " \\\\\n" for line in lines]
         return (
             "% needs \\usepackage{booktabs}\n"
             f"\\begin{{tabular}}{{{spec}}}\n\\toprule\n{rows[0]}\\midrule\n{''.join(rows[1:])}"
@@ -188,30 +197,3 @@ def qualities(quality: Quality) -> list[Column]:
         ),
         *(plain(heading, column, digits) for column, (heading, digits) in quality.beside.items()),
     ]
-
-
-# Escapes
-
-
-def _escape_markdown(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-    NONE: "--",
-}
-
-
-def _latex_row(fields: Iterable[Any]) -> str:
-    # A field that begins with [ would be taken for the argument of the \\ before it.
-    escaped = ["".join(LATEX.get(character, character) for character in text) for text in fields]
-    return " & ".join(f"{{{t}}}" if t.startswith("[") else t for t in escaped) + r" \\" + "\n"

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lowrank.errors import LowrankError
+from lowrank.escape import from_markdown
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 from lowrank.study.claims import VERDICTS
 from lowrank.study.config import Config
@@ -238,8 +239,8 @@ def _is_published(published: Path | None) -> bool:
 
 
 def _fields(line: str) -> list[str]:
-    fields = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-    return [re.sub(r"\\(.)", r"\1", field.strip()) for field in fields]
+    fields = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+    return [from_markdown(field.strip()) for field in fields]
 
 
 def _within(root: Path, path: Path) -> str:
