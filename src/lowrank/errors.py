@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+LONGEST_NAME = 150
+
 
 class LowrankError(Exception):
     """One sentence: what was wrong, with which value, and what would be right.
@@ -21,6 +23,7 @@ class LowrankError(Exception):
 def unknown(kind: str, name: str, known: Iterable[str]) -> LowrankError:
     """An error for a name that is not in a registry: names the nearest known one and lists all."""
     names = sorted(known)
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return LowrankError(f"Unknown {kind} '{name}': {hint}known are {', '.join(names)}.")

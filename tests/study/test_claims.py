@@ -137,7 +137,7 @@ def test_a_mistake_in_the_ledger_is_one_sentence_that_names_it(tmp_path, edit, m
 
 
 def test_a_ledger_that_is_missing_or_no_yaml_is_an_error(tmp_path):
-    with pytest.raises(LowrankError, match=r"is missing: name a file such as config/claims.yaml"):
+    with pytest.raises(LowrankError, match=r"is missing; there are"):
         claims.load(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("claims: [", encoding="utf-8")
     with pytest.raises(LowrankError, match="not valid YAML"):

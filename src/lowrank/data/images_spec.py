@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ImageSpec(BaseModel):
@@ -41,8 +41,10 @@ class ImageSpec(BaseModel):
     )
     image_column: str = Field("image", description="Column of the images (CIFAR-100: img).")
     label_column: str = Field("label", description="Column of the labels (CIFAR-100: fine_label).")
-    size: PositiveInt | None = Field(
+    size: int | None = Field(
         None,
+        ge=1,
+        le=10_000,
         description="Side in pixels: the shorter side is resized to it and the centre cropped; "
         "null: images stay as they are and must all have one size.",
     )
@@ -55,9 +57,14 @@ class ImageSpec(BaseModel):
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="embedded: share of the digits held out for the test."
     )
-    split_seed: int = Field(0, ge=0, description="Decides which images are held out or left out.")
-    max_images: PositiveInt | None = Field(
-        None, description="Images kept of each split at most, the same share of every class."
+    split_seed: int = Field(
+        0, ge=0, lt=2**63, description="Decides which images are held out or left out."
+    )
+    max_images: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Images kept of each split at most, the same share of every class.",
     )
     skip_corrupt: bool = Field(
         False,

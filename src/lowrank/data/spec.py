@@ -62,7 +62,7 @@ class TextSpec(BaseModel):
     vocabulary: int = Field(
         512,
         ge=257,
-        lt=2**32,
+        le=10_000_000,
         description="Number of tokens of the trained tokeniser: 256 bytes, the document separator "
         "and the merges. A pretrained tokeniser brings its own.",
     )
@@ -83,6 +83,7 @@ class TextSpec(BaseModel):
     max_characters: int | None = Field(
         None,
         ge=1000,
+        le=10**13,
         description="At most this many characters in all three splits together, the same ones "
         "every time; null takes everything.",
     )

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 from lowrank.errors import LowrankError, unknown
 
 SHOULD = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be above {gt:,.12g}",
+    "greater_than_equal": "must be at least {ge:,.12g}",
+    "less_than": "must be below {lt:,.12g}",
+    "less_than_equal": "must be at most {le:,.12g}",
     "finite_number": "must be a finite number",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -26,6 +26,7 @@ SHOULD = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be text",
+    "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
     "tuple_type": "must be a list such as [1, 2]",
     "dict_type": "must be a section of keys",
@@ -49,7 +50,7 @@ def complaint(
     # A misspelt key is both unknown and missing: the unknown one is said.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = _location(first["loc"], values)
-    path = ".".join(map(str, location))
+    path = ".".join(shortened(str(part)) for part in location)
     context = {name: value for name, value in first.get("ctx", {}).items() if name != "error"}
     kind, value = first["type"], first.get("input")
     if kind == "extra_forbidden":
@@ -67,7 +68,7 @@ def complaint(
     if kind == "literal_error":
         return LowrankError(f"{source}: {path}: {shown(value)} {_one_of(value, context)}.")
     if kind == "union_tag_invalid":
-        value = context["tag"]
+        value = shortened(context["tag"])
         return LowrankError(
             f"{source}: {path}.kind: {shown(value)} must be one of {context['expected_tags']}."
         )
@@ -80,18 +81,27 @@ def complaint(
     return LowrankError(f"{source}: {path}: {shown(value)} {should}.")
 
 
+def shortened(text: str) -> str:
+    """A text cut to what a sentence can hold."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def shown(value: Any) -> str:
     """A value as it stands in a sentence, short and on one line."""
     if isinstance(value, dict | BaseModel):
         return "a section of keys"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "a number of more than 300 digits"
+    if isinstance(value, list | tuple):
+        first = ", ".join(shown(one) for one in value[:20])
+        return shortened(f"[{first}{', ...' if len(value) > 20 else ''}]")
+    return shortened(" ".join(repr(value).split()))
 
 
 def _one_of(value: Any, context: dict[str, Any]) -> str:
     expected = context["expected"]
     names = [name.strip("'\" ") for name in expected.replace(" or ", ", ").split(",")]
-    near = difflib.get_close_matches(str(value), names, n=1)
+    near = difflib.get_close_matches(shortened(str(value)), names, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return f"must be {'one of ' if len(names) > 1 else ''}{expected}{hint}"
 

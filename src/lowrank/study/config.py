@@ -9,26 +9,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError, unknown
 from lowrank.files import read_sealed
+from lowrank.strict_yaml import read_yaml
 from lowrank.study.complaints import complaint, shown
 from lowrank.study.sections import (
     DECAYS,
     GROUPS,
     INITIALISATIONS,
     TRUNCATIONS,
+    Count,
     DecaySpec,
     EvaluationSpec,
     FactorSpec,
+    Few,
     Fraction,
     ModelSpec,
     Name,
+    Positive,
     Seeds,
+    Size,
     Strict,
     SweepSpec,
     TrainingSpec,
@@ -61,7 +65,7 @@ class DecayStudy(Strict):
     """Kinds of decay, each at the arm's rate and at half of it."""
 
     decays: tuple[DecaySpec, ...] = Field(min_length=1, description="The kinds of decay.")
-    rate_factors: tuple[PositiveFloat, ...] = Field(
+    rate_factors: tuple[Positive, ...] = Field(
         (1.0, 0.5), description="What the arm's learning rate is multiplied by."
     )
 
@@ -76,7 +80,7 @@ class PretrainingStudy(Strict):
     variants_at: tuple[Fraction, ...] = Field(
         (), description="Dense shares at which full rate and reset moments are run as well."
     )
-    longer: tuple[PositiveFloat, ...] = Field(
+    longer: tuple[Positive, ...] = Field(
         (), description="From-scratch runs of so many times the steps, for the equal-FLOPs line."
     )
 
@@ -84,8 +88,8 @@ class PretrainingStudy(Strict):
 class ScalingStudy(Strict):
     """Quality against compute and parameters as the model is widened."""
 
-    widths: tuple[PositiveInt, ...] = Field(min_length=1, description="Model widths.")
-    heads: tuple[PositiveInt, ...] | None = Field(
+    widths: tuple[Size, ...] = Field(min_length=1, description="Model widths.")
+    heads: tuple[Size, ...] | None = Field(
         None, description="Heads at each width; null: the model section's head size is kept."
     )
     fraction: Fraction | None = Field(
@@ -116,13 +120,11 @@ class LayersStudy(Strict):
 class InterpolationStudy(Strict):
     """The line from the dense solution to low-rank ones, through effective weights."""
 
-    points: Annotated[int, Field(ge=3)] = Field(
-        11, description="Points on the line, ends included."
-    )
+    points: Few = Field(11, ge=3, description="Points on the line, ends included.")
     fractions: tuple[Fraction, ...] = Field(
         (), description="Pre-trained arms drawn beside the one trained from scratch."
     )
-    batches: PositiveInt = Field(
+    batches: Count = Field(
         8, description="Training batches that recompute batch-norm statistics at each point."
     )
 
@@ -132,13 +134,13 @@ class PostHocStudy(Strict):
 
     methods: tuple[Name, ...] = Field(("plain", "whitened", "fisher"), description="Truncations.")
     ranks: tuple[Fraction, ...] = Field(min_length=1, description="Rank fractions.")
-    fine_tune_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    fine_tune_steps: tuple[Annotated[int, Field(ge=0, le=1_000_000_000)], ...] = Field(
         (0,), description="Optimiser steps after truncation; 0: none."
     )
-    fine_tune_rate_factor: PositiveFloat = Field(
+    fine_tune_rate_factor: Positive = Field(
         0.1, description="Fine-tuning's peak rate over the dense arm's rate."
     )
-    calibration_batches: PositiveInt = Field(
+    calibration_batches: Count = Field(
         8, description="Training batches from which whitening and Fisher weights are measured."
     )
 
@@ -201,7 +203,7 @@ class TrackConfig(Strict):
                 "more, or leave pre-training out"
             )
         for length in studies.pretraining.longer if studies.pretraining else ():
-            if not 1 <= round(steps * length) < 2**53:
+            if not 1 <= round(steps * length) <= 1_000_000_000:
                 raise ValueError(
                     f"studies.pretraining.longer: {length:g} times {steps} steps is no number of "
                     "steps: give a factor such as 1.5"
@@ -219,11 +221,11 @@ class Config(Strict):
     """A whole configuration file."""
 
     scale: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = Field(
-        description="Name of the scale; results lie in results/<scale>."
+        max_length=60, description="Name of the scale; results lie in results/<scale>."
     )
     seeds: Seeds = Field(description="Seed k sees the same data order in every cell.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where runs are trained.")
-    devices: PositiveInt = Field(1, description="Devices one run is spread over.")
+    devices: Few = Field(1, description="Devices one run is spread over.")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="With several devices: each holds the whole model (ddp), or a slice of it and of "
@@ -237,6 +239,7 @@ class Config(Strict):
     )
     extensions: dict[Name, str] = Field(
         {},
+        max_length=100,
         description="Names of further initialisations, decays or truncations, each with the Python "
         "file that registers it.",
     )
@@ -280,18 +283,6 @@ def parse(values: Any, source: str = "configuration") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise complaint(error, source, values, Config) from None
-
-
-def read_yaml(path: Path | str) -> Any:
-    """The plain values of a YAML file; a missing or malformed one is a LowrankError."""
-    path = Path(path)
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yaml")))
-        raise LowrankError(f"{path} is missing; there are {known or 'no such files'}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LowrankError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
 
 
 def load(path: Path | str) -> Config:

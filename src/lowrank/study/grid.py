@@ -6,13 +6,15 @@ same arm get the same cell, and it is trained once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lowrank.errors import LowrankError, unknown
+from lowrank.errors import LONGEST_NAME, LowrankError, unknown
 from lowrank.files import sha256
+from lowrank.study.complaints import shown
 from lowrank.study.config import Config, TrackConfig
 from lowrank.study.sections import (
     DECAYS,
@@ -24,8 +26,6 @@ from lowrank.study.sections import (
     Strict,
 )
 from lowrank.study.spec import CELL_NAME, Cell, Extension, SweepGroup
-
-LONGEST_NAME = 150
 
 
 class Arm(Strict):
@@ -221,8 +221,8 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     """The table of cells and sweeps of a configuration. Extension paths are relative to `base`."""
     extensions = {}
     for name, file in config.extensions.items():
-        if not (base / file).is_file():
-            raise LowrankError(f"extensions.{name}: {base / file} is not a file.")
+        if not os.path.isfile(base / file):
+            raise LowrankError(f"extensions.{name}: {shown(file)} is not a file.")
         extensions[name] = Extension(file=file, sha256=sha256(base / file))
     _check_names(config)
     cells: dict[str, Cell] = {}

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lowrank.errors import LowrankError, unknown
+from lowrank.strict_yaml import read_yaml
+from lowrank.study.complaints import shown
 
 Track = Literal["language", "small-images", "large-images"]
 Kind = Literal["equivalence", "better", "not_worse", "lower", "higher", "ratio_at_least"]
@@ -43,7 +44,7 @@ NEEDS_MARGIN = ("equivalence", "not_worse", "ratio_at_least")
 class _Section(BaseModel):
     """Immutable, and an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -78,6 +79,13 @@ class Rows(_Section):
     """Template for the arm's name: see `pattern`."""
     filters: dict[str, str | float] = {}
     """Column: value, or column: "{placeholder}" for every value that the column takes."""
+
+    @model_validator(mode="after")
+    def _placeholders_apart(self) -> Rows:
+        names = PLACEHOLDER.findall(self.arm or "")
+        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
+            raise ValueError(f"'{self.arm}' needs placeholders of different names, letters first")
+        return self
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -204,22 +212,22 @@ class Ledger(_Section):
 
 def load(path: Path | str) -> Ledger:
     """Read and validate a ledger; LowrankError says in one sentence what is wrong and where."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LowrankError(f"{path} is missing: name a file such as config/claims.yaml.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LowrankError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    return validated(read_yaml(path), str(path))
+
+
+def validated(values: Any, source: str = "ledger") -> Ledger:
+    """A ledger from plain values; LowrankError says in one sentence what is wrong and where."""
     if not isinstance(values, dict):
-        raise LowrankError(f"{path}: expected the keys margins, paper and claims, got {values!r}.")
+        raise LowrankError(
+            f"{source}: expected the keys margins, paper and claims, got {shown(values)}."
+        )
     try:
         return Ledger.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ").removesuffix(".")
         where = _where(first["loc"], values)
-        raise LowrankError(f"{path}: {where}{message}.") from None
+        raise LowrankError(f"{source}: {where}{message}.") from None
 
 
 def _where(location: tuple[int | str, ...], values: Any) -> str:

@@ -12,8 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -21,8 +19,19 @@ from pydantic import (
 
 from lowrank.study.complaints import shown
 
+# Bounds that no model or run comes near, so that a slip of some zeros is found before hours of work;
+# float32 ends at 3e38.
+LARGEST = 1e38
+MANY = {"seeds": 1000, "retrain": 10_000}
+"""Entries of a list, 100 where it is not named."""
+LONGEST_TEXT = 1000
+Size = Annotated[int, Field(gt=0, le=1_000_000)]
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Few = Annotated[int, Field(gt=0, le=10_000)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 # The names the method's registries know: listed here too, so that a configuration is read and checked
 # without importing torch. A test holds both in step.
 INITIALISATIONS = {"he", "he_scaled", "random_spectral", "spectral", "spectral_ones"}
@@ -54,10 +63,17 @@ class Strict(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes true for 1; a configuration that says so has the wrong key or value."""
-        annotation = str(cls.model_fields[str(info.field_name)].annotation)
+    def _plausible(cls, value: Any, info: ValidationInfo) -> Any:
+        """Lists and texts are not endless; and Python takes true for 1, but a configuration that says so has the
+        wrong key or value."""
+        most = MANY.get(str(info.field_name), 100)
+        if isinstance(value, list | tuple) and len(value) > most:
+            raise ValueError(f"{shown(value)} of {len(value):,} entries must have at most {most:,}")
         given = value if isinstance(value, list | tuple) else [value]
+        for one in given:
+            if isinstance(one, str) and len(one) > LONGEST_TEXT:
+                raise ValueError(f"{shown(one)} must have at most {LONGEST_TEXT:,} characters")
+        annotation = str(cls.model_fields[str(info.field_name)].annotation)
         if "bool" not in annotation and any(isinstance(one, bool) for one in given):
             raise ValueError(f"{shown(value)} is neither a number nor a name: give one")
         return value
@@ -67,22 +83,22 @@ class ModelSpec(Strict):
     """The dense model of a track."""
 
     family: Literal["gpt2", "wide_resnet", "resnet"] = Field(description="Which model is built.")
-    width: PositiveInt = Field(
+    width: Size = Field(
         description="GPT-2: embedding size. Wide ResNet: width factor. ResNet: base hidden size "
         "(ResNet-50: 256)."
     )
-    depth: PositiveInt | None = Field(
+    depth: Few | None = Field(
         None, description="GPT-2: blocks. Wide ResNet: 6n + 4 layers. ResNet: see `depths`."
     )
-    heads: PositiveInt | None = Field(None, description="GPT-2: attention heads.")
-    context: PositiveInt | None = Field(None, description="GPT-2: tokens in an example.")
-    depths: tuple[PositiveInt, ...] | None = Field(
+    heads: Few | None = Field(None, description="GPT-2: attention heads.")
+    context: Size | None = Field(None, description="GPT-2: tokens in an example.")
+    depths: tuple[Few, ...] | None = Field(
         None, description="ResNet: bottleneck blocks in each stage (ResNet-50: [3, 4, 6, 3])."
     )
-    init_std: PositiveFloat = Field(
+    init_std: Positive = Field(
         0.02, description="GPT-2: standard deviation of initial weights and embeddings."
     )
-    channels: PositiveInt = Field(3, description="Image models: input channels.")
+    channels: Few = Field(3, description="Image models: input channels.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability.")
 
     @model_validator(mode="after")
@@ -108,7 +124,7 @@ class TrainingSpec(Strict):
     """How a model is trained."""
 
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The optimiser.")
-    learning_rate: PositiveFloat | None = Field(
+    learning_rate: Positive | None = Field(
         None,
         description="Peak learning rate. Left out, it is the best of the arm's sweep on validation "
         "data.",
@@ -116,18 +132,17 @@ class TrainingSpec(Strict):
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW: decay of both moments.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD: momentum.")
     nesterov: bool = Field(False, description="SGD: Nesterov's momentum.")
-    weight_decay: float = Field(
-        0.1, ge=0, description="Decay of the dense matrices (AdamW: decoupled, SGD: coupled)."
+    weight_decay: NotNegative = Field(
+        0.1, description="Decay of the dense matrices (AdamW: decoupled, SGD: coupled)."
     )
-    coupled_decay: float | None = Field(
+    coupled_decay: NotNegative | None = Field(
         None,
-        ge=0,
         description="Strength of factor decays that are added to the gradient; null: `weight_decay`. "
         "Adam rescales such a decay by the second moment, so it wants a strength of its own.",
     )
-    steps: PositiveInt = Field(description="Optimiser steps.")
-    batch: PositiveInt = Field(description="Examples in a step, over all devices.")
-    accumulation: PositiveInt = Field(
+    steps: Count = Field(description="Optimiser steps.")
+    batch: Size = Field(description="Examples in a step, over all devices.")
+    accumulation: Size = Field(
         1, description="Parts a step's batch is computed in, one after the other."
     )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps that warm up linearly.")
@@ -137,12 +152,12 @@ class TrainingSpec(Strict):
         (0.3, 0.6, 0.8), description="Step schedule: where the rate drops, as shares of the steps."
     )
     drop: Fraction = Field(0.2, description="Step schedule: what each drop multiplies the rate by.")
-    clip: PositiveFloat | None = Field(1.0, description="Largest gradient norm; null: no clipping.")
+    clip: Positive | None = Field(1.0, description="Largest gradient norm; null: no clipping.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Image tracks: label smoothing.")
-    pad: int = Field(0, ge=0, description="Image tracks: padding before a random crop.")
+    pad: int = Field(0, ge=0, le=10_000, description="Image tracks: padding before a random crop.")
     flip: bool = Field(False, description="Image tracks: random horizontal flip.")
     random_resized_crop: bool = Field(False, description="Image tracks: random resized crop.")
-    crop: PositiveInt | None = Field(
+    crop: Few | None = Field(
         None, description="Image tracks: side the model sees; null: that of the stored images."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -150,12 +165,12 @@ class TrainingSpec(Strict):
     )
     channels_last: bool = Field(False, description="Image tracks: NHWC memory layout.")
     compile: bool = Field(False, description="torch.compile (does not pay on a CPU).")
-    log_points: PositiveInt = Field(40, description="Rows of the training history of a run.")
-    probe_points: PositiveInt = Field(
+    log_points: Few = Field(40, description="Rows of the training history of a run.")
+    probe_points: Few = Field(
         8, description="Times at which ranks, norms and update sizes are measured."
     )
-    validation_points: PositiveInt = Field(4, description="Times the validation loss is measured.")
-    checkpoint_every: PositiveInt = Field(
+    validation_points: Few = Field(4, description="Times the validation loss is measured.")
+    checkpoint_every: Count = Field(
         1000, description="Steps between two checkpoints. Does not influence results."
     )
 
@@ -187,9 +202,8 @@ class DecaySpec(Strict):
         description="Added to the gradient (rescaled by Adam's second moment) instead of subtracted "
         "from the weights.",
     )
-    strength: float | None = Field(
+    strength: NotNegative | None = Field(
         None,
-        ge=0,
         description="Lambda; null: the training section's weight_decay or coupled_decay.",
     )
 
@@ -198,7 +212,7 @@ class FactorSpec(Strict):
     """How layers are factorised."""
 
     rank_fraction: Fraction = Field(description="Rank over the smaller side of a layer's matrix.")
-    rank_multiple: PositiveInt = Field(16, description="Ranks are rounded to a multiple of this.")
+    rank_multiple: Few = Field(16, description="Ranks are rounded to a multiple of this.")
     init: Name = Field("spectral", description="Initialisation of the factors.")
     matricisation: Literal["channel", "spatial"] = Field(
         "channel", description="Convolutions: how the kernel is read as a matrix."
@@ -223,10 +237,10 @@ class PretrainingSpec(Strict):
     moments: Literal["carry", "reset"] = Field(
         "carry", description="Optimiser moments at the switch: projected into the factors, or zero."
     )
-    rate_factor: PositiveFloat = Field(
+    rate_factor: Positive = Field(
         0.5, description="What the arm's learning rate is multiplied by after the switch."
     )
-    dense_learning_rate: PositiveFloat | None = Field(
+    dense_learning_rate: Positive | None = Field(
         None, description="Peak rate of the dense part; null: the dense arm's best."
     )
 
@@ -234,17 +248,20 @@ class PretrainingSpec(Strict):
 class EvaluationSpec(Strict):
     """How many held-out examples are read."""
 
-    validation_examples: PositiveInt = Field(512, description="Validation examples at most.")
-    test_examples: PositiveInt = Field(2048, description="Test examples at most.")
-    batch: PositiveInt = Field(64, description="Examples in an evaluation batch.")
+    validation_examples: Count = Field(512, description="Validation examples at most.")
+    test_examples: Count = Field(2048, description="Test examples at most.")
+    batch: Size = Field(64, description="Examples in an evaluation batch.")
 
 
 class SweepSpec(Strict):
     """The learning-rate sweep each arm gets, on validation data."""
 
-    rates: tuple[PositiveFloat, ...] = Field(min_length=1, description="Learning rates tried.")
+    rates: tuple[Positive, ...] = Field(min_length=1, description="Learning rates tried.")
     extend: int = Field(
-        2, ge=0, description="How often the sweep is widened while its best rate stands at an edge."
+        2,
+        ge=0,
+        le=100,
+        description="How often the sweep is widened while its best rate stands at an edge.",
     )
     seed: int = Field(0, ge=0, description="The seed the sweep is run with.")
 
