@@ -285,7 +285,13 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     decays: dict[str, str] = {
         name: decay_name(track.factors.decay) for name, track in settings.tracks.items()
     }
-    verdicts = judge(load_ledger(ledger), tables, scale=settings.scale, default_decay=decays)
+    verdicts = judge(
+        load_ledger(ledger),
+        tables,
+        scale=settings.scale,
+        default_decay=decays,
+        tracks=settings.tracks,
+    )
     write_table(output, verdicts)
 
 

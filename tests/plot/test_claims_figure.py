@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 
 from lowrank.errors import LowrankError
@@ -42,17 +41,13 @@ def test_labels_within_a_panel_differ(judged):
         assert len(labels) == len(set(labels)), labels
 
 
-def test_tests_that_did_not_run_stay_in_the_table(judged):
-    table = claims.read(judged)
-    shown = claims.draw(table)[1].shown()
-    absent = table[(table["level"] == "test") & (table["verdict"] == "not run")]
-    assert len(absent) and (shown["test"] == "not run").sum() >= len(absent)
-    assert set(shown["claim"]) == set(table["claim"])
-
-
-def test_missing_or_empty_claims_are_told(tmp_path, judged):
+def test_missing_claims_are_told(tmp_path):
     with pytest.raises(LowrankError, match="judge the claims first"):
         claims.read(tmp_path)
-    nothing = claims.read(judged).assign(estimate=float("nan"))
-    with pytest.raises(LowrankError, match="nothing to draw"):
-        claims.draw(pd.DataFrame(nothing))
+
+
+def test_a_figure_without_contrasts_says_so(tmp_path):
+    write_table(tmp_path / "claims.parquet", judge(load("config/claims.yaml"), {}))
+    figure, page = claims.draw(claims.read(tmp_path))
+    assert "No claim has a contrast that ran" in [text.get_text() for text in figure.texts]
+    assert "Not tested: " in page.markdown() and len(page.numbers)

@@ -210,8 +210,40 @@ def test_a_member_reports_the_numbers_it_was_judged_by():
     assert (row["arm"], row["reference"]) == ("spectral_ones-r0.62", "spectral-r0.62")
     assert (row["margin"], row["unit"], row["pairs"]) == (0.02, "absolute", 5)
     assert 0 < row["smallest_detectable"] < 0.01
-    assert row["paper_value"] == "spectral-r0.62: perplexity 38.78"
     assert row["note"] == "on its own significantly worse"
+
+
+@pytest.mark.parametrize(
+    ("metric", "paper"),
+    [
+        (
+            "test_loss",
+            "spectral_ones-r0.62: perplexity 38.47; spectral-r0.62: perplexity 38.78",
+        ),
+        ("effective_rank", ""),
+    ],
+)
+def test_the_papers_numbers_stand_beside_contrasts_of_their_own_metric_with_both_arms(
+    metric, paper
+):
+    ledger = one_test(kind="lower", metric=metric)
+    tables = {"runs": runs(r025=0.01, r062=0.01)["runs"].rename(columns={"test_loss": metric})}
+    assert not any(claims.judge(ledger, tables)["paper_value"]), "the paper has one arm only"
+    ones = {"track": "language", "arm": "spectral_ones-r0.62", "metric": "perplexity"}
+    values = ledger.model_dump()
+    values["paper"] = [*values["paper"], {**ones, "value": 38.47}]
+    table = claims.judge(claims.Ledger.model_validate(values), tables)
+    assert list(members(table)["paper_value"]) == ["", paper]
+    assert list(table["paper_value"])[-2:] == [paper, paper]
+
+
+def test_tracks_that_a_configuration_has_not_have_no_rows():
+    ledger = claims.load(LEDGER)
+    table = claims.judge(ledger, runs(r062=0.0), tracks=["language"])
+    assert set(table["track"]) == {"language", "all"}
+    assert list(table.loc[table["level"] == "claim", "claim"]) == [c.id for c in ledger.claims]
+    vision = table[table["claim"] == "pretrain-vision"]
+    assert list(vision["verdict"]) == ["not run"] and vision["statement"].item()
 
 
 def test_a_lower_confidence_asks_for_less():

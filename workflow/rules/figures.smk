@@ -58,6 +58,7 @@ def figure_sources(wildcards):
     return [
         *SHARED_LOOK,
         own,
+        "src/lowrank/study/evidence.py",
         "src/lowrank/study/stats.py",
         "src/lowrank/study/scaling.py",
     ]
@@ -132,7 +133,7 @@ rule render_claims:
     input:
         notebook="notebooks/claims.ipynb",
         tables=f"{RESULTS}/tables/claims.parquet",
-        sources=[*SHARED_LOOK, LOOK["claims"]],
+        sources=[*SHARED_LOOK, LOOK["claims"], "src/lowrank/study/evidence.py"],
     output:
         multiext(f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".md", ".tex"),
         picture=shown(f"figures/{CONFIG.scale}/claims.png", "figure", "all", "claims"),

@@ -22,9 +22,11 @@ from matplotlib.ticker import MaxNLocator
 from lowrank.errors import LowrankError
 from lowrank.files import read_table
 from lowrank.plot.arms import Kind
+from lowrank.plot.page import Page
 from lowrank.plot.results import TRACKS, locate, records
 from lowrank.plot.style import BLACK, BLUE, FULL, GREY, VERMILLION, canvas, legend_below
-from lowrank.plot.table import NONE, Column, Table, number, words
+from lowrank.plot.verdicts import page
+from lowrank.study.evidence import measure
 from lowrank.study.ledger import DIRECTION
 
 LOOKS = {
@@ -32,15 +34,6 @@ LOOKS = {
     "refuted": Kind("refuted", VERMILLION, "X"),
     "inconclusive": Kind("inconclusive", GREY, "D"),
 }
-METRICS: dict[str, tuple[str, float, int]] = {
-    "test_loss": ("test loss (nats/token)", 1.0, 3),
-    "test_accuracy": ("test top-1 (points)", 100.0, 2),
-    "effective_rank": ("effective rank", 1.0, 2),
-    "distance": ("distance to dense", 1.0, 2),
-    "step_seconds": ("speed-up of a step (×)", 1.0, 2),
-    "state_bytes": ("bytes of state (%)", 100.0, 1),
-}
-"""Metric: words, factor from the table's unit to the one shown, digits."""
 PARTS = {
     r"-r([\d.]+)": "r {}",
     r"-w(\d+)": "width {}",
@@ -56,34 +49,31 @@ TITLE = 62
 
 
 def read(tables: Path | str) -> pd.DataFrame:
-    """The table `claims` of a folder, each row with the number of its `test` and that test's and
-    its claim's verdict. A relative folder is looked for from here upwards."""
+    """The table `claims` of a folder, each row with the number of its `test`, and that test's
+    verdict and template of arms; a claim's own row has none. A relative folder is looked for from here upwards."""
     path = locate(tables) / "claims.parquet"
     if not path.is_file():
         raise LowrankError(
             f"{path} is missing: judge the claims first (snakemake --cores all tables)."
         )
     table = read_table(path)
-    claims = table[table["level"] == "claim"].set_index("claim")["verdict"]
-    # A test's row comes after those of its contrasts.
+    # A test's row comes after those of its contrasts, and before that of their claim.
     ends = (table["level"] == "test").to_numpy(dtype=int)
-    table["test"] = ends.cumsum() - ends
-    table = table[table["level"] != "claim"].reset_index(drop=True)
+    table["test"] = np.where(table["level"] == "claim", -1, ends.cumsum() - ends)
     tests = table[table["level"] == "test"].set_index("test")
     return table.assign(
         test_verdict=table["test"].map(tests["verdict"]),
         arm_template=table["test"].map(tests["arm"]),
-        claim_verdict=table["claim"].map(claims),
     )
 
 
-def draw(claims: pd.DataFrame) -> tuple[Figure, Table]:
+def draw(claims: pd.DataFrame) -> tuple[Figure, Page]:
     """One row of panels a claim and metric, one column a track, one line a contrast."""
     contrasts = claims[(claims["level"] == "member") & np.isfinite(claims["estimate"])]
     tracks = [track for track in TRACKS if (contrasts["track"] == track).any()]
     rows = _layout(contrasts)
     if not rows:
-        raise LowrankError("No claim has a contrast that ran: there is nothing to draw.")
+        return _nothing(), page(claims)
     lines = [max(len(panel) for panel in row.values()) for row in rows]
     heights = [LINE * (count + 0.6) + PANEL for count in lines]
     figure, axes = canvas(
@@ -108,7 +98,14 @@ def draw(claims: pd.DataFrame) -> tuple[Figure, Table]:
         Line2D([], [], color=BLACK, linestyle=":", label="margin to be crossed"),
     ]
     legend_below(figure, handles, columns=6)
-    return figure, _table(claims)
+    return figure, page(claims)
+
+
+def _nothing() -> Figure:
+    figure, (ax,) = canvas(height=0.6)
+    ax.set_axis_off()
+    figure.text(0.5, 0.5, "No claim has a contrast that ran", ha="center", va="center")
+    return figure
 
 
 def _layout(contrasts: pd.DataFrame) -> list[dict[str, pd.DataFrame]]:
@@ -129,7 +126,8 @@ def _layout(contrasts: pd.DataFrame) -> list[dict[str, pd.DataFrame]]:
 
 def _panel(ax: Axes, panel: pd.DataFrame, lines: int) -> None:
     first = panel.iloc[0]
-    name, factor, _ = METRICS.get(first["metric"], (first["metric"], 1.0, 3))
+    shown = measure(first["metric"], first["unit"])
+    name, factor = shown.heading, shown.factor
     is_ratio = first["unit"] == "factor"
     _margin(ax, first, factor)
     ax.axvline(1.0 if is_ratio else 0.0, color=BLACK, linewidth=0.7, zorder=2)
@@ -203,44 +201,3 @@ def _labels(panel: pd.DataFrame) -> list[str]:
             words_ += [label.format(*found.groups())] if found else []
         labels.append(" ".join(WORDS.get(word, word) for word in words_) or row.arm)
     return labels
-
-
-def _table(claims: pd.DataFrame) -> Table:
-    """Contrasts, and tests that had none to judge."""
-    counted = claims[claims["level"] == "member"].groupby("test").size()
-    kept = (claims["level"] == "member") | ~claims["test"].isin(counted.index)
-    numbers = claims[kept].drop(columns=["level", "arm_template"]).reset_index(drop=True)
-
-    def shown(row: Any, value: float) -> str:
-        _, factor, digits = METRICS.get(row.metric, ("", 1.0, 3))
-        return number(factor * value, digits)
-
-    def interval(row: Any) -> str:
-        if not np.isfinite([row.low, row.high]).all():
-            return NONE
-        return f"[{shown(row, row.low)}, {shown(row, row.high)}]"
-
-    def corrected(row: Any) -> str:
-        if not math.isfinite(row.p_corrected):
-            return NONE
-        return "<0.001" if row.p_corrected < 0.001 else number(row.p_corrected, 3)
-
-    return Table(
-        numbers,
-        [
-            words("claim", "claim"),
-            words("track", "track"),
-            words("arm", "arm"),
-            words("against", "reference"),
-            words("measure", lambda row: METRICS.get(row.metric, (row.metric,))[0]),
-            Column("estimate", lambda row: shown(row, row.estimate)),
-            Column("interval", interval),
-            Column("corrected p", corrected),
-            Column("margin", lambda row: shown(row, row.margin)),
-            Column("seeds", lambda row: NONE if pd.isna(row.pairs) else f"{row.pairs:.0f}"),
-            words("verdict", "verdict"),
-            words("test", "test_verdict"),
-            words("claim's verdict", "claim_verdict"),
-            words("the paper's numbers", lambda row: row.paper_value or NONE),
-        ],
-    )

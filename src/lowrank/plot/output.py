@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lowrank.files import atomic
 from lowrank.plot import style
+from lowrank.plot.page import Page
 from lowrank.plot.results import locate
 from lowrank.plot.table import Table
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from IPython.display import Image
 
 
-def publish(figure: Figure, table: Table, prefix: Path | str) -> Image:
+def publish(figure: Figure, table: Table | Page, prefix: Path | str) -> Image:
     """Write `<prefix>.{pdf,png,html,csv,md,tex}`; the picture is returned, for a notebook to show.
 
     A relative prefix is meant from the project's root.

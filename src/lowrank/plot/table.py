@@ -14,12 +14,13 @@ import pandas as pd
 
 from lowrank import escape
 from lowrank.plot.results import Quality
+from lowrank.study.evidence import NONE, number, significant
 
-NONE = "–"
 STYLE = (
     "body{font:14px sans-serif;margin:1em}table{border-collapse:collapse}"
     "th,td{padding:.25em .6em;border-bottom:1px solid #ddd}th{border-bottom:2px solid #333}"
     ".n{text-align:right}.w{text-align:left;max-width:40em;overflow-wrap:break-word}"
+    "h1{font-size:1.4em}h2{font-size:1.1em;margin:1.6em 0 .4em}p{max-width:60em}"
 )
 
 
@@ -45,18 +46,13 @@ class Table:
         return pd.DataFrame({c.heading: [c.text(row) for row in rows] for c in self.columns})
 
     def _repr_html_(self) -> str:
-        # A notebook would set what is between dollars.
-        return f'<div class="tex2jax_ignore mathjax_ignore">{self._html_table()}</div>'
+        return notebook_html(self.html_table())
 
     def html(self, title: str) -> str:
         """A page of its own that needs nothing else."""
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{escape.markup(title)}</title><style>{STYLE}</style></head>"
-            f"<body>{self._html_table()}</body></html>\n"
-        )
+        return html_page(title, self.html_table())
 
-    def _html_table(self) -> str:
+    def html_table(self) -> str:
         """The table alone, numbers to the right."""
         shown = self.shown()
         align = ["n" if column.numeric else "w" for column in self.columns]
@@ -97,23 +93,6 @@ class Table:
 
 
 # Fields
-
-
-def number(value: float, digits: int) -> str:
-    """Rounded to `digits` decimals, with a true minus sign and no negative zero."""
-    if not math.isfinite(value):
-        return NONE
-    if abs(value) >= 1e6:
-        return significant(value)
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """Rounded to significant digits: `0.00123`, `2.73e8`."""
-    if not math.isfinite(value):
-        return NONE
-    text = f"{value:.{digits}g}".replace("-", "−", int(value < 0))
-    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace("e-", "e−")
 
 
 def plain(heading: str, column: str, digits: int = 2, factor: float = 1.0) -> Column:
@@ -197,3 +176,20 @@ def qualities(quality: Quality) -> list[Column]:
         ),
         *(plain(heading, column, digits) for column, (heading, digits) in quality.beside.items()),
     ]
+
+
+# Pages
+
+
+def html_page(title: str, body: str) -> str:
+    """A document of its own in the tables' style."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape.markup(title)}</title><style>{STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def notebook_html(body: str) -> str:
+    """The body of a page for a notebook, which would set what is between dollars."""
+    return f'<div class="tex2jax_ignore mathjax_ignore">{body}</div>'

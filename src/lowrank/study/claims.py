@@ -44,14 +44,22 @@ pair, or differences that do not vary) are inconclusive, unless the test says th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lowrank.errors import LowrankError
-from lowrank.study.ledger import DIRECTION, Claim, ClaimTest, Ledger, Margin, load
+from lowrank.study.ledger import (
+    DIRECTION,
+    PAPER_METRIC,
+    Claim,
+    ClaimTest,
+    Ledger,
+    Margin,
+    load,
+)
 from lowrank.study.matching import Member, NotRun, members, named
 from lowrank.study.stats import Difference, holm, pair, paired_difference, smallest_detectable
 
@@ -59,7 +67,7 @@ __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "load"]
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not run")
 COLUMNS = [
-    *("level", "claim", "track", "scale", "arm", "reference", "metric", "kind"),
+    *("level", "claim", "statement", "track", "scale", "arm", "reference", "metric", "kind"),
     *("estimate", "low", "high", "p", "p_corrected", "p_against", "margin", "unit"),
     *("pairs", "dropped", "smallest_detectable", "verdict", "paper_value", "note"),
 ]
@@ -74,12 +82,14 @@ def judge(
     *,
     scale: str = "",
     default_decay: Mapping[str, str] | None = None,
+    tracks: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Evaluate every claim on whatever results exist; one row a member, test and claim.
 
     tables: by name (`runs`, `posthoc`, `barriers`, ...), each with seed and either cell
     (`<track>/<arm>`) or track. default_decay: by track, the decay that arm names leave unsaid
-    (l2 if not given). Columns are `COLUMNS`; p is for the claim, p_corrected its Holm correction,
+    (l2 if not given). tracks: those there are (all if not given); tests on others have no rows.
+    Columns are `COLUMNS`; p is for the claim, p_corrected its Holm correction,
     p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
     margin and smallest_detectable are in `unit`.
     """
@@ -88,24 +98,29 @@ def judge(
     for claim in claims.claims:
         tests: list[Row] = []
         for test in claim.tests:
-            for track in test.tracks:
+            for track in (
+                test.tracks if tracks is None else filter(tracks.__contains__, test.tracks)
+            ):
                 judged = _judge_test(claims, claim, test, track, known, 1 - confidence)
                 tests.append(judged[-1])
                 rows += judged
         rows.append(_summary(claim, tests))
-    table = pd.DataFrame([{"scale": scale, **row} for row in rows], columns=COLUMNS)
+    sentences = {claim.id: claim.sentence for claim in claims.claims}
+    table = pd.DataFrame(
+        [{"scale": scale, "statement": sentences[row["claim"]], **row} for row in rows],
+        columns=COLUMNS,
+    )
     counts = ["pairs", "dropped"]
     return table.astype(dict.fromkeys(counts, "Int64"))
 
 
 def _summary(claim: Claim, tests: list[Row]) -> Row:
-    values = dict.fromkeys(row["paper_value"] for row in tests if row["paper_value"])
     return {
         "level": "claim",
         "claim": claim.id,
         "track": "all",
         "verdict": _aggregate([row["verdict"] for row in tests], "every"),
-        "paper_value": "; ".join(values),
+        "paper_value": _joined(tests),
         "note": _tally([row["verdict"] for row in tests], "test"),
     }
 
@@ -133,7 +148,7 @@ def _judge_test(
         for member in members(test, track, tables):
             row = {**common, "level": "member", "arm": member.arm, "reference": member.reference}
             row |= _compare(test, margin, member, alpha)
-            row["paper_value"] = _paper(ledger, track, (member.arm, member.reference).__contains__)
+            row["paper_value"] = _paper(ledger, test.metric, track, member)
             rows.append(row)
         reason = ""
     except NotRun as absent:
@@ -144,14 +159,13 @@ def _judge_test(
     for row in rows:
         _decide(row, alpha)
     verdicts = [row["verdict"] for row in rows]
-    sides = [side.pattern for side in (test.arm, test.reference) if side.arm]
     summary = {
         **common,
         "level": "test",
         "arm": str(test.arm),
         "reference": str(test.reference),
         "verdict": _aggregate(verdicts, test.aggregate),
-        "paper_value": _paper(ledger, track, lambda arm: any(s.fullmatch(arm) for s in sides)),
+        "paper_value": _joined(rows),
         "note": reason or _tally(verdicts, "contrast"),
     }
     return [*rows, summary]
@@ -300,5 +314,16 @@ def _tally(verdicts: list[str], what: str) -> str:
     return f"{len(verdicts)} {what}{plural}: {', '.join(counts)}"
 
 
-def _paper(ledger: Ledger, track: str, wanted: Callable[[str], bool]) -> str:
-    return "; ".join(str(n) for n in ledger.paper if n.track == track and wanted(n.arm))
+def _paper(ledger: Ledger, metric: str, track: str, member: Member) -> str:
+    """The paper's own numbers of both arms, where it gives both in the metric of the test."""
+    known = {
+        number.arm: str(number)
+        for number in ledger.paper
+        if number.track == track and PAPER_METRIC.get(metric) == number.metric
+    }
+    sides = (member.arm, member.reference)
+    return "; ".join(known[arm] for arm in sides) if all(arm in known for arm in sides) else ""
+
+
+def _joined(rows: list[Row]) -> str:
+    return "; ".join(dict.fromkeys(row["paper_value"] for row in rows if row["paper_value"]))

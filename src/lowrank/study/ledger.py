@@ -37,6 +37,8 @@ DIRECTION = {
     "peak_memory_bytes": -1,
     "barrier": -1,
 }
+PAPER_METRIC = {"test_loss": "perplexity", "test_accuracy": "top-1 (%)"}
+"""In which of the paper's metrics a metric of ours is given there."""
 NEEDS_DIRECTION = ("better", "not_worse", "ratio_at_least")
 NEEDS_MARGIN = ("equivalence", "not_worse", "ratio_at_least")
 
@@ -157,6 +159,11 @@ class Claim(_Section):
     statement: str
     verified: bool
     tests: tuple[ClaimTest, ...] = Field(min_length=1)
+
+    @property
+    def sentence(self) -> str:
+        """The statement on one line, without its full stop."""
+        return " ".join(self.statement.split()).rstrip(".")
 
 
 class PaperNumber(_Section):

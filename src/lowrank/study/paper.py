@@ -48,7 +48,7 @@ def export(
     shown = {}
     for path in sorted(figures.rglob("*.md")):
         name = path.relative_to(figures).with_suffix("").as_posix()
-        if name == "claims" or name.split("/")[0] in config.tracks:
+        if name.split("/")[0] in config.tracks:
             shown[name] = read_markdown(path)
     facts = {
         "scale": config.scale,
@@ -186,7 +186,7 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
                 members = []
         overall = rows.loc[rows["level"] == "claim", "verdict"]
         found[claim.id] = {
-            "statement": " ".join(claim.statement.split()).rstrip("."),
+            "statement": claim.sentence,
             "verified": claim.verified,
             "verdict": overall.item() if len(overall) else "not run",
             "tests": tests,

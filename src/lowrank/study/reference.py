@@ -90,8 +90,7 @@ def verdicts(published: Path) -> str:
             for track in tracks
         ]
         overall = group.loc[group["level"] == "claim", "verdict"].item()
-        statement = " ".join(ledger[str(name)].statement.split()).rstrip(".")
-        rows.append(f"| {statement} | {' | '.join(cells)} | **{overall}** |")
+        rows.append(f"| {ledger[str(name)].sentence} | {' | '.join(cells)} | **{overall}** |")
     return "\n".join(rows)
 
 
