@@ -18,10 +18,10 @@ from __future__ import annotations
 VERSIONS = {
     "text": 2,
     "images": 1,
-    "training": 1,
+    "training": 2,
     "evaluation": 1,
     "interpolation": 1,
-    "posthoc": 1,
+    "posthoc": 2,
     "baselines": 1,
     "speed": 1,
 }

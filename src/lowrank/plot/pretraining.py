@@ -13,6 +13,7 @@ from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import GREEN, PURPLE, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, compare
 from lowrank.plot.table import Table, costs, count, difference, order, qualities, words
+from lowrank.study.shares import switch_step
 
 VARIANTS = {
     "rate": Kind("full rate after the switch", GREEN, "^"),
@@ -26,7 +27,8 @@ def draw(results: Results) -> tuple[Figure, Table]:
     table = arms(results, "pretraining")
     table.insert(0, "label", [arm_label(row) for row in records(table)])
     base = table.loc[table["init"] == "dense", "steps"].iloc[0]
-    table.insert(1, "dense_steps", (table["pretraining"] * table["steps"]).round())
+    switches = [switch_step(row.pretraining, int(row.steps)) for row in records(table)]
+    table.insert(1, "dense_steps", switches)
     table.loc[table["init"] == "dense", "dense_steps"] = base
     table["variant"] = [_variant(row) for row in records(table)]
     figure, axes = canvas(2, height=3.0, sharey=True)

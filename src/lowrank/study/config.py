@@ -37,6 +37,7 @@ from lowrank.study.sections import (
     SweepSpec,
     TrainingSpec,
 )
+from lowrank.study.shares import nearest
 
 
 class InitialisationStudy(Strict):
@@ -203,7 +204,7 @@ class TrackConfig(Strict):
                 "more, or leave pre-training out"
             )
         for length in studies.pretraining.longer if studies.pretraining else ():
-            if not 1 <= round(steps * length) <= 1_000_000_000:
+            if not 1 <= nearest(length, steps) <= 1_000_000_000:
                 raise ValueError(
                     f"studies.pretraining.longer: {length:g} times {steps} steps is no number of "
                     "steps: give a factor such as 1.5"

@@ -25,6 +25,7 @@ from lowrank.study.sections import (
     PretrainingSpec,
     Strict,
 )
+from lowrank.study.shares import nearest
 from lowrank.study.spec import CELL_NAME, Cell, Extension, SweepGroup
 
 
@@ -281,7 +282,7 @@ def _cell(
     extensions: dict[str, Extension],
 ) -> Cell:
     swept = track.training.learning_rate is None
-    steps = round(track.training.steps * arm.length)
+    steps = nearest(arm.length, track.training.steps)
     pretraining = arm.pretraining
     if pretraining and not swept:
         update = {"dense_learning_rate": track.training.learning_rate}

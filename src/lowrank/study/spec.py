@@ -22,6 +22,7 @@ from lowrank.study.sections import (
     SweepSpec,
     TrainingSpec,
 )
+from lowrank.study.shares import switch_step
 from lowrank.versions import VERSIONS
 
 CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
@@ -29,13 +30,6 @@ CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
 
 NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_examples", "batch"}}
 """Keys that do not influence what a run computes."""
-
-
-def switch_step(pretraining: PretrainingSpec | None, steps: int) -> int:
-    """Dense steps before the switch: the fraction rounded, at least one step on either side."""
-    if pretraining is None:
-        return 0
-    return max(1, min(steps - 1, round(pretraining.fraction * steps)))
 
 
 class Extension(Strict):
@@ -70,7 +64,9 @@ class RunSpec(Strict):
     @property
     def switch_step(self) -> int:
         """Dense steps before the switch to factors; 0 when factorised from the first step."""
-        return switch_step(self.pretraining, self.training.steps)
+        return switch_step(
+            self.pretraining.fraction if self.pretraining else 0.0, self.training.steps
+        )
 
     def trunk(self) -> RunSpec:
         """The dense run that this pre-trained one forks from."""
@@ -145,7 +141,9 @@ class Cell(Strict):
     @property
     def fork_step(self) -> int:
         """Dense steps before the switch to factors."""
-        return switch_step(self.pretraining, self.training.steps)
+        return switch_step(
+            self.pretraining.fraction if self.pretraining else 0.0, self.training.steps
+        )
 
     def runs(self, rates: dict[str, float]) -> list[RunSpec]:
         """The cell's runs, one a seed, given the best rate of each sweep group it names."""

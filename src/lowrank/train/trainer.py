@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowrank import models
 from lowrank.errors import LowrankError
+from lowrank.study.shares import spread
 from lowrank.study.spec import RunSpec
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, factorise
@@ -97,9 +98,9 @@ class Trainer:
         Checkpoints are left at the steps in `forks`, and one at every `checkpoint_every` steps.
         """
         training, forks = self.spec.training, set(forks)
-        log_at = _points(training.steps, training.log_points)
-        probe_at = _points(training.steps, training.probe_points) | {1}
-        validate_at = _points(training.steps, training.validation_points)
+        log_at = spread(training.steps, training.log_points)
+        probe_at = spread(training.steps, training.probe_points) | {1}
+        validate_at = spread(training.steps, training.validation_points)
         losses = [torch.tensor(loss, device=self.task.device) for loss in self.record["losses"]]
         if "diverged_at" in self.record:
             return False
@@ -201,8 +202,3 @@ def _statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 def _finite(losses: list[Tensor], norm: Tensor) -> bool:
     return bool(torch.isfinite(torch.stack([*losses, norm.to(losses[0].dtype)])).all())
-
-
-def _points(steps: int, count: int) -> set[int]:
-    """`count` steps spread evenly, the last step among them."""
-    return {max(1, round(steps * (index + 1) / count)) for index in range(count)}
