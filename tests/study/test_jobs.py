@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from lowrank.data.text import load_text
+from lowrank.plot.summary import summarise
 from lowrank.study import config, jobs
 from lowrank.study.baselines import ngram_losses
 from lowrank.study.grid import expand
 from lowrank.study.interpolation import interpolate
 from lowrank.study.posthoc import posthoc
 from lowrank.study.speed import measure_speed
+from lowrank.study.stats import pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +70,29 @@ def test_truncation_at_full_rank_is_the_dense_model(settings, grid, text_folder,
         expected = jobs.test_metrics(run, dense.evaluation, text_folder, "cpu")["test_loss"]
         found = table[table["seed"] == run.spec.seed]["test_loss"]
         assert found.to_numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_fine_tuning_that_diverges_is_marked_and_has_no_metrics(settings, grid, text_folder, cache):
+    track = settings.tracks["language"]
+    study = track.studies.posthoc.model_copy(
+        update={
+            "ranks": (0.5,),
+            "methods": ("plain",),
+            "fine_tune_steps": (0, 3),
+            "fine_tune_rate_factor": 1e30,
+        }
+    )
+    dense = grid.cells["language/dense"]
+    table = posthoc(study, track.factors, dense, {}, text_folder, cache, "cpu")
+    tuned = table["fine_tune_steps"] > 0
+    assert table["diverged"].tolist() == tuned.tolist()
+    metrics = table.filter(like="test_")
+    assert metrics[tuned].isna().all(axis=None) and metrics[~tuned].notna().all(axis=None)
+    own = table.assign(cell=table["fine_tune_steps"].astype(str))
+    pairs = pair(own[own["cell"] == "3"], own[own["cell"] == "0"], "test_loss")
+    assert (pairs.diverged_a, pairs.diverged_b) == (dense_seeds := len(dense.seeds), 0)
+    row = summarise(table[tuned], ["test_loss"], keys=["method"]).iloc[0]
+    assert (row["seeds"], row["diverged"]) == (0, dense_seeds)
 
 
 def test_a_sweep_chooses_the_best_rate_and_extends_beyond_an_edge(text_folder, cache, tmp_path):

@@ -39,7 +39,11 @@ def draw(results: Results) -> tuple[Figure, Table]:
         ax.set_ylabel(quality.axis)
     names = ["no fine-tuning" if n == 0 else f"fine-tuned for {n:g} steps" for n in lengths]
     title_panels(axes, names)
-    legend_below(figure, [*handles.values(), *marks.extra_handles(trained)], columns=3)
+    legend_below(
+        figure,
+        [*handles.values(), *marks.extra_handles(pd.concat([trained, truncated]))],
+        columns=3,
+    )
     trained = trained.assign(label=["trained: " + arm_label(r) for r in records(trained)])
     truncated["label"] = [
         f"truncated: {kind(row.method, TRUNCATIONS).label}" for row in records(truncated)

@@ -6,6 +6,7 @@ The same layers get the same ranks as in low-rank training, so parameters and FL
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ def posthoc(
     cache: Path,
     device: str,
 ) -> pd.DataFrame:
-    """One row a (method, rank fraction, fine-tuning length, seed) with test metrics and cost."""
+    """One row a (method, rank fraction, fine-tuning length, seed) with test metrics and cost.
+
+    Where fine-tuning diverges, or the truncated model's metrics are not finite, `diverged` is true
+    and there are no metrics.
+    """
     where = choose_device(device)
     rows: list[dict[str, Any]] = []
     for run in runs_of(dense, rates, data, cache, device):
@@ -81,10 +86,13 @@ def _truncated(
     truncated = model
     for length in study.fine_tune_steps:
         model = copy.deepcopy(truncated).to(where)
-        _fine_tune(model, task, run.spec.training, factor, study.fine_tune_rate_factor, length)
+        finite = _fine_tune(
+            model, task, run.spec.training, factor, study.fine_tune_rate_factor, length
+        )
         metrics = task.evaluate(
             model, "test", dense.evaluation.test_examples, dense.evaluation.batch
         )
+        finite = finite and all(map(math.isfinite, metrics.values()))
         examples = run.spec.training.batch
         rows.append(
             {
@@ -93,7 +101,8 @@ def _truncated(
                 "rank_fraction": factor.rank_fraction,
                 "fine_tune_steps": length,
                 "seed": run.spec.seed,
-                **{f"test_{name}": value for name, value in metrics.items()},
+                "diverged": not finite,
+                **{f"test_{name}": value if finite else None for name, value in metrics.items()},
                 "kept_parameters": parameter_count(model) / size,
                 "kept_flops": flops / dense_flops,
                 "training_flops": 3 * examples * (steps * dense_flops + length * flops),
@@ -109,11 +118,11 @@ def _fine_tune(
     factor: FactorSpec,
     rate_factor: float,
     length: int,
-) -> None:
+) -> bool:
     """Train the truncated model for `length` steps, on the batches that follow the dense run's, with
-    a cosine schedule of its own."""
+    a cosine schedule of its own; whether every loss and gradient was finite."""
     if length == 0:
-        return
+        return True
     assert training.learning_rate is not None
     short = training.model_copy(
         update={
@@ -124,9 +133,12 @@ def _fine_tune(
     )
     model.train()
     optimizer = Optimizer(model, short, factor.decay)
+    finite = torch.tensor(True, device=task.device)
     for step in range(short.steps):
         position = training.steps + step
         parts = [
             task.batch(position, part, short.accumulation) for part in range(short.accumulation)
         ]
-        train_step(model, task, parts, optimizer, learning_rate(step, short))
+        loss, norm = train_step(model, task, parts, optimizer, learning_rate(step, short))
+        finite &= torch.isfinite(loss) & torch.isfinite(norm)
+    return bool(finite)
