@@ -9,6 +9,7 @@ from lowrank.files import write_sealed
 from lowrank.study import config as settings
 from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
+from lowrank.versions import VERSIONS
 
 
 def read_config():
@@ -98,7 +99,15 @@ def write_specs():
                     f"{RESULTS}/specs/{section}/{name}.json",
                     value.model_dump(mode="json"),
                 )
+    for part, number in VERSIONS.items():
+        write_sealed(version(part), {"version": number})
     write_sealed(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))
+
+
+def version(part):
+    """The file that says the version of a part of the code: an input of what that part makes, so
+    that raising it makes that anew."""
+    return f"{RESULTS}/specs/versions/{part}.json"
 
 
 write_specs()

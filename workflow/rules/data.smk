@@ -2,6 +2,7 @@
 rule prepare_data:
     input:
         spec=f"{RESULTS}/specs/data/{{track}}.json",
+        version=lambda wildcards: version(CONFIG.tracks[wildcards.track].data.kind),
     output:
         manifest=f"{RESULTS}/data/{{track}}/manifest.json",
     log:

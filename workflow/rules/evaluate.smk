@@ -6,6 +6,7 @@ rule evaluate_track:
         ],
         specs=lambda wildcards: [cell_spec(name) for name in trained(wildcards.track)],
         rates=lambda wildcards: rate_files(*trained(wildcards.track)),
+        version=version("evaluation"),
     output:
         f"{RESULTS}/evaluations/{{track}}.parquet",
     log:
@@ -33,6 +34,7 @@ rule interpolate:
         ],
         rates=lambda wildcards: rate_files(*interpolated(wildcards.track)),
         study=f"{RESULTS}/specs/interpolation/{{track}}.json",
+        version=version("interpolation"),
     output:
         points=f"{RESULTS}/interpolation/{{track}}.parquet",
         summary=f"{RESULTS}/barriers/{{track}}.parquet",
@@ -59,6 +61,7 @@ rule truncate_posthoc:
         rates=lambda wildcards: rate_files(f"{wildcards.track}/dense"),
         study=f"{RESULTS}/specs/posthoc/{{track}}.json",
         factors=f"{RESULTS}/specs/factors/{{track}}.json",
+        version=version("posthoc"),
     output:
         f"{RESULTS}/posthoc/{{track}}.parquet",
     log:
@@ -80,6 +83,7 @@ rule truncate_posthoc:
 rule measure_baselines:
     input:
         data=lambda wildcards: prepared(wildcards.track),
+        version=version("baselines"),
     output:
         f"{RESULTS}/baselines/{{track}}.parquet",
     log:
@@ -100,6 +104,7 @@ rule measure_speed:
         specs=lambda wildcards: [cell_spec(name) for name in timed(wildcards.track)],
         rates=lambda wildcards: rate_files(*timed(wildcards.track)),
         data=lambda wildcards: prepared(wildcards.track),
+        version=version("speed"),
     output:
         f"{RESULTS}/speed/{{track}}.parquet",
     log:

@@ -2,6 +2,7 @@
 rule sweep_rate:
     input:
         spec=f"{RESULTS}/specs/sweeps/{{track}}/{{arm}}.json",
+        version=version("training"),
         data=lambda wildcards: prepared(wildcards.track),
     output:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
@@ -25,6 +26,7 @@ rule sweep_rate:
 rule train_cell:
     input:
         spec=f"{RESULTS}/specs/cells/{{track}}/{{arm}}.json",
+        version=version("training"),
         data=lambda wildcards: prepared(wildcards.track),
         rates=lambda wildcards: rate_files(f"{wildcards.track}/{wildcards.arm}"),
         trunk=lambda wildcards: trunk_tables(f"{wildcards.track}/{wildcards.arm}"),

@@ -20,6 +20,7 @@ from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.run import TABLES, FinishedRun, ensure_run
 from lowrank.train.task import make_task
+from lowrank.versions import VERSIONS
 
 
 def sweep(
@@ -151,7 +152,11 @@ def test_metrics(
     run: FinishedRun, evaluation: EvaluationSpec, data: Path, device: str
 ) -> dict[str, float | None]:
     """A run's test metrics, computed once and kept in its folder; a diverged run has none."""
-    key = {"examples": evaluation.test_examples, "manifest": sha256(run.folder / "manifest.json")}
+    key = {
+        "examples": evaluation.test_examples,
+        "manifest": sha256(run.folder / "manifest.json"),
+        "version": VERSIONS["evaluation"],
+    }
     kept = run.folder / "test.json"
     if kept.is_file():
         values = read_sealed(kept)
