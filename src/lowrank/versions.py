@@ -17,7 +17,7 @@ from __future__ import annotations
 
 VERSIONS = {
     "text": 2,
-    "images": 1,
+    "images": 2,
     "training": 2,
     "evaluation": 1,
     "interpolation": 1,

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from sklearn.datasets import load_digits
 from lowrank.data.image_sources import stratified
 from lowrank.data.images import load_images, prepare_images
 from lowrank.data.images_spec import ImageSpec
+from lowrank.data.pixels import eight_bit
 from lowrank.errors import LowrankError
 
 DIGITS = load_digits()
@@ -66,6 +68,7 @@ def image_folder(root, split, labels, name="{:03}.png"):
 
 def test_embedded_digits_are_all_there_once_and_unchanged(tmp_path):
     manifest = prepare_images(ImageSpec(), tmp_path / "digits")
+    assert manifest["digest"] == "4864260af1bbbdbf"  # of the first version: runs stay usable
     data = load_images(tmp_path / "digits")
     images = np.concatenate([data.images[split] for split in data.images])
     labels = np.concatenate([data.labels[split] for split in data.labels])
@@ -134,6 +137,68 @@ def test_image_folders_are_read_by_class_and_split(tmp_path):
     assert list(data.labels["test"]) == [0, 2]
 
 
+def test_linked_folders_and_nested_ones_are_classes_like_others(tmp_path):
+    root = tmp_path / "source"
+    image_folder(root, "train", [0, 1] * 8)
+    image_folder(root, "test", [0, 1] * 4)
+    plain = prepare_images(ImageSpec(source="local", path=str(root)), tmp_path / "plain")
+    for split in ("train", "test"):
+        (root / split / "class1").rename(tmp_path / f"{split}-elsewhere")
+        (root / split / "class1").symlink_to(tmp_path / f"{split}-elsewhere")
+        (root / split / "class0").rename(root / split / "inside")
+        (root / split / "class0").mkdir()
+        (root / split / "inside").rename(root / split / "class0" / "images")
+    (tmp_path / "link").symlink_to(root)
+    again = prepare_images(ImageSpec(source="local", path=str(tmp_path / "link")), tmp_path / "out")
+    assert again["digest"] == plain["digest"]
+    (root / "train" / "class2").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(LowrankError, match="class2 is a link to nothing"):
+        prepare_images(ImageSpec(source="local", path=str(root)), tmp_path / "out")
+
+
+def test_what_an_image_folder_leaves_out_is_said(tmp_path, capsys):
+    image_folder(tmp_path, "train", [0, 1] * 8)
+    image_folder(tmp_path, "test", [0, 1])
+    (tmp_path / "train" / "class0" / "notes.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "train" / "class7").mkdir()
+    shutil.copy(tmp_path / "train" / "class1" / "001.png", tmp_path / "train" / "loose.png")
+    prepare_images(ImageSpec(source="local", path=str(tmp_path)), tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "The train split leaves out notes.txt, loose.png." in said
+    assert "The train split has no images in class7." in said
+
+
+@pytest.mark.parametrize("layout", ["folders", "parquet"])
+def test_a_share_is_held_out_where_there_is_no_test_split(tmp_path, layout, capsys):
+    root = tmp_path / "source"
+    if layout == "folders":
+        image_folder(root, "train", [0, 1] * 10)
+    else:
+        root.mkdir()
+        write_parquet(root / "train.parquet", [encoded(p) for p in COLOURED[:20]], [0, 1] * 10)
+    names = {} if layout == "folders" else {"image_column": "img", "label_column": "fine_label"}
+    spec = ImageSpec(source="local", path=str(root), test_fraction=0.3, **names)
+    manifest = prepare_images(spec, tmp_path / "out")
+    assert manifest["counts"] == {"train": 13, "validation": 1, "test": 6}
+    data = load_images(tmp_path / "out")
+    images = np.concatenate([data.images[split] for split in data.images])
+    assert sorted(map(bytes, images)) == sorted(map(bytes, COLOURED[:20]))
+    assert sorted(data.labels["test"]) == [0] * 3 + [1] * 3
+    assert "There is no test split: 30% of training data become one." in capsys.readouterr().err
+    with pytest.raises(LowrankError, match=r"test is missing: neither a folder"):
+        prepare_images(spec.model_copy(update={"test_split": "test"}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("pattern", ["train*.parquet", "train-00000.parquet", "train"])
+def test_paths_may_be_absolute_or_below_home(parquet, tmp_path, pattern, monkeypatch):
+    expected = prepare_images(local(parquet), tmp_path / "plain")["digest"]
+    spec = local(parquet, train_split=str(parquet / pattern))
+    assert prepare_images(spec, tmp_path / "out")["digest"] == expected
+    monkeypatch.setenv("HOME", str(parquet.parent))
+    spec = local("~/source", train_split=f"~/source/{pattern}")
+    assert prepare_images(spec, tmp_path / "out")["digest"] == expected
+
+
 def test_odd_names_and_stray_files_do_no_harm(parquet, tmp_path):
     plain = prepare_images(local(parquet), tmp_path / "plain")
     odd = parquet.rename(tmp_path / "odd [1] *names")
@@ -184,6 +249,113 @@ def test_images_of_several_sizes_need_size(tmp_path):
         write_parquet(tmp_path / "source" / f"{split}.parquet", images, [0, 1] * 5)
     with pytest.raises(LowrankError, match="8 x 7 pixels, the first one 8 x 8: set size"):
         prepare_images(local(tmp_path / "source"), tmp_path / "out")
+
+
+def folder_of(root, images, ending="png"):
+    """A data set of image folders, the same Pillow images in both splits and classes."""
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number, image in enumerate(images):
+                image.save(folder / f"{number:03}.{ending}")
+    return ImageSpec(source="local", path=str(root), validation_fraction=0.5)
+
+
+RAMP = np.arange(0, 65536, 257, np.uint16).reshape(16, 16)
+"""From black to white in 16 bits; in 8 bits 0, 1, ..., 255."""
+STEPS = (RAMP // 257).astype(np.uint8)
+SHAPE = np.zeros((16, 16), np.uint8)
+SHAPE[4:12, 4:12] = 255
+
+
+def layers(*channels, mode):
+    return Image.merge(mode, [Image.fromarray(channel) for channel in channels])
+
+
+def palette_with_transparency():
+    image = Image.fromarray(SHAPE // 255, "P")
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.info["transparency"] = 0
+    return image
+
+
+WHITE = np.full((16, 16), 255, np.uint8)
+BLACK = np.zeros((16, 16), np.uint8)
+BLUE = np.where(SHAPE[..., None], [0, 0, 255], [255, 255, 255])
+MODES = {
+    "16-bit png": (Image.fromarray(RAMP), "png", STEPS[..., None]),
+    "16-bit tiff": (Image.fromarray(RAMP), "tif", STEPS[..., None]),
+    "16-bit big-endian tiff": (Image.fromarray(RAMP.astype(">u2")), "tif", STEPS[..., None]),
+    "16-bit pgm": (Image.fromarray(RAMP), "pgm", STEPS[..., None]),
+    "1-bit": (Image.fromarray(SHAPE).convert("1"), "png", SHAPE[..., None]),
+    "RGBA": (
+        layers(BLACK, BLACK, BLACK, SHAPE, mode="RGBA"),
+        "png",
+        255 - np.stack([SHAPE] * 3, -1),
+    ),
+    "LA": (layers(BLACK, SHAPE, mode="LA"), "png", 255 - SHAPE[..., None]),
+    "half LA": (layers(BLACK, WHITE // 5 * 2, mode="LA"), "png", np.full((16, 16, 1), 153)),
+    "opaque RGBA": (
+        layers(STEPS, BLACK, WHITE, WHITE, mode="RGBA"),
+        "png",
+        np.stack([STEPS, BLACK, WHITE], -1),
+    ),
+    "palette": (palette_with_transparency(), "png", BLUE),
+    "CMYK": (
+        layers(BLACK, WHITE, WHITE, BLACK, mode="CMYK"),
+        "tif",
+        np.stack([WHITE, BLACK, BLACK], -1),
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_every_mode_keep_their_range_and_their_shape(tmp_path, mode):
+    image, ending, expected = MODES[mode]
+    spec = folder_of(tmp_path / "source", [image, image], ending)
+    prepare_images(spec, tmp_path / "out")
+    found = load_images(tmp_path / "out").images["test"][0]
+    assert found.shape == expected.shape
+    assert (found == expected).all()
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_them(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP // 16).save(buffer, "TIFF")
+    buffer.seek(0)
+    image = Image.open(buffer)
+    image.tag_v2[258] = (12,)
+    found, _ = eight_bit(image, None, "white")
+    assert (np.asarray(found) == np.round(RAMP // 16 / 4095 * 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 4), np.float32), "floating-point numbers, whose range is not known"),
+        (np.zeros((4, 4), np.int32), "32-bit integers, whose range is not known"),
+    ],
+)
+def test_images_without_a_range_are_refused_whatever_skip_corrupt_says(tmp_path, pixels, message):
+    spec = folder_of(tmp_path / "source", [Image.fromarray(pixels)] * 2, "tif")
+    for skip in (False, True):
+        with pytest.raises(
+            LowrankError, match=rf"00\d\.tif\) cannot be used: its pixels are {message}"
+        ):
+            prepare_images(spec.model_copy(update={"skip_corrupt": skip}), tmp_path / "out")
+
+
+def test_transparent_images_are_counted_and_laid_on_the_background(tmp_path, capsys):
+    image = layers(WHITE, SHAPE, mode="LA")
+    spec = folder_of(tmp_path / "source", [image, Image.fromarray(SHAPE)])
+    spec = spec.model_copy(update={"background": "black"})
+    manifest = prepare_images(spec, tmp_path / "out")
+    assert sum(manifest["transparent"].values()) == 4
+    said = "4 images are transparent: they are laid on black."
+    assert manifest["notes"] == [said]
+    assert said in capsys.readouterr().err
+    assert (load_images(tmp_path / "out").images["test"] == SHAPE[..., None]).all()
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(None, 1), (1, 1), (3, 3)])

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from lowrank.data.image_sources import Rows, read_rows
 from lowrank.data.images_spec import ImageSpec
+from lowrank.data.pixels import eight_bit
+from lowrank.data.sources import quiet_datasets
 from lowrank.errors import LowrankError, unknown
 from lowrank.files import (
     MANIFEST,
@@ -28,7 +30,7 @@ from lowrank.files import (
     scratch,
     write_manifest,
 )
-from lowrank.progress import Progress
+from lowrank.progress import Progress, say
 
 if TYPE_CHECKING:
     import torch
@@ -60,10 +62,15 @@ def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
         scratch(folder) as cache,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        rows, classes = read_rows(spec, str(cache))
+        with quiet_datasets():
+            rows, classes, notes = read_rows(spec, str(cache))
         writer = _Writer(spec, target, pool)
         for name in SPLITS:
             writer.write(name, rows[name])
+        if count := sum(writer.transparent.values()):
+            notes.append(f"{count} images are transparent: they are laid on {spec.background}.")
+        for note in notes:
+            say(note)
         pixels = writer.counts["train"] * writer.shape[0] * writer.shape[1]
         mean = writer.moments[0] / pixels / 255
         facts = {
@@ -78,7 +85,14 @@ def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
         files = write_manifest(target, names)["files"]
         source = "scikit-learn's digits" if spec.path is None else Path(spec.path).name
         return write_manifest(
-            target, names, kind="images", source=source, digest=digest([facts, files]), **facts
+            target,
+            names,
+            kind="images",
+            source=source,
+            digest=digest([facts, files]),
+            **facts,
+            transparent=writer.transparent,
+            notes=notes,
         )
 
 
@@ -92,6 +106,7 @@ class _Writer:
         self.moments: NDArray[np.float64]
         self.counts: dict[str, int] = {}
         self.skipped: dict[str, int] = {}
+        self.transparent = dict.fromkeys(SPLITS, 0)
 
     def write(self, name: str, rows: Rows) -> None:
         """Write one split; the first image of the first split decides shape and channels."""
@@ -99,7 +114,8 @@ class _Writer:
         images: Any = None
         labels, kept = np.empty(len(rows), np.int64), 0
         moments: Any = 0
-        for row, pixels, sums in self._decoded(name, rows):
+        for row, pixels, sums, transparent in self._decoded(name, rows):
+            self.transparent[name] += transparent
             if images is None:
                 if not self.shape:
                     self.shape = pixels.shape
@@ -126,8 +142,10 @@ class _Writer:
         if name == "train":
             self.moments = moments
 
-    def _decoded(self, name: str, rows: Rows) -> Iterator[tuple[int, Pixels, NDArray[np.int64]]]:
-        """Position, pixels and moments of every row that can be decoded."""
+    def _decoded(
+        self, name: str, rows: Rows
+    ) -> Iterator[tuple[int, Pixels, NDArray[np.int64], bool]]:
+        """Position and what `_decode` gives of every row that can be decoded."""
         with Progress(f"Decoding {name}", len(rows), "images") as progress:
             start = 0
             while start < len(rows):
@@ -136,23 +154,26 @@ class _Writer:
                 small = self.spec.size is None and math.prod(self.shape) <= SMALL
                 apply = map if small else self.pool.map
                 values = rows.read(rows.numbers[start:stop])
-                decode = partial(_decode, mode=self.mode, size=self.spec.size)
+                decode = partial(
+                    _decode, mode=self.mode, size=self.spec.size, background=self.spec.background
+                )
                 for row, result in enumerate(apply(decode, values), start):
                     if not isinstance(result, Exception):
                         yield row, *result
-                    elif not self.spec.skip_corrupt:
+                    elif isinstance(result, LowrankError) or not self.spec.skip_corrupt:
                         raise _undecodable(rows, row, values[row - start], result)
                 progress.advance(stop - start)
                 start = stop
 
 
 def _decode(
-    value: Any, mode: str | None, size: int | None
-) -> tuple[Pixels, NDArray[np.int64]] | Exception:
-    """One raw image as (H, W, C) with its channels' sums and sums of squares, or what prevents it.
+    value: Any, mode: str | None, size: int | None, background: str
+) -> tuple[Pixels, NDArray[np.int64], bool] | Exception:
+    """One raw image as (H, W, C) with its channels' sums and sums of squares and whether it was
+    transparent, or what prevents it.
 
-    `mode` is Pillow's, "L" or "RGB"; None leaves grey images grey. Where `size`
-    is given, the shorter side is resized to it (bilinear, antialiased) and the centre cropped.
+    `mode` and `background` are those of `eight_bit`. Where `size` is given, the shorter side is
+    resized to it (bilinear, antialiased) and the centre cropped.
     """
     import datasets
     from PIL import Image, ImageOps
@@ -165,15 +186,12 @@ def _decode(
             if isinstance(value, np.ndarray)
             else datasets.Image().decode_example(value)
         )
-        if mode is None:
-            mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-        if image.mode != mode:
-            image = image.convert(mode)
+        image, transparent = eight_bit(image, mode, background)
         if size is not None and image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image).reshape(image.height, image.width, -1)
         wide = pixels.reshape(-1, pixels.shape[2]).astype(np.int64)
-        return pixels, np.stack([wide.sum(0), (wide * wide).sum(0)])
+        return pixels, np.stack([wide.sum(0), (wide * wide).sum(0)]), transparent
     except Exception as error:  # decoders raise anything, from OSError to SyntaxError
         return error
 
@@ -185,9 +203,12 @@ def _undecodable(rows: Rows, row: int, value: Any, error: Exception) -> LowrankE
     if isinstance(error, UnidentifiedImageError):
         reason = "it is of no known image format"
     path = value.get("path") if isinstance(value, dict) else None
+    which = f"Image {rows.numbers[row]} of {rows.origin}{f' ({path})' if path else ''}"
+    if isinstance(error, LowrankError):
+        return LowrankError(f"{which} cannot be used: {reason}.")
     return LowrankError(
-        f"Image {rows.numbers[row]} of {rows.origin}{f' ({path})' if path else ''} cannot be "
-        f"decoded ({reason}): mend it, or set skip_corrupt to leave such images out."
+        f"{which} cannot be decoded ({reason}): mend it, or set skip_corrupt to leave such images "
+        "out."
     )
 
 

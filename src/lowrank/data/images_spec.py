@@ -26,21 +26,27 @@ class ImageSpec(BaseModel):
     train_split: str = Field(
         "train",
         description="hub: name of the training split. local: a folder with one folder of images "
-        "per class, a parquet file, a pattern of parquet files, or the beginning of their names; "
-        "relative to `path`.",
+        "per class (`.`: `path` itself), a parquet file, a pattern of parquet files, or the beginning "
+        "of their names; relative to `path`. Its classes are those of the data set: other splits' are "
+        "matched by name.",
     )
     validation_split: str | None = Field(
         None,
         description="A validation split, named as `train_split` is; null: a stratified share of "
         "the training split is held out.",
     )
-    test_split: str = Field(
-        "test",
+    test_split: str | None = Field(
+        None,
         description="The split that is read once, named as `train_split` is (ImageNet: validation, "
-        "for its test labels are secret).",
+        "for its test labels are secret); null: `test` if there is one, else a stratified share of "
+        "the training split is held out.",
     )
-    image_column: str = Field("image", description="Column of the images (CIFAR-100: img).")
-    label_column: str = Field("label", description="Column of the labels (CIFAR-100: fine_label).")
+    image_column: str = Field(
+        "image", description="Column of the images, encoded (CIFAR-100: img)."
+    )
+    label_column: str = Field(
+        "label", description="Column of the labels, numbers or names (CIFAR-100: fine_label)."
+    )
     size: int | None = Field(
         None,
         ge=1,
@@ -49,13 +55,22 @@ class ImageSpec(BaseModel):
         "null: images stay as they are and must all have one size.",
     )
     channels: Literal[1, 3] | None = Field(
-        None, description="1: grey. 3: colour. null: as the first training image has it."
+        None,
+        description="1: grey. 3: colour. null: as the first training image has it. Images of 16 bits "
+        "are scaled to 8; floating-point ones are refused.",
+    )
+    background: Literal["white", "black"] = Field(
+        "white", description="What is laid under images that are transparent."
     )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of the training split held out for validation."
     )
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="embedded: share of the digits held out for the test."
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of the training split held out for the test where there is no test "
+        "split, as of the embedded digits.",
     )
     split_seed: int = Field(
         0, ge=0, lt=2**63, description="Decides which images are held out or left out."

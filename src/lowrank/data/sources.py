@@ -65,7 +65,7 @@ def load_splits(
     embedded data; relative local paths count from `root` (None: the current folder); `text_unit` is
     what a document is in a text file. Raises LowrankError for anything missing or unreadable.
     """
-    with _quiet_datasets():
+    with quiet_datasets():
         if spec.source == "embedded":
             return embedded()
         if spec.source == "local":
@@ -224,7 +224,7 @@ def _load_hub(spec: SourceSpec, cache: Path) -> Loaded:
 
 
 @contextmanager
-def _quiet_datasets() -> Iterator[None]:
+def quiet_datasets() -> Iterator[None]:
     """Keep `datasets` from announcing itself on the network and from writing over our lines."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported
     import datasets
