@@ -4,8 +4,10 @@ SCALE ?= laptop
 CORES ?= all
 PYTHON ?= python3
 BIN := .venv/bin
+# The locks name every package with its hash, so nothing is resolved and nothing else comes in.
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-deps
 
-.PHONY: figures paper report test lint format showcase clean
+.PHONY: figures paper report test lint format showcase lock bill clean
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
@@ -33,22 +35,36 @@ showcase: .venv/ready ## The README's pictures and verdicts, from the published 
 	@mkdir -p docs/images && cp $(addprefix figures/laptop/language/,initialisation.png posthoc.png) docs/images/
 	@$(BIN)/lowrank reference
 
+lock: .venv-lock/ready ## Write the locks anew after a change of pyproject.toml, and what they hold; UPGRADE=--upgrade renews
+	@PATH="$(CURDIR)/.venv-lock/bin:$$PATH" python tools/lock.py $(UPGRADE)
+
+bill: .venv/ready .venv-lock/ready ## docs/packages.json (CycloneDX) and docs/packages.md: every package with its licence
+	@.venv-lock/bin/python tools/bill.py $(BIN)/python
+
 clean: ## Remove results and figures, but not the environment
 	rm -rf results figures/*/ paper/*/ .snakemake
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml requirements.lock requirements-cpu.lock requirements-torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || \
 	  { echo "lowrank needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true): name another, for example make PYTHON=python3.12." >&2; exit 2; }
 	@echo "Installing into .venv (once; a few minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary -c constraints.txt -e '.[dev]' || \
+	@{ $(INSTALL) -r requirements.lock && \
+	  { $(INSTALL) -r requirements-cpu.lock 2>/dev/null || $(INSTALL) -r requirements-torch.lock; } && \
+	  $(INSTALL) --no-build-isolation -e .; } || \
 	  { echo "Installing failed: the lines above say which package; one without a wheel for this platform needs a C compiler (Debian: apt-get install gcc python3-dev)." >&2; exit 2; }
 	@touch $@
 
+# Tools that write the locks and the bill of materials; nothing else needs them.
+.venv-lock/ready: tools/lock.txt
+	@$(PYTHON) -m venv --clear .venv-lock
+	@.venv-lock/bin/pip install --quiet --disable-pip-version-check -r tools/lock.txt
+	@touch $@
+
 # The Slurm plugin apart from .venv: with it, and no Slurm in reach, every snakemake call takes 10 s longer.
-.venv-slurm/ready: .venv/ready
+.venv-slurm/ready: .venv/ready requirements-slurm.lock
 	@$(BIN)/python -m venv --without-pip --clear .venv-slurm
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$(.venv-slurm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lowrank.pth"
-	@$(BIN)/pip --python .venv-slurm/bin/python install --quiet --disable-pip-version-check -c constraints.txt snakemake-executor-plugin-slurm
+	@$(BIN)/pip --python .venv-slurm/bin/python install --quiet --disable-pip-version-check --no-deps -r requirements-slurm.lock
 	@touch $@

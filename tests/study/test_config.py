@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -73,19 +75,48 @@ def test_the_names_known_to_the_configuration_are_the_registered_ones():
     assert set(TRUNCATIONS) == sections.TRUNCATIONS
 
 
-def test_conda_and_pip_read_the_same_pins():
-    """environment.yml refers to constraints.txt, which pins every dependency of the project."""
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip[0] == "-c constraints.txt"
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        if "==" in line
-    }
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """Version and number of hashes of each package in a lock."""
+    entries = re.split(
+        r"^(?=[a-z])", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE
+    )[1:]
+    parts = [(entry.split("==", 1), entry.count("--hash=sha256:")) for entry in entries]
+    return {name: (rest.split()[0], hashes) for (name, rest), hashes in parts}
+
+
+def test_every_dependency_is_locked_with_a_hash():
+    locks = {name: locked(f"requirements{name}.lock") for name in ("", "-torch", "-cpu", "-slurm")}
+    assert all(hashes for lock in locks.values() for _, hashes in lock.values())
+    assert locks["-cpu"]["torch"][0] == locks["-torch"]["torch"][0] + "+cpu"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    assert {name.lower() for name in wanted} <= pinned
+    assert {re.split(r"[<>=]", name)[0].lower() for name in wanted} <= {*locks[""], "torch"}
+    assert set(project["optional-dependencies"]["slurm"]) <= set(locks["-slurm"])
+
+
+def test_conda_and_make_install_the_same_locks():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.lock", "-r requirements-torch.lock"]
+    installed = re.findall(
+        r"-r (requirements\S*\.lock)", (ROOT / "Makefile").read_text(encoding="utf-8")
+    )
+    assert {one.removeprefix("-r ") for one in pip} < set(installed)
+
+
+def test_the_bill_of_materials_names_what_is_locked():
+    rows = re.findall(
+        r"^\| (\S+) \| (\S+) \| (.+) \|$",
+        (ROOT / "docs/packages.md").read_text(encoding="utf-8"),
+        re.M,
+    )
+    bill = {name.replace("_", "-").replace(".", "-"): version for name, version, _ in rows[1:]}
+    versions = {name: version for name, (version, _) in locked("requirements.lock").items()}
+    assert bill.pop("torch").split("+")[0] == locked("requirements-torch.lock")["torch"][0]
+    bill.pop("pip", None)
+    assert bill and bill.items() <= versions.items()
+    components = json.loads((ROOT / "docs/packages.json").read_text(encoding="utf-8"))["components"]
+    assert {c["name"].lower() for c in components} - {name for name, _, _ in rows} <= {"lowrank"}
 
 
 def test_a_track_may_have_seeds_of_its_own():
