@@ -132,6 +132,11 @@ def test_table_carries_means_and_intervals_of_the_runs(track, drawn, tables):
     assert shown in table.markdown()
 
 
+def test_initialisations_and_controls_stand_in_the_order_of_their_ranks(drawn):
+    ranks = drawn("language", "initialisation")[1].numbers["rank_fraction"].dropna()
+    assert list(ranks) == sorted(ranks) and ranks.nunique() > 1
+
+
 def test_table_carries_the_paired_difference_of_the_contrasts(drawn, tables):
     _, table = drawn("language", "initialisation")
     contrasts = pd.read_parquet(tables / "contrasts.parquet")

@@ -23,6 +23,9 @@ def draw(results: Results) -> tuple[Figure, Table]:
     """Quality of each initialisation at each rank; dense as a line; for language n-gram models."""
     quality = results.quality
     table = arms(results, "initialisation")
+    table = table.sort_values(
+        "rank_fraction", na_position="first", kind="stable", ignore_index=True
+    )
     table.insert(0, "label", [arm_label(row) for row in records(table)])
     table = compare(table, results, "initialisation", "to_dense", lambda r: r.init == "dense")
     table = compare(table, results, "initialisation", "to_spectral", lambda r: r.init == "spectral")

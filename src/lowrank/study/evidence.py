@@ -147,17 +147,25 @@ def judged(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["level"] == "member") & (rows["verdict"] != "not run")]
 
 
-def evidence(rows: pd.DataFrame) -> str:
-    """A claim's evidence in one line, from its rows; empty if nothing of it ran."""
+def least_sure(rows: pd.DataFrame) -> Any:
+    """Of the contrasts that say what their claim's verdict says, the one with the largest p; None
+    if nothing ran."""
     verdict = rows.loc[rows["level"] == "claim", "verdict"].item()
     ran = judged(rows)
-    said = ran[ran["verdict"] == verdict]
-    if verdict == "not run" or not len(ran):
+    said = ran[ran["verdict"] == verdict].itertuples(index=False)
+
+    def p(row: Any) -> float:
+        return -1.0 if math.isnan(deciding(row)[1]) else deciding(row)[1]
+
+    return max(said, key=p, default=None)
+
+
+def evidence(rows: pd.DataFrame) -> str:
+    """A claim's evidence in one line, from its rows; empty if nothing ran."""
+    least = least_sure(rows)
+    if least is None:
         return ""
-    least = max(
-        said.itertuples(index=False),
-        key=lambda row: -1.0 if math.isnan(deciding(row)[1]) else deciding(row)[1],
-    )
+    verdict, ran = least.verdict, judged(rows)
     others = [
         f"{count} {word}"
         for word, count in ran["verdict"].value_counts().items()
@@ -165,7 +173,8 @@ def evidence(rows: pd.DataFrame) -> str:
     ]
     share = f"{(ran['verdict'] == verdict).sum()} of {counted(len(ran), 'contrast')} {verdict}"
     tally = f"{share} ({', '.join(others)})" if others else share
-    return f"{tally}{', the least sure' if len(said) > 1 else ''}: {contrast_text(least)}"
+    several = (ran["verdict"] == verdict).sum() > 1
+    return f"{tally}{', the least sure' if several else ''}: {contrast_text(least)}"
 
 
 def by_track(rows: pd.DataFrame) -> str:

@@ -13,21 +13,21 @@ from typing import Any
 
 import pandas as pd
 
+from lowrank.data.images_spec import ImageSpec
+from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
-from lowrank.escape import from_markdown
+from lowrank.escape import from_markdown, visible
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 from lowrank.study.claims import VERDICTS
 from lowrank.study.config import Config
+from lowrank.study.evidence import NONE, evidence, least_sure, not_run, p_text, resolution
 from lowrank.study.ledger import Ledger
 from lowrank.study.publish import commit
 from lowrank.study.stats import mean_interval
 
 METRICS = {"perplexity": ("test_perplexity", 1.0), "top-1 (%)": ("test_accuracy", 100.0)}
 """The paper's metrics: our column, and the factor to the paper's unit."""
-MEMBER = (
-    *("arm", "reference", "estimate", "low", "high", "p_corrected", "pairs", "verdict"),
-    *("smallest_detectable", "note"),
-)
+MEMBER = ("arm", "reference", "estimate", "p_corrected", "verdict")
 
 
 def export(
@@ -55,8 +55,12 @@ def export(
         "config": config.model_dump(mode="json"),
         "parameters": hyper_parameters(config),
         "runs": _summary(runs),
-        "tracks": {track: _track(runs, track) for track in config.tracks},
+        "tracks": {
+            name: {"data": data_words(track.data), **_track(runs, name)}
+            for name, track in config.tracks.items()
+        },
         "claims": _claims(ledger, claims),
+        "not_run": not_run(claims),
         "verdicts": {
             v: claims.loc[(claims["level"] == "claim") & (claims["verdict"] == v), "claim"].tolist()
             for v in VERDICTS
@@ -67,9 +71,9 @@ def export(
         "commit": _commit(published),
         "published": _is_published(published),
     }
-    write_json(output / "facts.json", _finite(facts))
+    write_json(output / "facts.json", _plain(facts))
     for name, rows in shown.items():
-        write_json(output / f"{name}.json", rows)
+        write_json(output / f"{name}.json", _plain(rows))
 
 
 def compile_paper(source: Path, data: Path, figures: Path, output: Path) -> None:
@@ -125,7 +129,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(_text(item) for item in value) or "none"
     if isinstance(value, dict):
         kept = [
@@ -135,6 +139,18 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def data_words(data: TextSpec | ImageSpec) -> str:
+    """The data of a track in words: what they are and where they come from."""
+    if isinstance(data, TextSpec):
+        embedded, name, files = "the documentation of installed packages", data.name, data.train
+        tokens = f"{data.vocabulary} tokens" if data.tokenizer is None else data.tokenizer
+        after = f" ({tokens})"
+    else:
+        embedded, name, files, after = "scikit-learn's digits", data.path, data.path, ""
+    words = {"embedded": embedded, "hub": f"{name}", "local": f"local files {_text(files)}"}
+    return words[data.source] + after
 
 
 def _summary(runs: pd.DataFrame) -> dict[str, Any]:
@@ -181,15 +197,20 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
             if row["level"] == "member":
                 members.append({key: row[key] for key in MEMBER})
             elif row["level"] == "test":
-                keys = ("track", "metric", "kind", "margin", "unit", "verdict", "note")
+                keys = ("track", "metric", "verdict")
                 tests.append({**{key: row[key] for key in keys}, "members": members})
                 members = []
-        overall = rows.loc[rows["level"] == "claim", "verdict"]
+        if not (rows["level"] == "claim").any():
+            continue  # the table was judged by another ledger
+        least = least_sure(rows)
         found[claim.id] = {
             "statement": claim.sentence,
             "verified": claim.verified,
-            "verdict": overall.item() if len(overall) else "not run",
+            "verdict": rows.loc[rows["level"] == "claim", "verdict"].item(),
             "tests": tests,
+            "evidence": evidence(rows),
+            "resolution": resolution(rows),
+            "p": p_text(least) if least else NONE,
         }
     return found
 
@@ -250,12 +271,15 @@ def _within(root: Path, path: Path) -> str:
     return "/" + absolute.relative_to(root.resolve()).as_posix()
 
 
-def _finite(value: Any) -> Any:
-    """JSON has neither NaN nor infinity: they become null."""
+def _plain(value: Any) -> Any:
+    """As JSON for Typst: NaN and infinity, which JSON has not, are null; texts, which may be a
+    stranger's, are one line of what can be seen."""
+    if isinstance(value, str):
+        return visible(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value.item() if hasattr(value, "item") else value
