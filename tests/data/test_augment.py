@@ -1,5 +1,7 @@
 """Augmentation on the device: what it promises, against plain loops."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -164,3 +166,22 @@ def test_images_of_the_wrong_type_or_shape_are_refused():
             Augment(MEAN, STD)(wrong, seeded())
     with pytest.raises(LowrankError, match="crop 9 is larger"):
         Augment(MEAN, STD, crop=9).evaluate(images())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 8, 15, 16])
+@pytest.mark.parametrize("how", ["evaluate", "pad", "resize"])
+def test_strides_are_those_of_the_memory_order_asked_for(how, count, channels):
+    batch, crop = images(count, 9, 7, channels), None if how == "pad" else 6
+    for last, axes in ((False, (0, 1, 2, 3)), (True, (0, 2, 3, 1))):
+        augment = Augment(
+            MEAN[:channels],
+            STD[:channels],
+            crop=crop,
+            random_resized_crop=how == "resize",
+            channels_last=last,
+        )
+        result = augment.evaluate(batch) if how == "evaluate" else augment(batch, seeded())
+        sizes = [result.shape[axis] for axis in axes]
+        expected = {axis: math.prod(sizes[place + 1 :]) for place, axis in enumerate(axes)}
+        assert result.stride() == tuple(expected[axis] for axis in range(4))

@@ -87,5 +87,7 @@ def test_the_initialisation_is_transformers_own_and_seeded():
 def test_what_resnet_does_not_have_is_refused():
     with pytest.raises(LowrankError, match="ResNet has none"):
         resnet.build(spec(dropout=0.1), 10)
+    with pytest.raises(LowrankError, match="width 4 is too narrow"):
+        resnet.build(spec(width=4), 10)
     with pytest.raises(LowrankError, match="width 30 is not a multiple of 4"):
         resnet.build(spec(width=30), 10)

@@ -27,8 +27,7 @@ ATTEMPTS = 10
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels (N, H, W, C) in 0 to 255 to float32 (N, C, H, W) of zero mean and unit deviation.
 
-    `mean` and `std` are per channel, of pixels in 0 to 1. The memory order stays that of the input,
-    which torch calls channels last.
+    `mean` and `std` are per channel, of pixels in 0 to 1. The memory order stays that of the input.
     """
     std_C = torch.tensor(std, dtype=torch.float32, device=images.device)
     mean_C = torch.tensor(mean, dtype=torch.float32, device=images.device)
@@ -51,6 +50,8 @@ class Augment:
     """Crop a random part, of random size and aspect, and resize it."""
     crop: int | None = None
     """Side of what the model sees; None: the size of the stored images."""
+    channels_last: bool = False
+    """Memory order of the result: (N, H, W, C) as images are stored, or (N, C, H, W)."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
@@ -89,7 +90,9 @@ class Augment:
         return self._finish(images[:, top : top + height, left : left + width])
 
     def _finish(self, images: Tensor) -> Tensor:
-        return normalise(images, self.mean, self.std)
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        # A clone, since `contiguous` leaves the strides of one channel, which count as both orders.
+        return normalise(images, self.mean, self.std).clone(memory_format=order)
 
     def _side(self, images: Tensor) -> tuple[int, int]:
         """Height and width of the result; checks that the images can give it."""

@@ -190,7 +190,7 @@ class FactorizedConv2d(Factorized):
         if self.matricisation == "channel":
             first = self.V.mT.reshape(-1, ins, kh, kw)
             second = self.U.reshape(outs, -1, 1, 1)
-            x = F.conv2d(x, first, None, self.stride, self.padding, self.dilation, groups)
+            x = _convolve(x, first, None, self.stride, self.padding, self.dilation, groups)
             return F.conv2d(x, second, self.bias, groups=groups)
         first = self.V.mT.reshape(-1, ins, 1, kw)
         second = self.U.reshape(outs, kh, -1).mT.unsqueeze(-1)
@@ -199,8 +199,8 @@ class FactorizedConv2d(Factorized):
         across, down = (
             (padding, padding) if isinstance(padding, str) else ((0, padding[1]), (padding[0], 0))
         )
-        x = F.conv2d(x, first, None, (1, sw), across, (1, dw), groups)
-        return F.conv2d(x, second, self.bias, (sh, 1), down, (dh, 1), groups)
+        x = _convolve(x, first, None, (1, sw), across, (1, dw), groups)
+        return _convolve(x, second, self.bias, (sh, 1), down, (dh, 1), groups)
 
     def dense_weight(self) -> Tensor:
         (kh, kw), ins = self.kernel_size, self.in_channels // self.groups
@@ -227,6 +227,28 @@ class FactorizedConv2d(Factorized):
             f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
             f"matricisation={self.matricisation}"
         )
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int] | str,
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """F.conv2d, with a strided 1 x 1 convolution run as a plain one on the pixels that it reads.
+
+    oneDNN's own strided 1 x 1 kernel for AVX2 writes beyond its buffer where fewer than 8 channels
+    lie channels-last, and so corrupts the heap. It gathers the same pixels first: this costs no more.
+    """
+    if weight.shape[-2:] == (1, 1) and tuple(stride) != (1, 1):
+        if not isinstance(padding, str):  # of the two words a stride allows 'valid' alone: none
+            (top, left), padding = padding, 0
+            x = F.pad(x, (left, left, top, top)) if top or left else x
+        x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def is_conv1d(module: nn.Module) -> bool:

@@ -49,6 +49,11 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
         raise LowrankError(
             f"width {spec.width} is not a multiple of 4, the bottleneck's reduction."
         )
+    if spec.width < 8:  # see factor.layers._convolve: the shortcuts are strided 1 x 1 convolutions
+        raise LowrankError(
+            f"width {spec.width} is too narrow: torch corrupts memory in shortcuts of fewer than 8 "
+            "channels on some processors; use 8 or more."
+        )
     config = ResNetConfig(
         num_channels=spec.channels,
         embedding_size=spec.width // 4,

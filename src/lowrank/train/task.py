@@ -173,9 +173,7 @@ class ImageTask(_Common):
             flip=training.flip,
             random_resized_crop=training.random_resized_crop,
             crop=training.crop,
-        )
-        self.memory_format = (
-            torch.channels_last if training.channels_last else torch.contiguous_format
+            channels_last=training.channels_last,
         )
         self._splits: dict[str, tuple[Any, Any]] = {}
 
@@ -206,8 +204,7 @@ class ImageTask(_Common):
         images, labels = self._take("train", _part(indices, part, parts))
         generator = torch.Generator()  # on the host, so that every device crops alike
         generator.manual_seed(((seed * 1_000_003 + step) * 1_009 + part) % 2**63)
-        inputs = self.augment(images, generator)
-        return inputs.contiguous(memory_format=self.memory_format), labels
+        return self.augment(images, generator), labels
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         with self.precision():
@@ -225,9 +222,8 @@ class ImageTask(_Common):
         correct = torch.zeros((), device=self.device)
         for part in np.array_split(chosen, math.ceil(len(chosen) / batch)):
             images, labels = self._take(split, part)
-            inputs = self.augment.evaluate(images)
             with self.precision():
-                logits = model(inputs.contiguous(memory_format=self.memory_format))
+                logits = model(self.augment.evaluate(images))
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
             correct += (logits.argmax(-1) == labels).sum()
         model.train()
