@@ -124,3 +124,18 @@ def test_a_name_entered_twice_is_an_error():
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     with pytest.raises(LowrankError, match=r"did you mean 'spectral'.*he_scaled"):
         initialise("spectrl", weight(), 2, generator())
+
+
+@pytest.mark.parametrize("name", ["spectral", "random_spectral", "he_scaled"])
+@pytest.mark.parametrize("size", [3e38, 1e-38])
+def test_products_follow_weights_of_any_finite_size(name, size):
+    W = torch.randint(2, (6, 8), generator=torch.Generator().manual_seed(1)) * 2.0 - 1
+    plain, scaled = (
+        [
+            factor.double()
+            for factor in initialise(name, weight, 4, torch.Generator().manual_seed(0))
+        ]
+        for weight in (W, W * size)
+    )
+    product, expected = scaled[0] @ scaled[1].mT / size, plain[0] @ plain[1].mT
+    torch.testing.assert_close(product, expected, rtol=1e-4, atol=1e-4)

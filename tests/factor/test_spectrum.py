@@ -101,3 +101,36 @@ def test_difference_norm_of_float32_factors_keeps_small_differences():
 
 def test_effective_step_size_is_the_rate_over_the_squared_norm():
     assert effective_step_size(0.1, 2.0) == pytest.approx(0.025)
+    assert effective_step_size(0.5, 0.0) == math.inf
+    assert effective_step_size(0.5, 1e200) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [(1e38, 1e38), (1e38, 1e-38), (1e-38, 1e-38), (1e-42, 1.0), (1.0, 1e30)]
+)
+def test_measures_hold_for_finite_factors_of_any_size(left, right):
+    U, V = pair(lead=(2,))
+    true = torch.linalg.svdvals(U @ V.mT)[..., :6]
+    big_U, big_V = (U * left).float(), (V * right).float()
+    size = left * right
+    rough = 1e-2 if left == 1e-42 else 1e-5  # a denormal has few digits
+    s = singular_values(big_U, big_V)
+    torch.testing.assert_close(s.double() / size, true, rtol=rough, atol=rough)
+    for rank in (effective_rank, entropy_rank, stable_rank):
+        torch.testing.assert_close(rank(s).double(), rank(true), rtol=rough, atol=rough)
+    norm = true.norm(dim=-1)
+    torch.testing.assert_close(product_norm(big_U, big_V) / size, norm, rtol=rough, atol=0)
+    moved = difference_norm(big_U, big_V, -big_U, big_V)
+    torch.testing.assert_close(moved / size, 2 * norm, rtol=rough, atol=0)
+
+
+@pytest.mark.parametrize("size", [3e38, 1e-40])
+@pytest.mark.parametrize("rank", [effective_rank, entropy_rank, stable_rank])
+def test_ranks_do_not_depend_on_the_size_of_the_values(rank, size):
+    s = torch.tensor([1.0, 1.0, 0.5])
+    torch.testing.assert_close(rank(s * size), rank(s), rtol=1e-4, atol=0)
+
+
+def test_the_norm_of_a_product_of_large_float64_factors_is_finite():
+    U, V = pair()
+    torch.testing.assert_close(product_norm(U * 1e150, V * 1e-100), product_norm(U, V) * 1e50)

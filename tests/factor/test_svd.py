@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from lowrank.errors import LowrankError
-from lowrank.factor.svd import svd, svdvals
+from lowrank.factor.svd import normalise, svd, svdvals
 
 
 def fail(*args, **kwargs):
@@ -20,7 +21,6 @@ def route(request, monkeypatch):
         monkeypatch.setattr(torch.linalg, "svd", fail)
         monkeypatch.setattr(torch.linalg, "svdvals", fail)
     if request.param == "gram":
-        import numpy as np
         import scipy.linalg
 
         def refuse(*args, **kwargs):
@@ -57,3 +57,44 @@ def test_a_weight_that_is_not_finite_is_an_error(bad):
     for decompose in (svd, svdvals):
         with pytest.raises(LowrankError, match="NaN or infinity"):
             decompose(W)
+
+
+EXTREMES = {
+    "near the largest float32": (3e38, torch.float32),
+    "tiny": (1e-36, torch.float32),
+    "denormal": (2.0**-145, torch.float32),
+    "large float64": (1e307, torch.float64),
+    "tiny float64": (1e-300, torch.float64),
+}
+
+
+@pytest.mark.parametrize(("size", "dtype"), EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("shape", [(6, 4), (2, 4, 6)])
+def test_entries_of_any_finite_size_are_decomposed(route, size, dtype, shape):
+    signs = torch.randint(2, shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    signs[..., 0] = 0
+    A, s, B = svd((signs.double() * size).to(dtype))
+    eye = torch.eye(s.shape[-1], dtype=torch.float64).expand(*shape[:-2], -1, -1)
+    torch.testing.assert_close(A.double().mT @ A.double(), eye, rtol=0, atol=1e-5)
+    torch.testing.assert_close(B.double().mT @ B.double(), eye, rtol=0, atol=1e-5)
+    unit = s.double() / size
+    true = torch.from_numpy(np.linalg.svd(signs.numpy().astype(float), compute_uv=False))
+    torch.testing.assert_close(unit, true, rtol=1e-5, atol=1e-5)
+    values = svdvals((signs.double() * size).to(dtype)).double() / size
+    torch.testing.assert_close(values, true, rtol=1e-5, atol=1e-5)
+    back = (A.double() * unit.unsqueeze(-2)) @ B.double().mT
+    torch.testing.assert_close(back, signs.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_scaling_changes_no_bit_of_ordinary_values_and_is_undone():
+    W = torch.randn(40, 30, generator=torch.Generator().manual_seed(2)) * 0.02
+    assert torch.equal(svdvals(W), torch.linalg.svdvals(W))
+    assert torch.equal(svd(W)[0], torch.linalg.svd(W, full_matrices=False)[0])
+    scaled, c = normalise(W)
+    assert 1 <= scaled.abs().max() < 2
+    assert torch.equal(scaled * c, W)
+
+
+def test_a_zero_matrix_has_zero_values(route):
+    assert torch.equal(svd(torch.zeros(4, 3))[1], torch.zeros(3))
+    assert torch.equal(svdvals(torch.zeros(4, 3)), torch.zeros(3))

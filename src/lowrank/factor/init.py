@@ -91,9 +91,10 @@ def he_scaled(
     carries the model's special scaling, so `scale` has no say.
     """
     U, V = he(weight, rank, generator, 1.0)
-    wanted = svdvals(weight)[..., :rank].square().sum(-1).sqrt()
+    # In float64: the square of a large entry is beyond float32.
+    wanted = svdvals(weight)[..., :rank].double().square().sum(-1).sqrt()
     drawn = ((U.mT @ U) * (V.mT @ V)).sum((-2, -1)).clamp_min(0).sqrt()
-    root = (wanted / drawn).sqrt()[..., None, None]
+    root = (wanted / drawn).sqrt()[..., None, None].to(weight.dtype)
     return U * root, V * root
 
 

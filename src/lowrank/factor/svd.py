@@ -1,5 +1,7 @@
 """A singular value decomposition that does not give up.
 
+Squares of large or tiny entries leave the range of their precision, so every matrix is first divided
+by a power of two, which rounds nothing, and its singular values are multiplied by it afterwards.
 LAPACK's divide and conquer (`gesdd`, the only routine torch calls on the CPU) now and then fails to
 converge on a finite matrix. Then the slower QR iteration (`gesvd`, by scipy) is tried in float64,
 and last the eigendecomposition of the smaller Gram matrix in float64, which always converges but
@@ -19,36 +21,66 @@ def working_precision(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def normalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`matrix` (..., m, n) over c, and c (..., 1, 1): the power of two that brings its largest entry
+    to between 1 and 2, or 1 for a zero matrix."""
+    largest = matrix.detach().abs().amax((-2, -1), keepdim=True)
+    mantissa, _ = torch.frexp(largest)
+    c = torch.where(largest > 0, largest / (2 * mantissa), 1)
+    c = c.clamp_min(torch.finfo(matrix.dtype).tiny)  # one below may count as 0 in float arithmetic
+    return matrix / c, c
+
+
+def rescale(s: Tensor, *scales: Tensor) -> Tensor:
+    """Singular values s (..., k) times each of the scales (..., 1), in float64 where the largest
+    leaves the range of s's own precision."""
+    exact = s.double()
+    for scale in scales:
+        exact = exact * scale.double()
+    rounded = exact.to(s.dtype)
+    top, true_top = rounded.amax(-1), exact.amax(-1)
+    fits = top.isfinite() & ((top >= torch.finfo(s.dtype).tiny) | (true_top == 0))
+    return rounded if fits.all() else exact
+
+
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A (..., m, k), s (..., k), B (..., n, k) with `matrix` = A diag(s) B^T and k = min(m, n).
 
-    The columns of A and of B are orthonormal and s descends. A matrix that holds NaN or infinity
-    raises LowrankError.
+    The columns of A and of B are orthonormal and s descends; values beyond the range of float32 come
+    in float64. A matrix that holds NaN or infinity raises LowrankError.
     """
+    _require_finite(matrix)
+    matrix, c = normalise(matrix)
+    A, s, B = _decompose(matrix)
+    return A, rescale(s, c.squeeze(-1)), B
+
+
+def svdvals(matrix: Tensor) -> Tensor:
+    """The singular values alone, (..., min(m, n)), as `svd` gives them; NaN raises LowrankError."""
+    _require_finite(matrix)
+    matrix, c = normalise(matrix)
+    try:
+        values = torch.linalg.svdvals(matrix)
+    except torch.linalg.LinAlgError:
+        values = _decompose(matrix)[1]
+    return rescale(values, c.squeeze(-1))
+
+
+def _require_finite(matrix: Tensor) -> None:
     if not torch.isfinite(matrix).all():
         raise LowrankError(
             f"A weight of shape {tuple(matrix.shape)} holds NaN or infinity and has no "
             "singular value decomposition: take an earlier checkpoint or a lower learning rate."
         )
+
+
+def _decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for method in (_divide_and_conquer, _qr_iteration):
         try:
             return method(matrix)
         except torch.linalg.LinAlgError:
             continue
     return _by_gram(matrix)
-
-
-def svdvals(matrix: Tensor) -> Tensor:
-    """The singular values alone, (..., min(m, n)), descending; NaN raises LowrankError."""
-    if not torch.isfinite(matrix).all():
-        return svd(matrix)[1]
-    try:
-        values = torch.linalg.svdvals(matrix)
-        if torch.isfinite(values).all():
-            return values
-    except torch.linalg.LinAlgError:
-        pass
-    return svd(matrix)[1]
 
 
 def _divide_and_conquer(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

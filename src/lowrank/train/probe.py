@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lowrank.errors import LowrankError
 from lowrank.factor import spectrum
 from lowrank.factor.layers import Factorized, matricise
+from lowrank.factor.svd import svdvals, working_precision
 from lowrank.train import parallel
 
 
@@ -29,7 +30,7 @@ def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
 @torch.no_grad()
 def singular_values(layer: nn.Module) -> Tensor:
     """Singular values of the layer's matrix (..., min(m, n) or r), largest first; not-a-numbers where
-    the matrix is not finite, be it because the product of finite factors is too large."""
+    a weight is not finite."""
     return _singular_values(layer, _whole(layer, _weights(layer)))
 
 
@@ -47,18 +48,18 @@ def measure(
         layer = model.get_submodule(name)
         now, then = _whole(layer, _weights(layer)), _whole(layer, before[name])
         values = _singular_values(layer, now)
-        norm = float(values.square().sum().sqrt())
+        # In float64: the squares of finite float32 numbers may be beyond float32.
+        norm = float(values.double().norm())
         if isinstance(layer, Factorized):
-            moved = spectrum.difference_norm(*now, *then)
-            update = float(moved.square().sum().sqrt())
+            update = float(spectrum.difference_norm(*now, *then).norm())
         else:
-            update = float((now[0] - then[0]).norm())
+            update = float((now[0].double() - then[0].double()).norm())
         rows.append(
             {
                 "layer": name,
                 "product_norm": norm,
                 "update_norm": update,
-                "effective_step_size": rate / norm**2 if norm else float("inf"),
+                "effective_step_size": spectrum.effective_step_size(rate, norm),
                 "effective_rank": float(spectrum.effective_rank(values).mean()),
                 "entropy_rank": float(spectrum.entropy_rank(values).mean()),
                 "stable_rank": float(spectrum.stable_rank(values).mean()),
@@ -79,13 +80,10 @@ def _whole(layer: nn.Module, weights: list[Tensor]) -> list[Tensor]:
 
 
 def _singular_values(layer: nn.Module, whole: list[Tensor]) -> Tensor:
-    if isinstance(layer, Factorized):
-        U, V = whole
-        try:
-            return spectrum.singular_values(U, V)
-        except LowrankError:
-            return torch.full((*U.shape[:-2], U.shape[-1]), float("nan"))
-    matrix = whole[0].float()
-    if not torch.isfinite(matrix).all():
-        return torch.full((*matrix.shape[:-2], min(matrix.shape[-2:])), float("nan"))
-    return torch.linalg.svdvals(matrix)
+    try:
+        if isinstance(layer, Factorized):
+            return spectrum.singular_values(*whole)
+        return svdvals(whole[0].to(working_precision(whole[0].dtype)))
+    except LowrankError:
+        shape = whole[0].shape  # (..., m, n), or that of U (..., m, r)
+        return torch.full((*shape[:-2], min(shape[-2:])), float("nan"))
