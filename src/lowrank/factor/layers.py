@@ -245,7 +245,7 @@ def _convolve(
     """
     if weight.shape[-2:] == (1, 1) and tuple(stride) != (1, 1):
         if not isinstance(padding, str):  # of the two words a stride allows 'valid' alone: none
-            (top, left), padding = padding, 0
+            (top, left), padding = padding, (0, 0)
             x = F.pad(x, (left, left, top, top)) if top or left else x
         x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

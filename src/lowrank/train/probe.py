@@ -82,7 +82,8 @@ def _whole(layer: nn.Module, weights: list[Tensor]) -> list[Tensor]:
 def _singular_values(layer: nn.Module, whole: list[Tensor]) -> Tensor:
     try:
         if isinstance(layer, Factorized):
-            return spectrum.singular_values(*whole)
+            U, V = whole
+            return spectrum.singular_values(U, V)
         return svdvals(whole[0].to(working_precision(whole[0].dtype)))
     except LowrankError:
         shape = whole[0].shape  # (..., m, n), or that of U (..., m, r)
