@@ -34,3 +34,15 @@ def chromium() -> Iterator[Any]:
         yield window
     finally:
         window.quit()
+
+
+def hidden(window: Any) -> list[str]:
+    """Sides on which the report's content begins outside of what can be scrolled to."""
+    return window.execute_script(
+        """const frame = document.querySelector('.overflow-auto.justify-center');
+        frame.scrollTo(0, 0);
+        const seen = frame.getBoundingClientRect();
+        const content = frame.firstElementChild.getBoundingClientRect();
+        return [['top', content.top < seen.top - 1], ['left', content.left < seen.left - 1]]
+            .filter(side => side[1]).map(side => side[0]);"""
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from browser import chromium
+from browser import chromium, hidden
 
 from lowrank.study.tables import COLUMNS
 
@@ -231,11 +231,20 @@ def test_report_shows_figures_tables_workflow_and_configuration_offline(project)
         wait = WebDriverWait(window, 10)
         graph = (By.CSS_SELECTOR, "canvas, svg.marks")  # of the rules
         wait.until(lambda _: any(e.size["height"] > 100 for e in window.find_elements(*graph)))
+        for size in ((1400, 1000), (1000, 600), (700, 400)):
+            window.set_window_size(*size)
+            assert not hidden(window), f"the first page is cut off at {size}"
+        window.set_window_size(1400, 1000)
+        window.find_element(By.TAG_NAME, "summary").click()
         assert '"rank_fraction"' in window.find_element(By.TAG_NAME, "body").text
+        assert not hidden(window), "the first page is cut off by the configuration"
         click("//*[text()='Initialisation of the factors']")
         view("language")
         picture = window.find_element(By.XPATH, "//img[starts-with(@src, 'data:image/png')]")
         wait.until(lambda _: int(picture.get_attribute("naturalWidth")) > 500)
+        window.set_window_size(1400, 500)
+        assert not hidden(window), "a figure larger than the window is cut off"
+        window.set_window_size(1400, 1000)
         click("//*[@id='toggle-shown-table']")
         view("language")
         window.switch_to.frame(window.find_element(By.TAG_NAME, "iframe"))
