@@ -5,16 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.style
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from lowrank.plot import style
-from lowrank.plot.arms import DECAYS, INITS, PRETRAINED, TRUNCATIONS, kind
+from lowrank.plot.arms import (
+    DECAYS,
+    FULL_RATE,
+    INITS,
+    RESET,
+    TRUNCATIONS,
+    decay_looks,
+    looks,
+    switch_looks,
+)
 
 DRAW = """
 import sys
@@ -46,6 +57,10 @@ def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_the_date_and_the_m
     assert b"/Type3" not in pdf and b"/FontFile2" in pdf
 
 
+RUNS = pd.DataFrame(
+    {"init": ["spectral", "dense", "spectral", "he"], "pretraining": [0.25, 0.0, 0.5, 0.25]}
+)
+SWITCHES = list(switch_looks(RUNS).values())
 STYLES = {
     "a style sheet": lambda: matplotlib.style.use("dark_background"),
     "seaborn": lambda: matplotlib.style.use("seaborn-v0_8-darkgrid"),
@@ -81,7 +96,8 @@ def test_no_setting_of_the_session_changes_a_figure(own, when, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kinds", [[*INITS.values(), PRETRAINED], DECAYS.values(), TRUNCATIONS.values()]
+    "kinds",
+    [[*INITS.values(), FULL_RATE, RESET, *SWITCHES], DECAYS.values(), TRUNCATIONS.values()],
 )
 def test_kinds_of_a_figure_differ_in_colour_and_in_marker(kinds):
     kinds = list(kinds)
@@ -91,11 +107,42 @@ def test_kinds_of_a_figure_differ_in_colour_and_in_marker(kinds):
     assert distances[~np.eye(len(kinds), dtype=bool)].min() > 0.2
 
 
-def test_registered_methods_get_spare_looks_that_differ():
-    names = ["spectral", "mine", "yours"]
-    first, second = kind("mine", INITS, names), kind("yours", INITS, names)
-    assert first.label == "mine"
-    assert (first.color, first.marker) != (second.color, second.marker)
+@pytest.mark.parametrize("known", [INITS, DECAYS, TRUNCATIONS])
+def test_ten_own_methods_have_colours_and_markers_that_nothing_else_has(known):
+    own = [f"own_{letter}" for letter in "jihgfedcba"]
+    drawn = looks([*own, *known, *own], known)
+    assert {name: drawn[name] for name in known} == known
+    everything = [*INITS.values(), *DECAYS.values(), *TRUNCATIONS.values(), FULL_RATE, RESET]
+    others = {str(kind.marker) for kind in [*everything, *SWITCHES]}
+    mine = [drawn[name] for name in own]
+    assert len({str(kind.marker) for kind in mine} - others) == len(own)
+    assert drawn["own_a"].label == "own a"
+    colors = np.array([to_rgb(kind.color) for kind in mine])
+    taken = np.array([to_rgb(kind.color) for kind in [*everything, *SWITCHES]] + [(1, 1, 1)])
+    distances = np.linalg.norm(colors[:, None] - np.concatenate([taken, colors])[None], axis=-1)
+    distances[:, len(taken) :][np.eye(len(own), dtype=bool)] = np.inf
+    assert distances.min() > 0.2
+
+
+def test_looks_do_not_depend_on_the_order_of_names_and_differ_beyond_ten():
+    names = [f"m{index:02d}" for index in range(30)]
+    drawn = looks(names, INITS)
+    assert looks(reversed(names), INITS) == drawn
+    assert len({(drawn[name].color, str(drawn[name].marker)) for name in names}) == 30
+
+
+def test_strengths_of_one_decay_differ_and_the_first_has_the_look_of_its_kind():
+    arms = {"l2": "spectral-r0.5", "l2-coupled": "spectral-r0.5-l2-coupled"}
+    arms |= {"weaker": "spectral-r0.5-l20.01", "mine": "spectral-r0.5-mine0.3-halfrate"}
+    rows = [
+        SimpleNamespace(arm=arm, decay=decay, decay_coupled="coupled" in arm)
+        for arm, decay in zip(arms.values(), ("l2", "l2", "l2", "mine"), strict=True)
+    ]
+    drawn = decay_looks(rows)
+    assert list(drawn) == ["L2 on the factors", "L2 on the factors 0.01", "L2, coupled", "mine 0.3"]
+    for label, key in (("L2 on the factors", "l2"), ("L2, coupled", "l2-coupled")):
+        assert drawn[label] == DECAYS[key]
+    assert len({str(kind.marker) for kind in drawn.values()}) == 4
 
 
 def test_legend_takes_fewer_columns_rather_than_be_cut_off():

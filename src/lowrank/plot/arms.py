@@ -1,14 +1,20 @@
-"""What an arm is called and how it is drawn, everywhere the same: one colour and marker a kind."""
+"""What an arm is called and how it is drawn, everywhere the same: one colour and marker a kind.
+
+Known kinds have Okabe and Ito's colours and matplotlib's plainest markers. Others, which users
+register, have neither: `looks` gives each a colour and a marker that nothing else has.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from matplotlib.lines import Line2D
 
+from lowrank.escape import label as as_label
 from lowrank.plot.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 
@@ -18,12 +24,12 @@ class Kind:
 
     label: str
     color: str
-    marker: str
+    marker: Any
 
     def handle(self, label: str | None = None, **options: Any) -> Line2D:
         """A legend entry."""
         style = {"color": self.color, "marker": self.marker, **options}
-        return Line2D([], [], label=label or self.label, **style)
+        return Line2D([], [], label=as_label(label or self.label), **style)
 
 
 INITS = {
@@ -34,7 +40,6 @@ INITS = {
     "random_spectral": Kind("random directions", GREEN, "^"),
     "he_scaled": Kind("He, scaled", PURPLE, "P"),
 }
-PRETRAINED = Kind("pre-trained", VERMILLION, "*")
 DECAYS = {
     "none": Kind("no decay", GREY, "X"),
     "l2": Kind("L2 on the factors", BLUE, "o"),
@@ -47,19 +52,73 @@ TRUNCATIONS = {
     "whitened": Kind("whitened SVD", GREEN, "^"),
     "fisher": Kind("Fisher-weighted SVD", PURPLE, "D"),
 }
-SPARE = [(GREEN, "<"), (ORANGE, ">"), (PURPLE, "p"), (SKY, "h"), (VERMILLION, "d"), (GREY, "8")]
+SWITCH_COLORS = (VERMILLION, "#7F0000", "#F2A65A")
+SWITCH_MARKERS: tuple[Any, ...] = ("*", (6, 1, 0), (7, 1, 0), (8, 1, 0), (9, 1, 0))
+FULL_RATE = Kind("full rate after the switch", "#1B5E20", ">")
+RESET = Kind("moments reset at the switch", "#882255", "<")
+SPARE_COLORS = (
+    *("#332288", "#7FE03A", "#00BCD4", "#8C510A", "#E7298A"),
+    *("#7E57C2", "#999933", "#B2182B", "#4A6FA5", "#424242"),
+)
+SPARE_MARKERS: tuple[Any, ...] = (
+    *("$\u2663$", (4, 1, 0), "$\u2665$", "p", (3, 1, 0)),
+    *("$\u2660$", "d", (3, 1, 180), "h", "8"),
+)
+SWEEP = re.compile(r"(?P<init>.+?)(?:-r(?P<rank>[\d.]+))?(?:-w(?P<width>\d+))?")
+"""The name of a sweep, without its track."""
 
 
-def kind(name: str, known: dict[str, Kind], others: list[str] | None = None) -> Kind:
-    """How `name` is drawn; a method registered by the user gets the next spare colour and marker.
+def looks(names: Iterable[str], known: Mapping[str, Kind]) -> dict[str, Kind]:
+    """How each of `names` is drawn: the known kinds as they are, and each other (a method that a
+    user registered) in a colour and with a marker of its own, given out by alphabet."""
+    own = sorted(set(names) - set(known))
+    return dict(known) | {
+        name: Kind(in_words(name, known), *_spare(index)) for index, name in enumerate(own)
+    }
 
-    `others`: all such names of the figure, so that two of them differ.
-    """
-    if name in known:
-        return known[name]
-    strangers = [other for other in others or [name] if other not in known]
-    color, marker = SPARE[strangers.index(name) % len(SPARE)]
-    return Kind(name.replace("_", " "), color, marker)
+
+def _spare(index: int) -> tuple[str, Any]:
+    """The colour and marker of the nth own method: both differ up to ten, then their pairs."""
+    turn, place = divmod(index, len(SPARE_COLORS))
+    return SPARE_COLORS[place], SPARE_MARKERS[(place + turn) % len(SPARE_MARKERS)]
+
+
+def in_words(name: str, known: Mapping[str, Kind]) -> str:
+    """What a kind is called."""
+    return known[name].label if name in known else name.replace("_", " ")
+
+
+def decay_looks(rows: Iterable[Any]) -> dict[str, Kind]:
+    """How each decay among rows of `runs` is drawn, by its `decay_label`, known kinds first. Where a
+    kind has several strengths, the first of them has the kind's look."""
+    kinds = {decay_label(row): (decay_key(row), _strength(row)) for row in rows if decay_key(row)}
+    places = {key: place for place, key in enumerate(DECAYS)}
+    order = sorted(
+        kinds, key=lambda label: (places.get(kinds[label][0], len(places)), kinds[label])
+    )
+    first: dict[str, str] = {}
+    for label in order:
+        first.setdefault(kinds[label][0], label)
+    known = {
+        label: replace(DECAYS[key], label=label) for key, label in first.items() if key in DECAYS
+    }
+    drawn = looks(kinds, known)
+    return {label: drawn[label] for label in order}
+
+
+def switch_looks(runs: pd.DataFrame) -> dict[tuple[str, float], Kind]:
+    """How models are drawn that were dense at first: by initialisation and share of dense steps."""
+    chosen = runs.loc[runs["pretraining"] > 0, ["init", "pretraining"]].drop_duplicates()
+    pairs = sorted(zip(chosen["init"], chosen["pretraining"], strict=True))
+    words = (f"{in_words(init, INITS)}, after {100 * share:g} % dense" for init, share in pairs)
+    return {
+        pair: Kind(
+            label,
+            SWITCH_COLORS[index % len(SWITCH_COLORS)],
+            SWITCH_MARKERS[index % len(SWITCH_MARKERS)],
+        )
+        for index, (pair, label) in enumerate(zip(pairs, words, strict=True))
+    }
 
 
 def decay_key(row: Any) -> str:
@@ -71,14 +130,18 @@ def decay_key(row: Any) -> str:
     )
 
 
-STRENGTH = re.compile(r"-(?:none|l2|frobenius)(?:-coupled)?(\d[\d.]*(?:e-?\d+)?)(?=-|$)")
+def _strength(row: Any) -> float:
+    """The strength of a decay that an arm's name says; 0 for that of its track."""
+    pattern = rf"-{re.escape(str(row.decay))}(?:-coupled)?(\d[\d.]*(?:e-?\d+)?)(?=-|$)"
+    found = re.search(pattern, row.arm)
+    return float(found[1]) if found else 0.0
 
 
 def decay_label(row: Any) -> str:
     """The decay in words, with its strength where the arm's name says one."""
-    strength = STRENGTH.search(row.arm)
-    words = kind(decay_key(row), DECAYS).label
-    return f"{words} {float(strength[1]):g}" if strength else words
+    strength = _strength(row)
+    words = in_words(decay_key(row), DECAYS)
+    return f"{words} {strength:g}" if strength else words
 
 
 def is_own_decay(row: Any) -> bool:
@@ -88,7 +151,7 @@ def is_own_decay(row: Any) -> bool:
 
 def init_label(row: Any) -> str:
     """The initialisation in words; dense for the dense model."""
-    return kind(row.init, INITS).label
+    return in_words(row.init, INITS)
 
 
 def layers_label(row: Any) -> str:

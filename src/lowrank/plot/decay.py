@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import DECAYS, is_own_decay, kind
+from lowrank.plot.arms import Kind, is_own_decay
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import BLACK, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import compare, course, decays, interval
@@ -27,37 +27,35 @@ def draw(results: Results) -> tuple[Figure, Table]:
     layers = layers.assign(relative_update=layers["update_norm"] / layers["product_norm"])
     factors = sorted(table["rate_factor"].unique(), reverse=True)
     figure, axes = canvas(3, height=2.9)
-    _rates(axes[0], table, quality, factors)
-    _courses(axes[1], table, layers, "effective_step_size", factors)
-    _courses(axes[2], table, layers, "relative_update", factors)
+    looks = results.decays
+    _rates(axes[0], table, quality, factors, looks)
+    _courses(axes[1], table, layers, "effective_step_size", factors, looks)
+    _courses(axes[2], table, layers, "relative_update", factors, looks)
     axes[1].set_ylabel(r"effective step size $\eta\,/\,\Vert UV^\mathrm{T}\Vert_F^2$")
     axes[2].set_ylabel(r"$\Vert\Delta W\Vert_F\,/\,\Vert W\Vert_F$ of one step")
     title_panels(axes, ["quality", "effective step size", "relative update"])
-    keys = list(table["key"].unique())
-    handles = [
-        kind(key, DECAYS, keys).handle(label)
-        for label, key in dict(zip(table["label"], table["key"], strict=True)).items()
-    ]
+    handles = [looks[label].handle() for label in table["label"].unique()]
     names = {1.0: "chosen rate", 0.5: "half the rate"}
     handles += [
         Line2D([], [], color=BLACK, linestyle=line, label=names.get(f, f"{f:g} × the rate"))
         for f, line in zip(factors, STYLES, strict=False)
     ]
-    legend_below(figure, handles + marks.extra_handles(table), columns=4)
+    legend_below(figure, handles + marks.extra_handles(table, quality, bands=True), columns=4)
     table = table.merge(_measured(layers), on="cell", how="left")
     return figure, _table(table, results)
 
 
-def _rates(ax: Axes, table: pd.DataFrame, quality: Quality, factors: list[float]) -> None:
+def _rates(
+    ax: Axes, table: pd.DataFrame, quality: Quality, factors: list[float], looks: dict[str, Kind]
+) -> None:
     """Quality against the share of the rate, decays side by side."""
     labels = list(table["label"].unique())
     for index, label in enumerate(labels):
         rows = table[table["label"] == label]
         shift = 0.12 * (index - (len(labels) - 1) / 2)
         x = [factors.index(f) + shift for f in rows["rate_factor"]]
-        look = kind(rows["key"].iloc[0], DECAYS, list(table["key"].unique()))
         options: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8}
-        marks.points(ax, x, rows, look, quality.metric, **quality.drawn, **options)
+        marks.points(ax, x, rows, looks[label], quality.metric, **quality.drawn, **options)
     names = {1.0: "chosen", 0.5: "half"}
     ax.set_xticks(range(len(factors)), [names.get(f, f"{f:g} ×") for f in factors])
     ax.set_xlim(-0.5, len(factors) - 0.5)
@@ -67,13 +65,17 @@ def _rates(ax: Axes, table: pd.DataFrame, quality: Quality, factors: list[float]
 
 
 def _courses(
-    ax: Axes, table: pd.DataFrame, layers: pd.DataFrame, value: str, factors: list[float]
+    ax: Axes,
+    table: pd.DataFrame,
+    layers: pd.DataFrame,
+    value: str,
+    factors: list[float],
+    looks: dict[str, Kind],
 ) -> None:
     for row in records(table):
-        look = kind(row.key, DECAYS, list(table["key"].unique()))
         line = STYLES[factors.index(row.rate_factor) % len(STYLES)]
         found = course(layers[layers["cell"] == row.cell], value, geometric=True)
-        marks.band(ax, found, look, linestyle=line)
+        marks.band(ax, found, looks[row.label], linestyle=line)
     log_axis(ax, "y")
     ax.set_xlabel("step")
 
@@ -89,7 +91,7 @@ def _measured(layers: pd.DataFrame) -> pd.DataFrame:
             _, mean, _, _ = course(group.assign(step=0), value, geometric=True)
             row[value] = mean[0] if len(mean) else float("nan")
         norms = group.groupby("seed")["product_norm"].mean()
-        row["product_norm"], *_ = interval(norms)
+        row["product_norm"], *_ = interval(norms, "product_norm")
         rows.append(row)
     return pd.DataFrame(rows)
 

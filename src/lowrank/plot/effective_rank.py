@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from lowrank.plot import marks
-from lowrank.plot.arms import DECAYS, is_own_decay, kind
+from lowrank.plot.arms import is_own_decay
 from lowrank.plot.results import Results, records
 from lowrank.plot.style import canvas, legend_below, title_panels
 from lowrank.plot.summary import compare, course, decays
@@ -24,11 +24,10 @@ def draw(results: Results) -> tuple[Figure, Table]:
     table = table[table["rate_factor"] == 1.0].reset_index(drop=True)
     layers = results.of("layers", table["cell"])
     figure, axes = canvas(3, 2, height=4.4)
-    keys = list(table["key"])
     for column, (measure, name) in enumerate(MEASURES.items()):
         end, over = axes[column], axes[3 + column]
         for index, row in enumerate(records(table)):
-            look = kind(row.key, DECAYS, keys)
+            look = results.decays[row.label]
             marks.points(end, [index], table.iloc[[index]], look, measure, better=1)
             rows = layers[layers["cell"] == row.cell]
             marks.band(over, course(rows, measure), look, marker=look.marker, markersize=3)
@@ -41,10 +40,8 @@ def draw(results: Results) -> tuple[Figure, Table]:
             ax.set_ylabel(name)
         over.set_xlabel("step")
     title_panels(axes, ["at the end"] * 3 + ["over training"] * 3)
-    handles = [
-        kind(row.key, DECAYS, keys).handle(row.label, linestyle="none") for row in records(table)
-    ]
-    legend_below(figure, handles + marks.extra_handles(table), columns=6)
+    handles = [results.decays[row.label].handle(linestyle="none") for row in records(table)]
+    legend_below(figure, handles + marks.extra_handles(table, bands=True), columns=6)
     table = compare(
         table,
         results,

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lowrank import escape
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, arm_label, kind
+from lowrank.plot.arms import INITS, Kind, arm_label
 from lowrank.plot.results import Quality, Results, records
-from lowrank.plot.style import COLUMN, GREY, add_perplexity, canvas, legend_below, widen
+from lowrank.plot.style import COLUMN, FULL, GREY, add_perplexity, canvas, legend_below, widen
 from lowrank.plot.summary import arms, compare
 from lowrank.plot.table import Table, costs, difference, qualities, words
 
@@ -30,20 +31,28 @@ def draw(results: Results) -> tuple[Figure, Table]:
     table = compare(table, results, "initialisation", "to_dense", lambda r: r.init == "dense")
     table = compare(table, results, "initialisation", "to_spectral", lambda r: r.init == "spectral")
     grams = results.optional("baselines") if results.language else pd.DataFrame()
-    figure, (ax,) = canvas(width=COLUMN, height=3.1)
-    handles = _points(ax, table, quality)
+    figure, (ax,) = canvas(width=_width(table), height=3.1)
+    handles = _points(ax, table, quality, results.inits)
     handles += _ngrams(ax, grams, quality)
     ax.set_ylabel(quality.axis)
     if results.language:
         add_perplexity(ax)
-    legend_below(figure, handles + marks.extra_handles(table), columns=3)
+    legend_below(figure, handles + marks.extra_handles(table, quality, bands=True), columns=3)
     if len(grams):
         rows = grams.assign(label=grams["model"] + " model", seeds=1, diverged=0)
         table = pd.concat([table, rows.reindex(columns=table.columns)], ignore_index=True)
     return figure, _table(table, quality)
 
 
-def _points(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
+def _width(table: pd.DataFrame) -> float:
+    """A column of the page, as long as it has room for the arms."""
+    crowded = table["rank_fraction"].nunique() > 6 or len(table) > 28
+    return FULL if crowded else COLUMN
+
+
+def _points(
+    ax: Axes, table: pd.DataFrame, quality: Quality, looks: dict[str, Kind]
+) -> list[Line2D]:
     arms_ = table[table["init"] != "dense"]
     ranks = sorted(arms_["rank_fraction"].unique())
     names = list(arms_["init"].unique())
@@ -53,7 +62,7 @@ def _points(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
     for row in records(table[table["init"] == "dense"]):
         handles.append(marks.level(ax, row, quality, INITS["dense"]))
     for index, name in enumerate(names):
-        look = kind(name, INITS, names)
+        look = looks[name]
         rows = arms_[arms_["init"] == name]
         x = [place[r] + step * (index - (len(names) - 1) / 2) for r in rows["rank_fraction"]]
         marks.points(ax, x, rows, look, quality.metric, **quality.drawn)
@@ -73,9 +82,10 @@ def _ngrams(ax: Axes, grams: pd.DataFrame, quality: Quality) -> list[Line2D]:
     room = 0.5 * (high - low)
     handles = []
     for row in records(grams):
-        value, line = float(getattr(row, quality.metric)), NGRAMS[str(row.model)]
+        value, line = float(getattr(row, quality.metric)), NGRAMS.get(str(row.model), "--")
         near = low - room < value < high + room
-        label = f"{row.model}" if near else f"{row.model} {value:.2f} (off scale)"
+        name = escape.label(str(row.model))
+        label = name if near else f"{name} {value:.2f} (off scale)"
         if near:
             ax.axhline(value, color=GREY, linestyle=line, linewidth=1.0, zorder=1)
             low, high = min(low, widen(value, high)[0]), max(high, widen(low, value)[1])

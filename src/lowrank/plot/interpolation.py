@@ -8,25 +8,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, Kind, kind
+from lowrank.plot.arms import Kind
 from lowrank.plot.results import Results
-from lowrank.plot.style import (
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-    canvas,
-    legend_below,
-    title_panels,
-)
+from lowrank.plot.style import BLACK, GREY, canvas, legend_below, title_panels
 from lowrank.plot.summary import compare, interval
 from lowrank.plot.table import Column, Table, costs, difference, estimate, words
 
+PALE: dict[str, Any] = {"alpha": 0.35, "markersize": 3.5, "markeredgewidth": 0}
+SEED = Line2D([], [], linestyle="none", marker="o", color=BLACK, label="(b) one seed", **PALE)
 CONTROL = Kind("dense, next seed (control)", GREY, "X")
-SWITCHED = [(VERMILLION, "*"), (PURPLE, "P"), (GREEN, "^"), (ORANGE, "v")]
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
@@ -36,7 +29,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     figure, axes = canvas(2, height=3.0)
     for cell, look in looks.items():
         rows = points[points["cell"] == cell]
-        found = [(t, *interval(group["loss"])) for t, group in rows.groupby("t")]
+        found = [(t, *interval(group["loss"], "loss")) for t, group in rows.groupby("t")]
         if found:
             marks.band(axes[0], np.array(found).T, look, marker=look.marker, markersize=3.5)
     _barriers(axes[1], barriers, looks)
@@ -46,26 +39,25 @@ def draw(results: Results) -> tuple[Figure, Table]:
     axes[1].set_xlabel(r"distance $\Vert W_1 - W_0\Vert_F\,/\,\Vert W_0\Vert_F$")
     axes[1].set_ylabel(f"barrier ({unit})")
     title_panels(axes, ["along the line", "barrier and distance"])
-    legend_below(figure, [look.handle() for look in looks.values()], columns=4)
-    return figure, _table(results, barriers, looks)
+    table = _table(results, barriers, looks)
+    handles: list[Any] = [look.handle() for look in looks.values()]
+    handles.append(SEED)
+    counted = table.numbers.assign(diverged=0)
+    legend_below(figure, handles + marks.extra_handles(counted, bands=True), columns=4)
+    return figure, table
 
 
 def _looks(results: Results, cells: list[str]) -> dict[str, Kind]:
     """How each line is drawn, low rank from scratch first, the control last."""
     runs: Any = results.table("runs").drop_duplicates("cell").set_index("cell")
     looks: dict[str, Kind] = {}
-    shares: list[float] = sorted(
-        {runs.at[c, "pretraining"] for c in cells if c in runs.index} - {0.0}
-    )
     for cell in cells:
         if cell not in runs.index:
             continue
         row = runs.loc[cell]
-        init = kind(row["init"], INITS)
+        init = results.inits[row["init"]]
         if row["pretraining"] > 0:
-            color, marker = SWITCHED[shares.index(row["pretraining"]) % len(SWITCHED)]
-            share = f"{100 * row['pretraining']:g}"
-            looks[cell] = Kind(f"{init.label}, after {share} % dense", color, marker)
+            looks[cell] = results.switches[row["init"], row["pretraining"]]
         else:
             looks[cell] = Kind(f"{init.label}, from scratch", init.color, init.marker)
     return looks | {cell: CONTROL for cell in cells if cell not in looks}
@@ -75,7 +67,7 @@ def _barriers(ax: Axes, barriers: pd.DataFrame, looks: dict[str, Kind]) -> None:
     """One point a seed, faint; the mean with intervals in both directions."""
     for cell, look in looks.items():
         rows = barriers[barriers["cell"] == cell]
-        x, x_low, x_high = interval(rows["distance"])
+        x, x_low, x_high = interval(rows["distance"], "distance")
         y, y_low, y_high = interval(rows["barrier"])
         ax.plot(
             rows["distance"],
@@ -83,9 +75,7 @@ def _barriers(ax: Axes, barriers: pd.DataFrame, looks: dict[str, Kind]) -> None:
             linestyle="none",
             marker=look.marker,
             color=look.color,
-            alpha=0.35,
-            markersize=3.5,
-            markeredgewidth=0,
+            **PALE,
         )
         ax.errorbar(
             x,
@@ -109,7 +99,9 @@ def _table(results: Results, barriers: pd.DataFrame, looks: dict[str, Kind]) -> 
         for fact in ("rank_fraction", "kept_parameters", "kept_flops", "pretraining"):
             row[fact] = runs.at[cell, fact] if cell in runs.index else np.nan
         for metric in ("barrier", "distance"):
-            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(group[metric])
+            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(
+                group[metric], metric
+            )
         rows.append(row)
     table = pd.DataFrame(rows)
     for metric in ("barrier", "distance"):

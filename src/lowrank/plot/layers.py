@@ -6,14 +6,20 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from lowrank.plot.arms import INITS, Kind, layers_label
+from lowrank import escape
+from lowrank.plot import marks
+from lowrank.plot.arms import layers_label
 from lowrank.plot.results import Results, records
-from lowrank.plot.style import BLUE, GREY, canvas, title_panels
+from lowrank.plot.style import BLACK, GREY, canvas, legend_below, title_panels
 from lowrank.plot.summary import arms, compare, summarise
 from lowrank.plot.table import Table, costs, difference, qualities, words
 
-ARM = Kind("low rank", BLUE, "o")
+PARAMETERS = Line2D([], [], linestyle="none", marker="o", color=BLACK, label="(b) parameters")
+FLOPS = Line2D(
+    [], [], linestyle="none", marker="|", markersize=9, color=BLACK, label="(b) FLOPs of a step"
+)
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
@@ -21,9 +27,9 @@ def draw(results: Results) -> tuple[Figure, Table]:
     quality = results.quality
     table = pd.concat([_dense(results), arms(results, "layers")], ignore_index=True)
     table.insert(0, "label", [layers_label(row) for row in records(table)])
-    figure, axes = canvas(2, height=1.0 + 0.28 * len(table), sharey=True, width_ratios=[3, 2])
+    figure, axes = canvas(2, height=1.3 + 0.28 * len(table), sharey=True, width_ratios=[3, 2])
     for index, row in enumerate(records(table)):
-        look = INITS["dense"] if row.init == "dense" else ARM
+        look = results.inits[row.init]
         mean, low, high = (
             quality.factor * getattr(row, f"{quality.metric}{end}") for end in ("", "_low", "_high")
         )
@@ -43,11 +49,14 @@ def draw(results: Results) -> tuple[Figure, Table]:
                 color=GREY,
                 fontsize=7,
             )
-    axes[0].set_yticks(range(len(table)), table["label"])
+    axes[0].set_yticks(range(len(table)), [escape.label(label) for label in table["label"]])
     axes[0].set_ylim(len(table) - 0.5, -0.5)
-    axes[0].set_xlabel(f"{quality.axis}, 95 % t interval")
-    axes[1].set_xlabel("kept of dense: parameters (●), FLOPs (|)")
+    axes[0].set_xlabel(quality.axis)
+    axes[1].set_xlabel("share kept of the dense model")
     title_panels(axes, ["quality", "size"])
+    handles = [results.inits[name].handle(linestyle="none") for name in table["init"].unique()]
+    extra = marks.extra_handles(table, quality, bars="_")[:1]  # where a run diverged it says so
+    legend_below(figure, [*handles, *extra, PARAMETERS, FLOPS], columns=5)
     shown = quality.shown
     table = compare(table, results, "layers", "to_all", lambda r: r.label == "all layers")
     table = compare(table, results, "layers", "to_dense", lambda r: r.init == "dense")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,12 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, kind
+from lowrank.plot.arms import INITS, SWEEP, Kind, in_words
 from lowrank.plot.results import Results, records
 from lowrank.plot.style import BLACK, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.table import Column, Table, number, plain, words
 
-GROUP = re.compile(r"(?P<init>[a-z_0-9]+?)(?:-r(?P<rank>[\d.]+))?(?:-w(?P<width>\d+))?")
 CHOSEN = Line2D(
     [],
     [],
@@ -33,31 +29,33 @@ EDGE = Line2D(
     [], [], linestyle="none", marker="s", markersize=9, markerfacecolor="none", color=BLACK,
     markeredgewidth=0.8, label="chosen, at an edge of the sweep",
 )  # fmt: skip
-PER_ROW = 3
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
     """One panel a rank and width; the dense model of that width in each."""
     rates = _labelled(results.table("rates"))
     panels = _panels(rates)
-    columns = min(PER_ROW, len(panels))
+    columns = min(3 if len(panels) <= 12 else 4, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = canvas(columns, rows, height=0.7 + 2.1 * rows)
+    figure, axes = canvas(columns, rows, height=0.7 + (2.1 if rows <= 3 else 1.7) * rows)
     for ax in axes[len(panels) :]:
         ax.remove()
     axes = axes[: len(panels)]
     names = list(rates["init"].unique())
     for ax, (_, chosen) in zip(axes, panels, strict=True):
-        for name, group in chosen.groupby("group", sort=False):
-            _sweep(ax, group, kind(group["init"].iloc[0], INITS, names), str(name))
+        for _, group in chosen.groupby("group", sort=False):
+            _sweep(ax, group, results.inits[group["init"].iloc[0]])
     for index, ax in enumerate(axes):
-        log_axis(ax, "x", _few(rates["learning_rate"]))
+        log_axis(ax, "x", panels[index][1]["learning_rate"].unique())
         ax.set_xlabel("peak learning rate")
         if index % columns == 0:
-            ax.set_ylabel("validation loss (nats)")
+            unit = "nats/token" if results.language else "nats/image"
+            ax.set_ylabel(f"validation loss ({unit})")
     title_panels(axes, [title for title, _ in panels])
-    handles = [kind(name, INITS, names).handle() for name in names]
+    handles = [results.inits[name].handle() for name in names]
     handles += [CHOSEN, *([EDGE] if rates["at_edge"].any() else [])]
+    seeds = ", ".join(f"{seed:g}" for seed in sorted(rates["seed"].unique()))
+    handles.append(Line2D([], [], linestyle="none", label=f"one run a point, seed {seeds}"))
     legend_below(figure, handles + ([] if rates["finite"].all() else [marks.DIVERGED]), columns=5)
     return figure, _table(rates)
 
@@ -66,7 +64,7 @@ def _labelled(rates: pd.DataFrame) -> pd.DataFrame:
     """The sweeps with what their names say: initialisation, rank and width."""
     parts = []
     for group in rates["group"]:
-        match = GROUP.fullmatch(group.split("/", 1)[1])
+        match = SWEEP.fullmatch(group.split("/", 1)[1])
         parts.append(match.groupdict() if match else {"init": group, "rank": None, "width": None})
     facts = pd.DataFrame(parts, index=rates.index).astype({"rank": float, "width": float})
     finite = np.isfinite(rates["validation_loss"].astype(float))
@@ -90,7 +88,7 @@ def _panels(rates: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return panels or [("dense", rates)]
 
 
-def _sweep(ax: Axes, group: pd.DataFrame, look: Any, name: str) -> None:
+def _sweep(ax: Axes, group: pd.DataFrame, look: Kind) -> None:
     rows = group[group["finite"]].sort_values("learning_rate")
     marks.crosses(ax, group.loc[~group["finite"], "learning_rate"], look)
     ax.plot(
@@ -99,7 +97,6 @@ def _sweep(ax: Axes, group: pd.DataFrame, look: Any, name: str) -> None:
         color=look.color,
         marker=look.marker,
         markersize=3.5,
-        label=name,
     )
     for row in records(rows[rows["chosen"]]):
         ring = EDGE if row.at_edge else CHOSEN
@@ -112,12 +109,6 @@ def _sweep(ax: Axes, group: pd.DataFrame, look: Any, name: str) -> None:
             markeredgecolor=look.color,
             markeredgewidth=0.9,
         )
-
-
-def _few(rates: pd.Series) -> list[float]:
-    """At most five of the rates as ticks: their labels must not touch."""
-    values = sorted(rates.unique())
-    return values[:: max(1, -(-len(values) // 4))]
 
 
 def _table(rates: pd.DataFrame) -> Table:
@@ -134,7 +125,7 @@ def _table(rates: pd.DataFrame) -> Table:
         rows.append(
             {
                 "group": name,
-                "label": kind(first["init"], INITS).label,
+                "label": in_words(first["init"], INITS),
                 **{key: first[key] for key in ("rank", "width", "seed", "at_edge")},
                 "learning_rate": chosen.iloc[0] if len(chosen) else np.nan,
                 "losses": "; ".join(losses),

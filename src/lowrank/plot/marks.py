@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from lowrank.plot.arms import Kind
 from lowrank.plot.results import Quality
-from lowrank.plot.style import BLACK
+from lowrank.plot.style import BLACK, GREY
 
 DASHED = (0, (5, 2))
 CROSS: dict[str, Any] = {
@@ -82,16 +83,43 @@ def level(ax: Axes, row: Any, quality: Quality, kind: Kind, label: str | None = 
     return kind.handle(label, marker="none", linestyle=DASHED)
 
 
-def extra_handles(table: pd.DataFrame) -> list[Line2D]:
-    """The legend entries that say what bars and, where there are any, crosses are."""
-    bars = Line2D([], [], linestyle="none", marker="|", color=BLACK, markersize=7)
-    bars.set_label("95 % t interval")
-    return [bars, DIVERGED] if table["diverged"].any() else [bars]
+def extra_handles(
+    table: pd.DataFrame,
+    quality: Quality | None = None,
+    bars: str = "|",
+    bands: bool = False,
+) -> list[Any]:
+    """The legend entries that say what bars, bands and, where there are any, crosses are; with the
+    number of seeds, and with where an interval of the quality was cut. `bars` is the marker that bars
+    look like, `_` where they lie, empty where there are none."""
+    seeds = table.loc[table["seeds"] > 0, "seeds"].astype(int)
+    least, most = (int(seeds.min()), int(seeds.max())) if len(seeds) else (0, 0)
+    if most < 2:
+        found: list[Any] = [Line2D([], [], linestyle="none", label="one seed: no intervals")]
+    else:
+        number = f"{most}" if least == most else f"{least} to {most}"
+        label = f"95 % t interval, {number} seeds"
+        if quality is not None and quality.better > 0:
+            ends = [table[f"{quality.metric}_{end}"] for end in ("low", "high")]
+            cut = [
+                f"{place} %"
+                for place, end in zip((0, 100), ends, strict=True)
+                if (quality.factor * end == place).any()
+            ]
+            label += f" (ends at {' and '.join(cut)})" if cut else ""
+        bar = Line2D([], [], linestyle="none", marker=bars, color=BLACK, markersize=7, label=label)
+        patch = Patch(facecolor=GREY, alpha=0.3, linewidth=0, label=label)
+        chosen = [handle for handle, there in ((patch, bands), (bar, bars != "")) if there]
+        found = [tuple(chosen) if len(chosen) > 1 else chosen[0]]
+    return [*found, DIVERGED] if table["diverged"].any() else found
 
 
 def band(ax: Axes, curve: Any, kind: Kind, **options: Any) -> None:
     """A line with its 95 % t interval as a band; `curve` is x, mean, low and high."""
     x, mean, low, high = curve
+    if len(x) == 1:  # neither a line nor a band is seen
+        low, high = np.nan_to_num([mean - low, high - mean])
+        ax.errorbar(x, mean, yerr=[low, high], color=kind.color, elinewidth=0.9, zorder=3)
     style: dict[str, Any] = {"color": kind.color, **options}
     ax.plot(x, mean, zorder=3, **style)
     ax.fill_between(x, low, high, color=kind.color, alpha=0.15, linewidth=0, zorder=2)

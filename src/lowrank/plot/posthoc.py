@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, TRUNCATIONS, arm_label, kind
+from lowrank.plot.arms import INITS, TRUNCATIONS, Kind, arm_label, in_words
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import canvas, legend_below, title_panels
 from lowrank.plot.summary import arms, summarise
@@ -33,20 +33,20 @@ def draw(results: Results) -> tuple[Figure, Table]:
     figure, axes = canvas(len(lengths), width=max(3.5, min(7.0, 3.5 * len(lengths))), height=3.0)
     handles: dict[str, Line2D] = {}
     for ax, length in zip(axes, lengths, strict=True):
-        handles |= _trained(ax, trained, quality)
-        handles |= _truncated(ax, truncated[truncated["fine_tune_steps"] == length], quality)
+        handles |= _trained(ax, trained, quality, results.inits)
+        rows = truncated[truncated["fine_tune_steps"] == length]
+        handles |= _truncated(ax, rows, quality, results.truncations)
         ax.set_xlabel("kept parameters")
         ax.set_ylabel(quality.axis)
     names = ["no fine-tuning" if n == 0 else f"fine-tuned for {n:g} steps" for n in lengths]
     title_panels(axes, names)
+    shown = pd.concat([trained, truncated], ignore_index=True)
     legend_below(
-        figure,
-        [*handles.values(), *marks.extra_handles(pd.concat([trained, truncated]))],
-        columns=3,
+        figure, [*handles.values(), *marks.extra_handles(shown, quality, bands=True)], columns=3
     )
     trained = trained.assign(label=["trained: " + arm_label(r) for r in records(trained)])
     truncated["label"] = [
-        f"truncated: {kind(row.method, TRUNCATIONS).label}" for row in records(truncated)
+        f"truncated: {in_words(row.method, TRUNCATIONS)}" for row in records(truncated)
     ]
     table = pd.concat([trained, truncated], ignore_index=True)
     table = table.merge(_to_trained(results), on=KEYS, how="left")
@@ -82,13 +82,15 @@ def _to_trained(results: Results) -> pd.DataFrame:
     return keys.merge(found, left_on="cell", right_on="arm").drop(columns=["cell", "arm"])
 
 
-def _trained(ax: Axes, trained: pd.DataFrame, quality: Quality) -> dict[str, Line2D]:
+def _trained(
+    ax: Axes, trained: pd.DataFrame, quality: Quality, looks: dict[str, Kind]
+) -> dict[str, Line2D]:
     handles = {}
     for row in records(trained[trained["init"] == "dense"]):
         handles["dense"] = marks.level(ax, row, quality, INITS["dense"])
     low = trained[trained["init"] != "dense"]
     for name in low["init"].unique():
-        rows, look = low[low["init"] == name], kind(name, INITS)
+        rows, look = low[low["init"] == name], looks[name]
         marks.points(
             ax, rows["kept_parameters"], rows, look, quality.metric, **quality.drawn, linestyle="-"
         )
@@ -96,11 +98,12 @@ def _trained(ax: Axes, trained: pd.DataFrame, quality: Quality) -> dict[str, Lin
     return handles
 
 
-def _truncated(ax: Axes, rows: pd.DataFrame, quality: Quality) -> dict[str, Line2D]:
+def _truncated(
+    ax: Axes, rows: pd.DataFrame, quality: Quality, looks: dict[str, Kind]
+) -> dict[str, Line2D]:
     handles = {}
-    methods = list(rows["method"].unique())
-    for method in methods:
-        chosen, look = rows[rows["method"] == method], kind(method, TRUNCATIONS, methods)
+    for method in rows["method"].unique():
+        chosen, look = rows[rows["method"] == method], looks[method]
         marks.points(
             ax,
             chosen["kept_parameters"],

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, PRETRAINED, Kind, arm_label, kind
+from lowrank.plot.arms import FULL_RATE, INITS, RESET, Kind, arm_label
 from lowrank.plot.results import Quality, Results, records
-from lowrank.plot.style import GREEN, PURPLE, canvas, legend_below, log_axis, title_panels
+from lowrank.plot.style import GREY, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, compare
 from lowrank.plot.table import Table, costs, count, difference, order, qualities, words
 from lowrank.study.shares import switch_step
 
-VARIANTS = {
-    "rate": Kind("full rate after the switch", GREEN, "^"),
-    "reset": Kind("moments reset at the switch", PURPLE, "P"),
-}
+SWITCHED: Any = (0, (1, 1.5))
+"""The line that joins an initialisation's switches, in both panels."""
+VARIANTS = {"rate": FULL_RATE, "reset": RESET}
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
@@ -32,11 +33,11 @@ def draw(results: Results) -> tuple[Figure, Table]:
     table.loc[table["init"] == "dense", "dense_steps"] = base
     table["variant"] = [_variant(row) for row in records(table)]
     figure, axes = canvas(2, height=3.0, sharey=True)
-    handles = _steps(axes[0], table, quality)
-    handles += _flops(axes[1], table, quality)
+    handles = _steps(axes[0], table, quality, results.inits)
+    handles += _flops(axes[1], table, quality, results.inits)
     axes[0].set_ylabel(quality.axis)
     title_panels(axes, ["at equal steps", "against compute"])
-    legend_below(figure, handles + marks.extra_handles(table), columns=3)
+    legend_below(figure, handles + marks.extra_handles(table, quality, bands=True), columns=3)
     for name, test in (
         ("to_scratch", lambda r: r.init != "dense" and r.dense_steps == 0 and r.steps == base),
         ("to_dense", lambda r: r.init == "dense"),
@@ -61,48 +62,64 @@ def _plain(table: pd.DataFrame, init: str) -> pd.DataFrame:
     return table[(table["init"] == init) & (table["variant"] == "") & equal]
 
 
-def _steps(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
+def _steps(ax: Axes, table: pd.DataFrame, quality: Quality, looks: dict[str, Kind]) -> list[Line2D]:
+    """Arms side by side at the switch that they have in common: places in a row, not a scale."""
     inits = [init for init in table["init"].unique() if init != "dense"]
-    aside = 0.012 * table["dense_steps"].max()  # so that arms of one switch do not hide each other
+    groups = [
+        (_plain(table, init), looks[init], f"{looks[init].label} at the switch") for init in inits
+    ]
+    variants = (
+        (table[table["variant"] == name], look, look.label) for name, look in VARIANTS.items()
+    )
+    groups += [group for group in variants if len(group[0])]
+    switches = pd.concat([rows for rows, *_ in groups])
+    shares = switches.groupby("pretraining")["dense_steps"].first()
+    place = {share: index for index, share in enumerate(shares.index)}
+    step = min(0.16, 0.7 / len(groups))
     handles = []
     for row in records(table[table["init"] == "dense"]):
         handles.append(marks.level(ax, row, quality, INITS["dense"], "dense throughout"))
-    for init in inits:
-        rows, look = _plain(table, init), kind(init, INITS, inits)
-        x = rows["dense_steps"] + aside * inits.index(init)
-        marks.points(ax, x, rows, look, quality.metric, **quality.drawn, linestyle="-")
-        handles.append(look.handle(f"{look.label} at the switch"))
-    for variant, look in VARIANTS.items():
-        rows = table[table["variant"] == variant]
-        if len(rows):
-            x = rows["dense_steps"] + aside * (len(inits) + list(VARIANTS).index(variant))
-            marks.points(ax, x, rows, look, quality.metric, **quality.drawn)
-            handles.append(look.handle(linestyle="none"))
-    ax.set_xlabel("dense steps before the switch")
+    for index, (rows, look, label) in enumerate(groups):
+        shift = step * (index - (len(groups) - 1) / 2)
+        x = [place[share] + shift for share in rows["pretraining"]]
+        line = SWITCHED if index < len(inits) else "none"
+        marks.points(
+            ax, x, rows, look, quality.metric, **quality.drawn, linestyle=line, linewidth=0.8
+        )
+        handles.append(look.handle(label, linestyle=line))
+    for edge in range(1, len(shares)):
+        ax.axvline(edge - 0.5, color=GREY, linewidth=0.4, zorder=1)
+    ax.set_xticks(
+        range(len(shares)), [f"{100 * share:g} %\n{steps:g}" for share, steps in shares.items()]
+    )
+    ax.set_xlim(-0.5, len(shares) - 0.5)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel("share of dense steps before the switch; steps below")
     return handles
 
 
-def _flops(ax: Axes, table: pd.DataFrame, quality: Quality) -> list[Line2D]:
+def _flops(ax: Axes, table: pd.DataFrame, quality: Quality, looks: dict[str, Kind]) -> list[Line2D]:
     """The first initialisation's switches against the line of from-scratch runs of every length."""
     dense = table[table["init"] == "dense"]
     init = next(name for name in table["init"] if name != "dense")
-    look = kind(init, INITS)
+    look = looks[init]
     rows = table[(table["init"] == init) & (table["variant"] == "")]
-    scratch, switched = rows[rows["dense_steps"] == 0], rows[rows["dense_steps"] > 0]
-    for group, kind_, line in (
+    scratch = rows[rows["dense_steps"] == 0]
+    for group, kind, line in (
+        (_plain(table, init), look, SWITCHED),
         (scratch, look, "-"),
-        (switched, PRETRAINED, ":"),
         (dense, INITS["dense"], "none"),
     ):
-        if len(group):
-            x = group["training_flops"]
-            marks.points(ax, x, group, kind_, quality.metric, **quality.drawn, linestyle=line)
+        x = group["training_flops"]
+        marks.points(
+            ax, x, group, kind, quality.metric, **quality.drawn, linestyle=line, linewidth=0.8
+        )
     log_axis(ax, "x")
     ax.set_xlabel("training FLOPs")
-    handles = [PRETRAINED.handle(f"(b) pre-trained, {look.label}", linestyle=":", markersize=7)]
-    if len(scratch):
-        label = f"(b) {look.label} from scratch" + (", longer" if len(scratch) > 1 else "")
-        handles.append(look.handle(label))
+    handles = []
+    if len(scratch) > 1:
+        handles.append(look.handle(f"(b) {look.label} from scratch, longer"))
     if len(dense):
         handles.append(INITS["dense"].handle("(b) dense", linestyle="none"))
     return handles

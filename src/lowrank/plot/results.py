@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from lowrank.errors import LowrankError, unknown
 from lowrank.files import read_table
+from lowrank.plot.arms import INITS, SWEEP, TRUNCATIONS, Kind, decay_looks, looks, switch_looks
 
 TRACKS = ("language", "small-images", "large-images")
 
@@ -86,6 +88,36 @@ class Results:
     def language(self) -> bool:
         """Whether losses may be read as perplexities."""
         return self.track == "language"
+
+    @cached_property
+    def inits(self) -> dict[str, Kind]:
+        """How each initialisation is drawn: the same in all figures of all tracks of a folder."""
+        groups = self._column("rates", "group").str.split("/", n=1).str[-1].unique()
+        swept = [match["init"] for group in groups if (match := SWEEP.fullmatch(group))]
+        return looks([*self._column("runs", "init"), *swept], INITS)
+
+    @cached_property
+    def decays(self) -> dict[str, Kind]:
+        """How each decay is drawn, by its `arms.decay_label`."""
+        runs = read_table(self.folder / "runs.parquet").drop_duplicates("cell")
+        return decay_looks(records(runs))
+
+    @cached_property
+    def switches(self) -> dict[tuple[str, float], Kind]:
+        """How each pre-trained model of the scaling and interpolation studies is drawn."""
+        runs = self.table("runs")
+        drawn = runs["studies"].str.contains(r"\b(?:scaling|interpolation)\b")
+        return switch_looks(runs[drawn])
+
+    @cached_property
+    def truncations(self) -> dict[str, Kind]:
+        """How each truncation is drawn."""
+        return looks(self._column("posthoc", "method"), TRUNCATIONS)
+
+    def _column(self, table: str, column: str) -> pd.Series:
+        """A column of text over all tracks; empty where the table is missing."""
+        path = self.folder / f"{table}.parquet"
+        return read_table(path)[column] if path.is_file() else pd.Series(dtype=str)
 
     def table(self, name: str) -> pd.DataFrame:
         """The rows of a table that are this track's; LowrankError if there are none."""

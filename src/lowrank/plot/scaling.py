@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lowrank import escape
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, PRETRAINED, Kind, kind
+from lowrank.plot.arms import INITS, Kind, in_words
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import COLUMN, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, compare
@@ -37,10 +38,10 @@ def draw(results: Results) -> tuple[Figure, Table]:
     table = _labelled(results)
     laws = _laws(table, results.quality, "training_flops")
     figure, axes = canvas(2, height=3.1, sharey=True)
-    handles = _panel(axes[0], table, results.quality, "training_flops", laws, annotate=True)
-    _panel(axes[1], table, results.quality, "train_seconds", {})
+    handles = _panel(axes[0], table, results, "training_flops", laws, annotate=True)
+    _panel(axes[1], table, results, "train_seconds", {})
     axes[0].set_xlabel("training FLOPs")
-    axes[1].set_xlabel(f"training time (s), {_device(results)}")
+    axes[1].set_xlabel(f"training time (s), {escape.label(_device(results))}")
     axes[0].set_ylabel(results.quality.axis)
     title_panels(axes, ["compute", "device time"])
     legend_below(figure, handles, columns=3)
@@ -52,7 +53,7 @@ def draw_parameters(results: Results) -> tuple[Figure, Table]:
     table = _labelled(results)
     laws = _laws(table, results.quality, "parameters")
     figure, (ax,) = canvas(width=COLUMN, height=3.2)
-    handles = _panel(ax, table, results.quality, "parameters", laws, annotate=True)
+    handles = _panel(ax, table, results, "parameters", laws, annotate=True)
     ax.set_xlabel("parameters")
     ax.set_ylabel(results.quality.axis)
     legend_below(figure, handles, columns=2)
@@ -71,16 +72,16 @@ def _labelled(results: Results) -> pd.DataFrame:
 def _group(row: Any) -> str:
     if row.init == "dense":
         return "dense"
-    look = kind(row.init, INITS).label
+    look = in_words(row.init, INITS)
     where = f"low rank {row.rank_fraction:g}"
     if row.pretraining > 0:
         return f"{where}, {look}, after {100 * row.pretraining:g} % dense"
     return f"{where}, {look}"
 
 
-def _look(rows: pd.DataFrame) -> Kind:
-    first = rows.iloc[0]
-    return PRETRAINED if first["pretraining"] > 0 else kind(first["init"], INITS)
+def _look(rows: pd.DataFrame, results: Results) -> Kind:
+    init, share = rows.iloc[0][["init", "pretraining"]]
+    return results.switches[init, share] if share > 0 else results.inits[init]
 
 
 def _fitted(quality: Quality, values: pd.Series) -> pd.Series:
@@ -101,44 +102,45 @@ def _laws(table: pd.DataFrame, quality: Quality, x: str) -> dict[str, PowerLaw]:
 def _panel(
     ax: Axes,
     table: pd.DataFrame,
-    quality: Quality,
+    results: Results,
     x: str,
     laws: dict[str, PowerLaw],
     annotate: bool = False,
 ) -> list[Line2D]:
+    quality = results.quality
     handles = []
-    aside = 0.015 if x == "parameters" else 0.0  # arms of one size would hide each other
-    for index, (name, rows) in enumerate(table.groupby("group", sort=False)):
-        look = _look(rows)
+    for name, rows in table.groupby("group", sort=False):
+        look = _look(rows, results)
         line = "none" if name in laws else "-"
-        at = rows[x] * (1 + aside * index)
-        marks.points(ax, at, rows, look, quality.metric, **quality.drawn, linestyle=line)
-        label = str(name)
+        marks.points(ax, rows[x], rows, look, quality.metric, **quality.drawn, linestyle=line)
+        handle = look.handle(str(name), linestyle="--" if name in laws else "-")
         if name in laws:
             law = laws[str(name)]
             grid = np.geomspace(rows[x].min(), rows[x].max(), 60)
             y = quality.factor * np.asarray(_fitted(quality, pd.Series(law(grid))))
             ax.plot(grid, y, color=look.color, linestyle="--", linewidth=0.9, zorder=2)
-            label += f"\nexponent {_exponent(law)}"
-        handles.append(look.handle(label, linestyle="--" if name in laws else "-"))
-    handles += marks.extra_handles(table)
+            handle.set_label(f"{handle.get_label()}\nexponent {_exponent(law)}")
+        handles.append(handle)
+    handles += marks.extra_handles(table, quality)
     ax.margins(x=0.08)
     log_axis(ax, "x")
     if annotate:
         _name_widths(ax, table[table["group"] == "dense"], quality, x)
+        handles.append(Line2D([], [], linestyle="none", label="numbers: width of the model"))
     return handles
 
 
 def _name_widths(ax: Axes, rows: pd.DataFrame, quality: Quality, x: str) -> None:
+    """Beside each point, on the side to which its line does not go."""
     for row in records(rows):
         y = quality.factor * getattr(row, quality.metric)
         if np.isfinite(y):
             ax.annotate(
                 f"{row.width}",
                 (getattr(row, x), y),
-                xytext=(4, 5 * quality.better),
+                xytext=(-4, 3 * quality.better),
                 textcoords="offset points",
-                ha="left",
+                ha="right",
                 va="top" if quality.better < 0 else "bottom",
                 fontsize=7,
             )

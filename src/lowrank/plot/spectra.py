@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import DECAYS, INITS, decay_key, decay_label, kind
+from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
 from lowrank.plot.style import canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, interval
@@ -31,13 +31,14 @@ def draw(results: Results) -> tuple[Figure, Table]:
     if _has(results, "decay"):
         rows = arms(results, "decay")
         rows = rows[rows["rate_factor"] == 1.0]
-        panels.append((DECAY, rows, _decay_look(rows)))
+        panels.append((DECAY, rows, lambda row: results.decays[decay_label(row)]))
     if _has(results, "initialisation"):
         rows = arms(results, "initialisation")
-        names = list(rows["init"].unique())
         for rank in _ranks(rows):
             there = rows[(rows["rank_fraction"] == rank) | (rows["init"] == "dense")]
-            panels.append((f"by initialisation, rank {rank:g}", there, _init_look(names)))
+            panels.append(
+                (f"by initialisation, rank {rank:g}", there, lambda row: results.inits[row.init])
+            )
     figure, axes = canvas(len(panels), height=3.0, sharey=True)
     sides = _sides(results)
     legends: dict[str, Line2D] = {}
@@ -45,7 +46,8 @@ def draw(results: Results) -> tuple[Figure, Table]:
     for ax, (title, rows, look_of) in zip(axes, panels, strict=True):
         where = _where(title, panels)
         for row in records(rows):
-            look, label = look_of(row)
+            look = look_of(row)
+            label = look.label
             curve = _spectrum(results, row.cell, sides)
             if curve is None:
                 continue
@@ -59,7 +61,9 @@ def draw(results: Results) -> tuple[Figure, Table]:
     axes[0].set_ylim(max(1e-5, 0.6 * lowest), 1.5)
     log_axis(axes[0], "y")
     title_panels(axes, [title for title, _, _ in panels])
-    legend_below(figure, legends.values(), columns=5)
+    shown = pd.concat([rows for _, rows, _ in panels], ignore_index=True)
+    extra = marks.extra_handles(shown, bars="", bands=True)
+    legend_below(figure, [*legends.values(), *extra[:1]], columns=5)
     return figure, Table(
         pd.DataFrame(found),
         [
@@ -91,15 +95,6 @@ def _where(title: str, panels: list[tuple[str, pd.DataFrame, Any]]) -> str:
 
 def _has(results: Results, study: str) -> bool:
     return any(study in studies.split(",") for studies in results.table("runs")["studies"])
-
-
-def _decay_look(rows: pd.DataFrame) -> Any:
-    keys = [decay_key(row) for row in records(rows)]
-    return lambda row: (kind(decay_key(row), DECAYS, keys), decay_label(row))
-
-
-def _init_look(names: list[str]) -> Any:
-    return lambda row: (kind(row.init, INITS, names), kind(row.init, INITS, names).label)
 
 
 def _sides(results: Results) -> dict[Any, float]:

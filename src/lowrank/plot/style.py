@@ -6,7 +6,8 @@ Figures are made without pyplot, so that drawing leaves nothing open and needs n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from lowrank.files import atomic
 
@@ -98,22 +100,31 @@ def save(figure: Figure, prefix: Path | str) -> list[Path]:
 
 
 def legend_below(
-    figure: Figure, handles: Iterable[Artist], columns: int = 4, **options: Any
+    figure: Figure, handles: Iterable[Artist | tuple[Artist, ...]], columns: int = 4
 ) -> Legend:
     """A legend under all panels, of at most so many columns as the figure is wide enough for; the
-    entries fill rows from left to right."""
+    entries fill rows from left to right. Artists in a tuple lie on each other, under the first's
+    label."""
     entries = list(handles)
+    overlaid = {tuple: HandlerTuple(ndivide=1)}
     for ncols in range(max(1, min(columns, len(entries))), 0, -1):
         arranged = _by_row(entries, ncols)
-        legend = figure.legend(handles=arranged, loc="outside lower center", ncols=ncols, **options)
+        labels = [str(_first(entry).get_label()) for entry in arranged]
+        legend = figure.legend(
+            arranged, labels, loc="outside lower center", ncols=ncols, handler_map=overlaid
+        )
         width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
-        if ncols == 1 or width <= figure.bbox.width:
+        if ncols == 1 or width <= 0.98 * figure.bbox.width:
             break
         legend.remove()
     return legend
 
 
-def _by_row(entries: list[Artist], columns: int) -> list[Artist]:
+def _first(entry: Any) -> Artist:
+    return entry[0] if isinstance(entry, tuple) else entry
+
+
+def _by_row(entries: list[Any], columns: int) -> list[Any]:
     """Matplotlib fills a legend column by column; readers read rows."""
     rows = math.ceil(len(entries) / columns)
     full = len(entries) - columns * (rows - 1)  # columns that reach the last row
@@ -124,15 +135,21 @@ def _by_row(entries: list[Artist], columns: int) -> list[Artist]:
 
 
 def title_panels(axes: Iterable[Axes], titles: Iterable[str]) -> None:
-    """A short bold title (a), (b) ... over each panel, at its left."""
-    for letter, (ax, title) in zip("abcdefghij", zip(axes, titles, strict=False), strict=False):
-        ax.set_title(
-            f"({letter}) {title}" if title else f"({letter})", loc="left", fontweight="bold"
-        )
+    """A short bold title (a), (b), ... (z), (aa), ... over each panel, at its left."""
+    for letter, ax, title in zip(letters(), axes, titles, strict=False):
+        ax.set_title(f"({letter}) {title}".rstrip(), loc="left", fontweight="bold")
+
+
+def letters() -> Iterator[str]:
+    """a, b, ... z, aa, ab, ..."""
+    for place in count():
+        turn, letter = divmod(place, 26)
+        yield (chr(96 + turn) if turn else "") + chr(97 + letter)
 
 
 def log_axis(ax: Axes, which: str, ticks: Iterable[float] | None = None) -> None:
-    """A logarithmic axis whose ticks are written out; with `ticks`, exactly those.
+    """A logarithmic axis whose ticks are written out; with `ticks`, as many of those, evenly, as
+    there is room for.
 
     Without them there are about four, wherever round numbers fall: matplotlib labels decades, and
     the models of one study often lie within one.
@@ -142,9 +159,30 @@ def log_axis(ax: Axes, which: str, ticks: Iterable[float] | None = None) -> None
     low, high = getattr(ax, f"get_{which}lim")()
     if ticks is None:
         ticks = _log_ticks(low, high)
+    else:
+        ticks = _with_room(ax, which, sorted(ticks))
+        axis.set_minor_locator(NullLocator())
     axis.set_major_locator(FixedLocator(sorted(ticks)))
     axis.set_major_formatter(lambda value, _: _plain(value))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _with_room(ax: Axes, which: str, ticks: list[float]) -> list[float]:
+    """Every tick, or every second, third, ..., so that the labels of a logarithmic axis do not touch."""
+    low, high = np.log10(getattr(ax, f"get_{which}lim")())
+    figure: Any = ax.get_figure(root=True)
+    box = ax.get_position()
+    size = (
+        figure.get_figwidth() * box.width if which == "x" else figure.get_figheight() * box.height
+    )
+    # In inches: a digit at 7 points is 0.062 wide, a line 0.13 high.
+    widths = [0.062 * len(_plain(tick)) + 0.06 if which == "x" else 0.13 for tick in ticks]
+    places = size * (np.log10(ticks) - low) / (high - low)
+    for stride in range(1, len(ticks)):
+        gaps = np.diff(places[::stride])
+        if (gaps >= (np.array(widths[::stride])[1:] + widths[::stride][:-1]) / 2).all():
+            return ticks[::stride]
+    return ticks[:1]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.plot.arms import DECAYS, decay_key, decay_label
+from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
-from lowrank.study.stats import mean_interval
+from lowrank.study.stats import mean_interval, possible
 
 FACTS = (
     *("cell", "arm", "family", "width", "init", "rank_fraction", "matricisation", "layers"),
@@ -23,9 +23,13 @@ FACTS = (
 COSTS = ("kept_parameters", "kept_flops", "parameters", "training_flops", "train_seconds")
 
 
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
+def interval(values: Iterable[float], metric: str = "") -> tuple[float, float, float]:
     """Mean over seeds with the 95 % t interval (NaN where there is none); values not finite are left
-    out, and are counted elsewhere."""
+    out, and are counted elsewhere.
+
+    What the `metric` cannot be is no part of the interval: without an accuracy above 1 or a loss
+    below 0 it holds the true mean just as often.
+    """
     x = np.asarray(list(values), dtype=float)
     x = x[np.isfinite(x)]
     if not len(x):
@@ -33,7 +37,8 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     found = mean_interval(x)
     if not np.isfinite(found.low):
         return found.estimate, np.nan, np.nan
-    return found.estimate, found.low, found.high
+    least, most = possible(metric)
+    return found.estimate, max(found.low, least), min(found.high, most)
 
 
 def summarise(
@@ -55,7 +60,7 @@ def summarise(
             group.loc[lost, "diverged_at"].min() if "diverged_at" in group else np.nan
         )
         for metric in metrics:
-            found = interval(good[metric]) if metric in good else (np.nan,) * 3
+            found = interval(good[metric], metric) if metric in good else (np.nan,) * 3
             row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = found
         for cost in COSTS:
             if cost in group and cost not in row:
@@ -78,14 +83,12 @@ def arms(results: Results, study: str, extra: Sequence[str] = ()) -> pd.DataFram
 
 
 def decays(results: Results) -> pd.DataFrame:
-    """The arms of the decay study with the decay in words (`decay_label`) and as a key."""
+    """The arms of the decay study with the decay in words (`decay_label`)."""
     table = arms(results, "decay", ("effective_rank", "entropy_rank", "stable_rank"))
     table.insert(0, "label", [decay_label(row) for row in records(table)])
-    table["key"] = [decay_key(row) for row in records(table)]
-    places = {key: index for index, key in enumerate(DECAYS)}
-    rank = table["key"].map(lambda key: places.get(key, len(places)))
+    places = {label: index for index, label in enumerate(results.decays)}
     return (
-        table.assign(place=rank)
+        table.assign(place=table["label"].map(places))
         .sort_values(["place", "label", "rate_factor"], ascending=[True, True, False])
         .drop(columns="place")
         .reset_index(drop=True)
@@ -143,7 +146,10 @@ def course(
         values = values[values[value] > 0]
         values = values.assign(**{value: np.log(values[value])})
     means = values.groupby(["step", "seed"])[value].mean().reset_index()
-    found = [(step, *interval(group[value])) for step, group in means.groupby("step")]
+    found = [
+        (step, *interval(group[value], "" if geometric else value))
+        for step, group in means.groupby("step")
+    ]
     steps, mean, low, high = np.array(found, dtype=float).reshape(-1, 4).T
     return (
         (steps, np.exp(mean), np.exp(low), np.exp(high)) if geometric else (steps, mean, low, high)

@@ -122,13 +122,16 @@ def words(heading: str, text: str | Callable[[Any], str]) -> Column:
 
 
 def estimate(heading: str, column: str, digits: int = 3, factor: float = 1.0) -> Column:
-    """A mean over seeds with half of its 95 % t interval, `3.646 ± 0.012`."""
+    """A mean over seeds with half of its 95 % t interval, `3.646 ± 0.012`, or with both ends where
+    one is cut, `99.10 [98.20, 100.00]`."""
 
     def text(row: Any) -> str:
-        mean = factor * getattr(row, column)
-        half = factor * (getattr(row, f"{column}_high") - getattr(row, column))
+        mean, low, high = (factor * getattr(row, f"{column}{end}") for end in ("", "_low", "_high"))
+        half = high - mean
         if not math.isfinite(half):
             return number(mean, digits)
+        if not math.isclose(half, mean - low, rel_tol=1e-6, abs_tol=1e-9):
+            return f"{number(mean, digits)} [{number(low, digits)}, {number(high, digits)}]"
         return f"{number(mean, digits)} ± {number(half, digits)}"
 
     return Column(heading, text)
