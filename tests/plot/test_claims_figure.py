@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
@@ -32,6 +35,91 @@ def test_every_contrast_that_ran_is_drawn_in_the_colour_of_its_verdict(judged):
     ]
     wanted = ran["verdict"].map(lambda verdict: claims.LOOKS[verdict].color)
     assert sorted(drawn) == sorted(wanted) and len(drawn) > 10
+
+
+def test_no_interval_or_margin_ends_at_the_edge_of_its_panel(judged):
+    table = claims.read(judged)
+    wide = table["estimate"] + 3 * (table["high"] - table["low"])
+    for changed in (table, table.assign(high=wide, low=table["low"] - (wide - table["high"]))):
+        figure, _ = claims.draw(changed)
+        seen = 0
+        for ax in figure.axes:
+            low, high = ax.get_xlim()
+            drawn = [line.get_xdata() for line in ax.lines]
+            drawn += [segment[:, 0] for bars in ax.collections for segment in bars.get_segments()]
+            drawn += [patch.get_bbox().intervalx for patch in ax.patches]
+            for ends in drawn:
+                seen += 1
+                assert low < min(ends) and max(ends) < high
+        assert seen > 30
+
+
+@pytest.mark.parametrize("tracks", [["language"], ["small-images"], ["language", "small-images"]])
+def test_claims_stand_in_words_over_their_panels_and_nothing_is_cut_off(judged, tracks):
+    table = claims.read(judged)
+    table = table[table["track"].isin(tracks) | (table["level"] == "claim")].copy()
+    judged_ = table[(table["level"] == "member") & (table["verdict"] != "not run")]
+    first = judged_.drop_duplicates("claim").set_index("claim")["verdict"]
+    whole = table["level"] == "claim"
+    table.loc[whole, "verdict"] = table.loc[whole, "claim"].map(first).fillna("not run")
+    figure, _ = claims.draw(table)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    texts = [*figure.legends[0].get_texts(), *(text for ax in figure.axes for text in ax.texts)]
+    for ax in figure.axes:
+        texts += [ax.xaxis.label, *ax.get_yticklabels()] if ax.axison else []
+    texts = [text for text in texts if text.get_text().strip()]
+    words = " ".join(" ".join(text.get_text().split()) for text in texts)
+    ran = table[(table["level"] == "member") & table["estimate"].notna()]
+    for claim in ran["claim"].unique():
+        row = table[(table["level"] == "claim") & (table["claim"] == claim)].iloc[0]
+        assert f"{row['verdict'].capitalize()}: {row['statement']}" in words
+        assert f" {claim}" not in words or claim in row["statement"]
+    for text in texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.width + 1, text.get_text()
+        assert box.y0 >= -1 and box.y1 <= figure.bbox.height + 1, text.get_text()
+    headings = [text for text in texts if text.get_weight() == "bold"]
+    boxes = [text.get_window_extent(renderer) for text in headings]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_an_axis_says_which_side_is_taken_from_which(judged):
+    figure, _ = claims.draw(claims.read(judged))
+    labels = {ax.get_xlabel() for ax in figure.axes if ax.axison}
+    assert "test loss (nats/token): spectral ones − spectral" in labels
+    assert "effective rank: L2 − Frobenius" in labels
+    assert "distance to dense: pre-trained − from scratch" in labels
+
+
+@pytest.mark.parametrize(
+    ("arm", "reference", "words"),
+    [
+        ("spectral-r{rank}", "he-r{rank}", "spectral − He"),
+        (
+            "spectral-r{rank}-l2{mode}-halfrate",
+            "spectral-r{rank}-l2{mode}",
+            "half rate − chosen rate",
+        ),
+        ("spectral-r{rank}", "spectral-r{rank}-pre{fraction}", "from scratch − pre-trained"),
+        ("spectral-r{rank}{wide}", "dense{wide}", "spectral − dense"),
+        ("spectral-r{rank}", "posthoc: method {method}", "trained − truncated"),
+        ("my_own-r0.5", "spectral-r0.5", "my own − spectral"),
+        ("$x$-r0.5", "spectral-r0.5", r"\$x\$ − spectral"),
+    ],
+)
+def test_sides_in_words(arm, reference, words):
+    assert claims._sides(arm, reference) == words
+
+
+def test_a_strangers_words_are_text(judged):
+    table = claims.read(judged)
+    table["statement"] = "$\\frac{$ and $\\input{x}$ " + "long " * 200
+    table["arm"] = table["arm"].str.replace("spectral", "$\\nothing$")
+    table["verdict"] = table["verdict"].replace("refuted", "$$")
+    table["test_verdict"] = table["test_verdict"].replace("refuted", "$\\$$")
+    figure, _ = claims.draw(table)
+    figure.draw(FigureCanvasAgg(figure).get_renderer())
 
 
 def test_labels_within_a_panel_differ(judged):

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from lowrank import escape
 from lowrank.errors import LowrankError
 from lowrank.files import read_table
-from lowrank.plot.arms import Kind
+from lowrank.plot.arms import INITS, Kind, in_words
 from lowrank.plot.page import Page
 from lowrank.plot.results import TRACKS, locate, records
-from lowrank.plot.style import BLACK, BLUE, FULL, GREY, VERMILLION, canvas, legend_below
+from lowrank.plot.style import BLACK, BLUE, FULL, GREY, VERMILLION, canvas, legend_below, widen
 from lowrank.plot.verdicts import page
 from lowrank.study.evidence import measure
 from lowrank.study.ledger import DIRECTION
@@ -35,22 +39,24 @@ LOOKS = {
     "inconclusive": Kind("inconclusive", GREY, "D"),
 }
 PARTS = {
-    r"-r([\d.]+)": "r {}",
+    r"-r([\d.]+)": "rank {}",
     r"-w(\d+)": "width {}",
     r"-pre([\d.]+)": "switch {}",
     r"-coupled": "coupled",
 }
 """What the names of arms say, in the words of a line's label."""
-WORDS = {"frobenius": "Frobenius", "l2": "L2"}
-LINE, PANEL = 0.115, 0.31
-"""Inches a contrast and a row of panels take."""
-TITLE = 62
-"""Points that a panel's title begins left of its axes."""
+WORDS = {"frobenius": "Frobenius", "l2": "L2", "plain": "SVD", "fisher": "Fisher"}
+ALONE = {"half rate": "chosen rate", "pre-trained": "from scratch"}
+"""What the other side of a contrast is called that lacks such a part."""
+LINE, PANEL, HEADING = 0.1, 0.31, 0.125
+"""Inches that a contrast, a row of panels and a line of a claim take."""
+SMALL = 6.0
+"""Points of the letters of panels: the figure is a page of the report as it is."""
 
 
 def read(tables: Path | str) -> pd.DataFrame:
     """The table `claims` of a folder, each row with the number of its `test`, and that test's
-    verdict and template of arms; a claim's own row has none. A relative folder is looked for from here upwards."""
+    verdict and templates of names; a claim's own row has none. A relative folder is looked for from here upwards."""
     path = locate(tables) / "claims.parquet"
     if not path.is_file():
         raise LowrankError(
@@ -64,33 +70,60 @@ def read(tables: Path | str) -> pd.DataFrame:
     return table.assign(
         test_verdict=table["test"].map(tests["verdict"]),
         arm_template=table["test"].map(tests["arm"]),
+        reference_template=table["test"].map(tests["reference"]),
     )
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A claim in words after its verdict."""
+
+    text: str
+    verdict: str
+
+    @property
+    def height(self) -> float:
+        """Inches that it takes."""
+        return HEADING * (self.text.count("\n") + 1) + 0.05
+
+
+Panels = dict[str, pd.DataFrame]
+"""A row of panels: the contrasts of each track."""
 
 
 def draw(claims: pd.DataFrame) -> tuple[Figure, Page]:
-    """One row of panels a claim and metric, one column a track, one line a contrast."""
+    """Under each claim in words a row of panels a metric: one column a track, one line a contrast."""
     contrasts = claims[(claims["level"] == "member") & np.isfinite(claims["estimate"])]
     tracks = [track for track in TRACKS if (contrasts["track"] == track).any()]
-    rows = _layout(contrasts)
-    if not rows:
+    rows = _layout(claims, contrasts)
+    if not tracks:
         return _nothing(), page(claims)
-    lines = [max(len(panel) for panel in row.values()) for row in rows]
-    heights = [LINE * (count + 0.6) + PANEL for count in lines]
+    heights = [
+        row.height if isinstance(row, Heading) else LINE * (_lines(row) + 0.5) + PANEL
+        for row in rows
+    ]
     figure, axes = canvas(
-        len(tracks),
-        len(rows),
-        width=FULL,
-        height=sum(heights) + 0.4,
-        height_ratios=heights,
+        len(tracks), len(rows), width=FULL, height=sum(heights) + 0.45, height_ratios=heights
     )
+    widest = {
+        track: max(
+            len(label)
+            for row in rows
+            if not isinstance(row, Heading) and track in row
+            for label in _labels(row[track])
+        )
+        for track in tracks
+    }
+    layout: Any = figure.get_layout_engine()
+    layout.set(h_pad=0.012, hspace=0.0, w_pad=0.03)
     for index, ax in enumerate(axes):
         row, track = rows[index // len(tracks)], tracks[index % len(tracks)]
-        if track in row:
-            _panel(ax, row[track], lines[index // len(tracks)])
-        else:
-            ax.set_axis_off()
-    layout: Any = figure.get_layout_engine()
-    layout.set(h_pad=0.02, hspace=0.01)
+        if not isinstance(row, Heading) and track in row:
+            _panel(ax, row[track], _lines(row), over=min(62.0, 3.1 * widest[track]))
+            continue
+        ax.set_axis_off()
+        if isinstance(row, Heading) and track == tracks[0]:
+            _write(ax, row)
     handles: list[Any] = [look.handle(linestyle="-") for look in LOOKS.values()]
     handles += [
         Line2D([], [], color=BLACK, linewidth=0.7, label="no difference"),
@@ -101,6 +134,31 @@ def draw(claims: pd.DataFrame) -> tuple[Figure, Page]:
     return figure, page(claims)
 
 
+def _lines(row: Panels) -> int:
+    return max(map(len, row.values()))
+
+
+def _color(verdicts: Iterable[str]) -> str:
+    """The colour of a verdict; black where verdicts differ or there is none."""
+    found = set(verdicts)
+    look = LOOKS.get(found.pop()) if len(found) == 1 else None
+    return look.color if look else BLACK
+
+
+def _write(ax: Axes, heading: Heading) -> None:
+    """From the page's left edge: panels begin further right, after their labels."""
+    text = ax.annotate(
+        heading.text,
+        (0.004, 0.5),
+        xycoords=("figure fraction", "axes fraction"),
+        va="center",
+        fontsize=6.6,
+        fontweight="bold",
+        color=_color([heading.verdict]),
+    )
+    text.set_in_layout(False)
+
+
 def _nothing() -> Figure:
     figure, (ax,) = canvas(height=0.6)
     ax.set_axis_off()
@@ -108,80 +166,111 @@ def _nothing() -> Figure:
     return figure
 
 
-def _layout(contrasts: pd.DataFrame) -> list[dict[str, pd.DataFrame]]:
-    """Rows of panels by track. Claims about different tracks share a row."""
-    rows: list[dict[str, pd.DataFrame]] = []
-    for _, claim in contrasts.groupby("claim", sort=False):
-        own: list[dict[str, pd.DataFrame]] = []
-        for (track, _), panel in claim.groupby(["track", "metric"], sort=False):
+def _layout(claims: pd.DataFrame, contrasts: pd.DataFrame) -> list[Heading | Panels]:
+    """Each claim's heading, followed by its rows of panels."""
+    rows: list[Heading | Panels] = []
+    overall = claims[claims["level"] == "claim"].drop_duplicates("claim").set_index("claim")
+    for claim, members in contrasts.groupby("claim", sort=False):
+        own: list[Panels] = []
+        for (track, _), panel in members.groupby(["track", "metric"], sort=False):
             free = next((row for row in own if track not in row), None)
             if free is None:
                 own.append(free := {})
             free[str(track)] = panel
-        if rows and not set(rows[-1]) & set(own[0]):
-            rows[-1] |= own.pop(0)
+        sentence, verdict = overall.loc[claim, ["statement", "verdict"]]
+        text = escape.label(f"{verdict.capitalize()}: {sentence}", longest=240)
+        heading = Heading(textwrap.fill(text, 124), verdict)
+        last = rows[-1] if rows else {}
+        if last and not isinstance(last, Heading) and not set(last) & set(own[0]):
+            last |= own.pop(0)  # claims about different tracks share a row
+            rows.insert(-1, heading)
+        else:
+            rows.append(heading)
         rows += own
     return rows
 
 
-def _panel(ax: Axes, panel: pd.DataFrame, lines: int) -> None:
+def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
+    """The contrasts of a track; its title begins `over` points left of the axes, over the labels."""
     first = panel.iloc[0]
     shown = measure(first["metric"], first["unit"])
-    name, factor = shown.heading, shown.factor
-    is_ratio = first["unit"] == "factor"
-    _margin(ax, first, factor)
-    ax.axvline(1.0 if is_ratio else 0.0, color=BLACK, linewidth=0.7, zorder=2)
+    factor = shown.factor
+    neutral = 1.0 if first["unit"] == "factor" else 0.0
+    reach = [neutral, *_margin(ax, first, factor)]
+    ax.axvline(neutral, color=BLACK, linewidth=0.7, zorder=2)
     for place, row in enumerate(records(panel)):
-        look = LOOKS[row.verdict]
-        ends = [row.low, row.high]
-        if np.isfinite(ends).all():
-            ax.hlines(place, *(factor * e for e in ends), color=look.color, linewidth=1.0, zorder=3)
-        ax.plot(
-            [factor * row.estimate],
-            [place],
-            color=look.color,
-            marker=look.marker,
-            markersize=3.2,
-            zorder=4,
-        )
-    ax.use_sticky_edges = False  # no interval may end at the frame
-    ax.margins(x=0.06)
-    ax.set_yticks(range(len(panel)), _labels(panel), fontsize=6)
-    ax.set_ylim(lines - 0.4, -0.6)
+        look = LOOKS.get(row.verdict, LOOKS["inconclusive"])
+        ends = [factor * end for end in (row.low, row.high) if math.isfinite(end)]
+        if len(ends) == 2:
+            ax.hlines(place, *ends, color=look.color, linewidth=1.0, zorder=3)
+        at = factor * row.estimate
+        ax.plot([at], [place], color=look.color, marker=look.marker, markersize=3.2, zorder=4)
+        reach += [at, *ends]
+    ax.set_xlim(*widen(min(reach), max(reach), 0.06))
+    ax.set_yticks(range(len(panel)), _labels(panel), fontsize=SMALL)
+    ax.set_ylim(lines - 0.5, -0.6)
     ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="x", labelsize=6, pad=1.5)
+    ax.tick_params(axis="x", labelsize=SMALL, pad=1.5)
     ax.tick_params(axis="y", length=0, pad=2)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-    ax.set_xlabel(name if is_ratio else f"Δ {name}", fontsize=6, labelpad=1)
+    sides = "" if neutral else f": {_sides(first['arm_template'], first['reference_template'])}"
+    room = len(shown.heading + sides) < 50
+    label = f"{shown.heading if room else shown.name}{sides}"
+    ax.set_xlabel(label, fontsize=SMALL, labelpad=1, loc="right").set_in_layout(not sides)
     verdicts = list(dict.fromkeys(panel["test_verdict"]))
-    color = LOOKS[verdicts[0]].color if len(verdicts) == 1 and verdicts[0] in LOOKS else BLACK
-    ax.annotate(
-        f"{first['claim']}, {first['track']}: "
-        + (verdicts[0] if len(verdicts) == 1 else "verdicts differ"),
+    title = escape.label(
+        f"{first['track']}: {verdicts[0] if len(verdicts) == 1 else 'verdicts differ'}"
+    )
+    ax.set_title(" ", fontsize=SMALL + 0.5, pad=2)  # keeps the room
+    text = ax.annotate(
+        title,
         (0, 1),
         xycoords="axes fraction",
-        xytext=(-TITLE, 2),  # over the labels, which leave the axes little room
+        xytext=(-over, 2),
         textcoords="offset points",
-        fontsize=6.2,
-        fontweight="bold",
-        color=color,
+        fontsize=SMALL + 0.5,
+        color=_color(verdicts),
     )
+    text.set_in_layout(False)
 
 
-def _margin(ax: Axes, row: pd.Series, factor: float) -> None:
-    """The margin in the unit shown: a band where differences count as none, else a line."""
+def _sides(arm: str, reference: str) -> str:
+    """`spectral ones − spectral`: what sets the two sides of a contrast apart, in words."""
+    if reference.startswith("posthoc"):
+        return "trained − truncated"
+    first, second = (_parts(side) for side in (arm, reference))
+    apart = [
+        [word for word in side if word not in other]
+        for side, other in ((first, second), (second, first))
+    ]
+    a, b = (" ".join(side) for side in apart)
+    return escape.label(f"{a or ALONE.get(b, 'without')} − {b or ALONE.get(a, 'without')}")
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of an arm's name in words, without numbers and placeholders."""
+    bare = re.sub(
+        r"\{\w+\}|\d[\d.]*(?=-|$)", "", re.sub(r"-(?:r|w|coupled)(?=[\d{-]|$)", "-", name)
+    )
+    known = {"halfrate": "half rate", "pre": "pre-trained", **WORDS}
+    return [known.get(part, in_words(part, INITS)) for part in bare.split("-") if part.strip(".")]
+
+
+def _margin(ax: Axes, row: pd.Series, factor: float) -> list[float]:
+    """The margin in the unit shown: a band where differences count as none, else a line. Returned
+    are its ends."""
     margin, unit, kind = row["margin"], row["unit"], row["kind"]
     if not math.isfinite(margin):
-        return
-    if unit == "factor":
-        ax.axvline(margin, color=BLACK, linestyle=":", zorder=2)
-        return
+        return []
     low = 1 / (1 + margin) - 1 if unit == "relative" else -margin
-    if kind in ("equivalence", "not_worse"):
-        ax.axvspan(factor * low, factor * margin, color=BLACK, alpha=0.12, linewidth=0, zorder=1)
-        return
+    if unit != "factor" and kind in ("equivalence", "not_worse"):
+        ends = [factor * low, factor * margin]
+        ax.axvspan(*ends, color=BLACK, alpha=0.12, linewidth=0, zorder=1)
+        return ends
     better = {"lower": -1, "higher": 1}.get(kind, DIRECTION.get(row["metric"], 1))
-    ax.axvline(factor * (low if better < 0 else margin), color=BLACK, linestyle=":", zorder=2)
+    line = margin if unit == "factor" else factor * (low if better < 0 else margin)
+    ax.axvline(line, color=BLACK, linestyle=":", zorder=2)
+    return [line]
 
 
 def _labels(panel: pd.DataFrame) -> list[str]:
@@ -199,5 +288,5 @@ def _labels(panel: pd.DataFrame) -> list[str]:
         for pattern, label in PARTS.items():
             found = re.search(pattern, names)
             words_ += [label.format(*found.groups())] if found else []
-        labels.append(" ".join(WORDS.get(word, word) for word in words_) or row.arm)
+        labels.append(escape.label(", ".join(WORDS.get(word, word) for word in words_) or row.arm))
     return labels
