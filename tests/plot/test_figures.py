@@ -302,7 +302,7 @@ def cells_of(synthetic):
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_rate"])
 def test_a_figure_shows_no_cell_but_those_it_is_drawn_again_for(
-    track, name, drawn, tables, cells_of, tmp_path
+    track, name, tables, cells_of, tmp_path
 ):
     """Without all other cells' rows, and other studies' contrasts, it is the same to the pixel."""
     cells = cells_of(track, name)
@@ -320,7 +320,7 @@ def test_a_figure_shows_no_cell_but_those_it_is_drawn_again_for(
     module, function = FIGURES[name]
     draw = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
     figure, table = draw(load(tmp_path, track))
-    expected_figure, expected = drawn(track, name)
+    expected_figure, expected = draw(load(tables, track))
     pd.testing.assert_frame_equal(table.shown(), expected.shown())
     pixels = [np.asarray(_canvas(each).buffer_rgba()) for each in (figure, expected_figure)]
     assert np.array_equal(*pixels)
