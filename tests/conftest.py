@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from invented import invent_images, invent_text
 
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
@@ -29,3 +30,38 @@ def digits_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "data"
     prepare_images(ImageSpec(), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def invented_text(tmp_path_factory):
+    """A prepared text of invented words, 300 tokens: the same with every version of Python."""
+    from lowrank.data.text import prepare_text
+
+    folder = tmp_path_factory.mktemp("invented-text")
+    spec = TextSpec(
+        source="local",
+        train=str(invent_text(folder / "text.jsonl")),
+        vocabulary=300,
+        validation_fraction=0.2,
+        test_fraction=0.2,
+    )
+    prepare_text(spec, folder / "data")
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def invented_images(tmp_path_factory):
+    """Prepared images of three invented classes, 10 x 10 in colour: 96 to train on, 24 and 40 held out."""
+    from lowrank.data.images import prepare_images
+
+    folder = tmp_path_factory.mktemp("invented-images")
+    source = invent_images(folder / "source")
+    spec = ImageSpec(
+        source="local",
+        path=str(source),
+        train_split="train.parquet",
+        test_split="test.parquet",
+        validation_fraction=0.2,
+    )
+    prepare_images(spec, folder / "data")
+    return folder / "data"
