@@ -7,7 +7,7 @@ BIN := .venv/bin
 # The locks name every package with its hash, so nothing is resolved and nothing else comes in.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-deps
 
-.PHONY: figures paper report test lint format showcase lock bill clean
+.PHONY: figures paper report test lint format golden mutants showcase lock bill clean
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
@@ -23,6 +23,12 @@ report: paper ## All of it as one HTML page that works offline, results/<scale>/
 
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile $(ARGS)
+
+golden: .venv/ready ## Record the golden study anew, after a change that is meant to change results
+	@$(BIN)/python tests/golden/record.py
+
+mutants: .venv/ready ## One-line mutations of the numerics that no test notices; for example ARGS='--count 100'
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py $(ARGS)
 
 lint: .venv/ready ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/snakefmt --check Snakefile workflow

@@ -1,0 +1,225 @@
+"""The mutation run: how many one-line changes of the numerics do the tests let through?
+
+`make mutants` draws a fixed sample of mutants from the modules in `targets.yaml`, runs for each the tests that lie
+nearest to it until one fails, and reports the share that survives. Every survivor must be named with
+its reason in `survivors.yaml`; one that is not, or a share above the limit, fails the run.
+
+A mutant never touches the source tree: a process that has imported the libraries (but not the
+project) is forked, an import hook gives it the changed module, and it runs pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.abc
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SOURCE = ROOT / "src/lowrank"
+sys.path.insert(0, str(HERE))
+
+from mutations import Mutant, mutants  # noqa: E402
+
+LIMIT = 0.05
+"""Largest share of the sample that may survive."""
+TIMEOUT = 240
+"""Seconds after which a mutant counts as noticed: it hangs or crawls."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module to mutate, and the test files nearest to it, nearest first."""
+
+    module: str
+    tests: tuple[str, ...]
+    functions: tuple[str, ...]
+
+    def mutants(self) -> list[Mutant]:
+        """All mutants of the module."""
+        text = (SOURCE / f"{self.module}.py").read_text(encoding="utf-8")
+        return mutants(self.module, text, self.functions)
+
+
+def targets() -> list[Target]:
+    """The modules of `targets.yaml`."""
+    entries = yaml.safe_load((HERE / "targets.yaml").read_text(encoding="utf-8"))
+    return [
+        Target(module, tuple(entry["tests"]), tuple(entry.get("functions", ())))
+        for module, entry in entries.items()
+    ]
+
+
+def sample(chosen: Iterable[Target], count: int, seed: int) -> list[tuple[Target, Mutant]]:
+    """`count` mutants, from every module in proportion to how many it has, three at least.
+
+    Which of a module's are drawn depends on seed and mutant alone, so changes elsewhere move nothing.
+    """
+    pools = {target: sorted(target.mutants(), key=lambda m: m.order(seed)) for target in chosen}
+    total = sum(map(len, pools.values()))
+    return [
+        (target, mutant)
+        for target, pool in pools.items()
+        for mutant in pool[: max(3, round(count * len(pool) / total))]
+    ]
+
+
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+    """Gives one module of the project from changed source."""
+
+    def __init__(self, module: str, source: str) -> None:
+        self.name, self.source = f"lowrank.{module.replace('/', '.')}", source
+        self.path = str(SOURCE / f"{module}.py")
+
+    def find_spec(self, fullname, path, target=None):  # type: ignore[no-untyped-def]
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+
+    def get_filename(self, fullname: str) -> str:
+        return self.path
+
+    def get_data(self, path: str) -> bytes:
+        return self.source.encode()
+
+    def path_stats(self, path: str):  # type: ignore[no-untyped-def]
+        raise OSError  # never from or into a cache
+
+    def set_data(self, path: str, data: bytes, **options: object) -> None:
+        return None
+
+
+def warm() -> None:
+    """Import what every test needs, so that a fork has it; nothing of the project itself."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import hypothesis  # noqa: F401
+    import matplotlib.pyplot
+    import pytest  # noqa: F401
+    import seaborn  # noqa: F401
+    import statsmodels.stats.multitest  # noqa: F401
+    import tokenizers  # noqa: F401
+    import torch
+    import torch.distributed.tensor
+    import transformers.models.gpt2.modeling_gpt2
+    import transformers.models.resnet.modeling_resnet  # noqa: F401
+
+    torch.set_num_threads(1)
+    assert not [name for name in sys.modules if name.split(".")[0] == "lowrank"]
+
+
+def run(mutant: Mutant | None, tests: Iterable[str], log: Path) -> tuple[str, float]:
+    """`killed`, `survived` or `timeout`, and seconds; without a mutant, the tests as they are."""
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _test(mutant, list(tests), log)
+    deadline = started + TIMEOUT
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            outcome = "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+            return outcome, time.monotonic() - started
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout", time.monotonic() - started
+
+
+def _test(mutant: Mutant | None, tests: list[str], log: Path) -> None:
+    """In the fork: pytest over the tests, its status as the exit code."""
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(ROOT)
+        if mutant is not None:
+            sys.meta_path.insert(0, _Changed(mutant.module, mutant.source))
+        import pytest
+
+        options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        code = int(
+            pytest.main([*options, "-m", "not pipeline and not browser and not slurm", *tests])
+        )
+    finally:
+        os._exit(code)
+
+
+def main() -> int:
+    """Run the sample; 1 where a survivor is not named or too many survive."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=400, help="mutants in the sample")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", default="", help="modules whose name begins so, comma-separated")
+    parser.add_argument("--log", type=Path, default=ROOT / "results/mutants", help="folder of logs")
+    options = parser.parse_args()
+    chosen = [t for t in targets() if t.module.startswith(tuple(options.only.split(",")))]
+    drawn = sample(chosen, options.count, options.seed)
+    options.log.mkdir(parents=True, exist_ok=True)
+    warm()
+    for tests in dict.fromkeys(target.tests for target in chosen):
+        outcome, seconds = run(None, tests, options.log / "clean.txt")
+        print(f"unchanged: {outcome} in {seconds:.0f} s: {' '.join(tests)}", flush=True)
+        if outcome != "survived":
+            print((options.log / "clean.txt").read_text(encoding="utf-8"))
+            return 2
+    survivors: list[Mutant] = []
+    totals: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+
+    def one(number_and_pair: tuple[int, tuple[Target, Mutant]]) -> tuple[Mutant, str, float]:
+        number, (target, mutant) = number_and_pair
+        return (mutant, *run(mutant, target.tests, options.log / f"{number:04d}.txt"))
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        for number, (mutant, outcome, seconds) in enumerate(pool.map(one, enumerate(drawn))):
+            totals[mutant.module] += 1
+            if outcome == "survived":
+                survivors.append(mutant)
+                lost[mutant.module] += 1
+            print(
+                f"{number:04d} {outcome:8s} {seconds:5.1f} s  line {mutant.line}  {mutant.name}",
+                flush=True,
+            )
+    return report(survivors, totals, lost)
+
+
+def report(survivors: list[Mutant], totals: Counter[str], lost: Counter[str]) -> int:
+    """Print the survival rate of each module and the survivors; the exit status."""
+    print(f"\n{'module':28s} mutants survived")
+    for module, total in sorted(totals.items()):
+        print(f"{module:28s} {total:7d} {lost[module]:8d}  {lost[module] / total:6.1%}")
+    total, count = sum(totals.values()), len(survivors)
+    print(f"{'all':28s} {total:7d} {count:8d}  {count / total:6.1%}")
+    named: dict[str, str] = (
+        yaml.safe_load((HERE / "survivors.yaml").read_text(encoding="utf-8")) or {}
+    )
+    unnamed = [mutant.name for mutant in survivors if mutant.name not in named]
+    for mutant in survivors:
+        print(f"survived: {mutant.name}\n          {named.get(mutant.name, 'NO REASON GIVEN')}")
+    if unnamed:
+        print(
+            f"{len(unnamed)} survivors are not in survivors.yaml: write a test, or their reason there."
+        )
+    if count > LIMIT * total:
+        print(f"{count / total:.1%} survive, more than {LIMIT:.0%}.")
+    return int(bool(unnamed) or count > LIMIT * total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
