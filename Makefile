@@ -7,11 +7,14 @@ BIN := .venv/bin
 # The locks name every package with its hash, so nothing is resolved and nothing else comes in.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-deps
 
+<<<<<<< HEAD
 .PHONY: figures paper report test lint format golden mutants showcase lock bill clean
+=======
+.PHONY: figures paper report test lint format showcase lock bill clean FORCE
+>>>>>>> 4837400 (Say a line a job, a misspelt target in one sentence, and the verdicts at the end; let interrupts give the lock back)
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
-	@echo "figures/$(SCALE): begin with claims.md"
 
 paper: .venv/ready ## The replication report of the scale, paper/<scale>/paper.pdf
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) paper --config scale=$(SCALE) $(SETTINGS)
@@ -20,6 +23,11 @@ report: paper ## All of it as one HTML page that works offline, results/<scale>/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures paper \
 	  --configfile config/$(SCALE).yaml --config scale=$(SCALE) $(SETTINGS) --report results/$(SCALE)/report.html
 	@echo "results/$(SCALE)/report.html"
+
+# One file, such as results/laptop/cells/language/dense/runs.parquet; the path names the scale.
+results/% figures/% paper/%: .venv/ready FORCE
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) $@ \
+	  --config scale=$(word 2,$(subst /, ,$@)) $(SETTINGS)
 
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile $(ARGS)

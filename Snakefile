@@ -22,15 +22,35 @@ rule figures:
     default_target: True
     input:
         FIGURES,
+    message:
+        "Every figure of {CONFIG.scale}"
 
 
 # The tables that figures and paper are made from.
 rule tables:
     input:
         TABLES,
+    message:
+        "Every table of {CONFIG.scale}"
 
 
 # The replication report as PDF, and every figure that it shows.
 rule paper:
     input:
         PAPER,
+    message:
+        "The report of {CONFIG.scale}"
+
+
+include: "workflow/rules/targets.smk"
+
+
+# Where the figures are and what they say; through the log, so that it comes after the last job.
+onsuccess:
+    if (
+        not workflow.dag_settings.targets
+        or "figures" in workflow.dag_settings.targets
+    ):
+        logger.info(
+            closing(Path(f"{RESULTS}/tables"), Path(f"figures/{CONFIG.scale}"))
+        )

@@ -126,7 +126,7 @@ def test_markdown_renders_as_the_text_without_links_or_tags(table, hostile):
 
 
 def test_markdown_is_read_back_as_it_was(table, hostile, tmp_path):
-    (tmp_path / "t.md").write_text(table.markdown())
+    (tmp_path / "t.md").write_text(table.markdown(), encoding="utf-8")
     assert read_markdown(tmp_path / "t.md") == [
         [shown(hostile), "n"],
         [shown(hostile), "1"],

@@ -58,10 +58,10 @@ def snakemake(folder: Path, *arguments: str, scale: str = "smoke", status: int =
 
 
 def planned(output: str) -> dict[str, int]:
-    """The jobs of a dry run by rule."""
-    jobs = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\ntotal", output, re.S)
-    rows = jobs[1].splitlines() if jobs else []
-    counts = {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
+    """The jobs of a run, or of a dry one, by rule."""
+    jobs = re.search(r"to do:((?: \d+ \w+,?)+|(?:\n +\d+ \w+)+)", output)
+    rows = re.findall(r"(\d+) (\w+)", jobs[1]) if jobs else []
+    counts = {name: int(count) for count, name in rows}
     return {name: count for name, count in counts.items() if name not in ("figures", "tables")}
 
 
@@ -69,7 +69,7 @@ def planned(output: str) -> dict[str, int]:
 def project(tmp_path_factory):
     """A fresh copy of the project in which every figure has been made at smoke scale."""
     folder = copy_project(tmp_path_factory.mktemp("pipeline") / "project")
-    snakemake(folder, "figures")
+    (folder / "output.log").write_text(snakemake(folder, "figures"), encoding="utf-8")
     return folder
 
 
@@ -88,6 +88,18 @@ def test_every_figure_has_its_table_and_its_executed_notebook(project):
             assert picture.with_suffix(ending).stat().st_size > 0
     executed = project / "results/smoke/notebooks/language/initialisation.ipynb"
     assert '"output_type"' in executed.read_text(encoding="utf-8")
+
+
+def test_a_run_is_a_line_a_job_and_ends_with_the_verdicts(project):
+    lines = (project / "output.log").read_text(encoding="utf-8").splitlines()
+    done = [line for line in lines if re.match(r"\[ *\d+/\d+\] ", line)]
+    assert any("Training language/dense" in line for line in done)
+    closing = lines[lines.index(done[-1]) + 1 :]
+    assert closing[0].startswith("The figures are in figures/smoke")
+    verdicts = [line.split("  ")[0] for line in closing[1:]]
+    assert len(closing) <= 14 and {"supported", "refuted"} & set(verdicts)
+    assert len(lines) - len(done) - len(closing) < 10, "progress of slow jobs, nothing else"
+    assert not any("Reason" in line or "Warning" in line for line in lines)
 
 
 def test_runs_has_a_row_a_run_with_documented_columns(project):

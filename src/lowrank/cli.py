@@ -6,9 +6,11 @@ is said in one sentence with exit status 2.
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,18 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class Commands(click.Group):
-    """A click group that turns a LowrankError into its sentence and exit status 2, and SIGTERM into
-    an exit that removes temporary files."""
+    """A click group that turns a LowrankError into its sentence and exit status 2, and SIGTERM or a
+    closed terminal into an exit that removes temporary files."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _terminate)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                    signal.signal(number, _terminate)
+        # Plan and last lines name such cells once; every model that is built would say it again.
+        warnings.filterwarnings("ignore", message="At their rank")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # what the locale's letters lack
         try:
             return super().invoke(ctx)
         except LowrankError as error:

@@ -43,7 +43,8 @@ def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_the_date_and_the_m
 ):
     (tmp_path / "matplotlibrc").write_text(
         "text.usetex: True\naxes.facecolor: red\nfont.sans-serif: Humor Sans\nsavefig.bbox: tight\n"
-        "figure.facecolor: green\nlegend.loc: best\naxes.titlelocation: right\nlines.marker: o\n"
+        "figure.facecolor: green\nlegend.loc: best\naxes.titlelocation: right\nlines.marker: o\n",
+        encoding="utf-8",
     )
     rc = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "svg"}
     for name, seed, epoch, own in (("a", "1", "0", {}), ("b", "2", "86400000", rc)):

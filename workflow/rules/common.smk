@@ -4,12 +4,23 @@ import sys
 from pathlib import Path
 
 import yaml
+from lowrank import interrupt
 from lowrank.errors import LowrankError
 from lowrank.files import write_sealed
 from lowrank.study import config as settings
+<<<<<<< HEAD
+=======
+from lowrank.study.closing import closing
+from lowrank.study.contrasts import contrasts
+from lowrank.study.figures import shown, studies_of
+>>>>>>> 4837400 (Say a line a job, a misspelt target in one sentence, and the verdicts at the end; let interrupts give the lock back)
 from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
+from lowrank.study.targets import check_targets
 from lowrank.versions import VERSIONS
+from snakemake.logging import logger
+
+interrupt.on_signals()
 
 
 def read_config():

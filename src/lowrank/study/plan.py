@@ -6,7 +6,6 @@ shows in seconds and a model of any size fits.
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
+from lowrank.study.closing import larger_than_dense
 from lowrank.study.config import Config, TrackConfig
 from lowrank.study.grid import expand
 from lowrank.study.publish import load
@@ -109,7 +109,7 @@ def _measure(
 ) -> tuple[int, int, int | None, int | None]:
     """Parameters, forward FLOPs of one example, smallest and largest rank."""
     outputs, side = shape
-    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+    with torch.device("meta"):
         model = models.family(spec.family).build(spec, outputs)
         if factor is not None:
             factorise(model, spec, factor, seed=0)
@@ -154,4 +154,5 @@ def show(table: pd.DataFrame) -> str:
         total += f", {table['hours'].sum():.3g} device-hours"
     else:
         total += "; for hours give --peak, or publish measured runs"
-    return f"{shown.to_string(index=False)}\n{total}"
+    lines = [shown.to_string(index=False), total, *larger_than_dense(table)]
+    return "\n".join(lines)

@@ -7,7 +7,6 @@ of them alike, and a round is a pair. Wall times of whole runs have no such part
 from __future__ import annotations
 
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,7 @@ def measure_speed(
     for cell in cells:
         spec = cell.runs(best)[0]
         load_extensions(spec.extensions)
-        with warnings.catch_warnings(action="ignore"):
-            trainers[cell.name] = Trainer(spec, make_task(spec, data, where), data)
+        trainers[cell.name] = Trainer(spec, make_task(spec, data, where), data)
     steps = {
         name: max(2, round(seconds / _time(trainer, 3)[0])) for name, trainer in trainers.items()
     }

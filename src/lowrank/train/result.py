@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import platform
 import resource
-import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -75,7 +74,7 @@ def _not_finite(value: Any) -> bool:
 
 def _size(spec: RunSpec, task: Task) -> tuple[int, int]:
     """Parameters and forward FLOPs of one example, from shapes alone."""
-    with warnings.catch_warnings(action="ignore"), torch.device("meta"):
+    with torch.device("meta"):
         model = build_model(spec, task.outputs)
         return parameter_count(model), forward_flops(model, task.example())
 

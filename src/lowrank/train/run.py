@@ -8,7 +8,6 @@ switch, and trains that dense run so far if nobody has.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +55,7 @@ class FinishedRun:
 
     def model(self, outputs: int) -> nn.Module:
         """The trained model, on the host."""
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # its ranks were warned of when it was trained
-            model = build_model(self.spec, outputs)
+        model = build_model(self.spec, outputs)
         source = self.folder / "model.safetensors"
         checkpoint.load_model_tensors(model, checkpoint.load_weights(source), source)
         return model
