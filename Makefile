@@ -7,11 +7,7 @@ BIN := .venv/bin
 # The locks name every package with its hash, so nothing is resolved and nothing else comes in.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-deps
 
-<<<<<<< HEAD
-.PHONY: figures paper report test lint format golden mutants showcase lock bill clean
-=======
-.PHONY: figures paper report test lint format showcase lock bill clean FORCE
->>>>>>> 4837400 (Say a line a job, a misspelt target in one sentence, and the verdicts at the end; let interrupts give the lock back)
+.PHONY: figures paper report test lint format golden mutants showcase lock bill clean FORCE
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)

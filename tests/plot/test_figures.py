@@ -12,8 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from lowrank.errors import LowrankError
-from lowrank.files import write_table
+from lowrank.files import read_table, write_table
 from lowrank.plot import load, publish, style
+from lowrank.study.figures import shown, studies_of
+from lowrank.study.grid import expand
 from lowrank.study.stats import mean_interval
 from lowrank.study.tables import all_contrasts
 
@@ -283,3 +285,48 @@ def test_decays_are_compared_with_the_tracks_own_even_where_another_study_traine
     rows = table.numbers.set_index("cell")
     assert "language/spectral-r0.5" not in rows.index
     assert np.isfinite(rows.loc["language/spectral-r0.5-frobenius", "to_own_decay"])
+
+
+@pytest.fixture(scope="module")
+def cells_of(synthetic):
+    """The cells that a figure shows, by the workflow's rule."""
+    grid = expand(synthetic)
+    cells = shown(synthetic, grid)
+
+    def of(track, name):
+        return {cell for study in studies_of(name) for cell in cells[track, study]}
+
+    return of
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_rate"])
+def test_a_figure_shows_no_cell_but_those_it_is_drawn_again_for(
+    track, name, tables, cells_of, tmp_path
+):
+    """Without all other cells' rows, and other studies' contrasts, it is the same to the pixel."""
+    cells = cells_of(track, name)
+    for source in tables.glob("*.parquet"):
+        table = read_table(source)
+        if source.stem in ("runs", "layers", "spectra"):
+            assert not cells.issuperset(table["cell"])
+            table = table[table["cell"].isin(cells)]
+        if source.stem == "contrasts":
+            table = table[table["study"].isin(studies_of(name))]
+            assert cells.issuperset(
+                table.loc[table["track"] == track, ["arm", "reference"]].stack()
+            )
+        write_table(tmp_path / source.name, table)
+    module, function = FIGURES[name]
+    draw = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
+    figure, table = draw(load(tmp_path, track))
+    expected_figure, expected = draw(load(tables, track))
+    pd.testing.assert_frame_equal(table.shown(), expected.shown())
+    pixels = [np.asarray(_canvas(each).buffer_rgba()) for each in (figure, expected_figure)]
+    assert np.array_equal(*pixels)
+
+
+def _canvas(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas

@@ -8,12 +8,9 @@ from lowrank import interrupt
 from lowrank.errors import LowrankError
 from lowrank.files import write_sealed
 from lowrank.study import config as settings
-<<<<<<< HEAD
-=======
 from lowrank.study.closing import closing
 from lowrank.study.contrasts import contrasts
 from lowrank.study.figures import shown, studies_of
->>>>>>> 4837400 (Say a line a job, a misspelt target in one sentence, and the verdicts at the end; let interrupts give the lock back)
 from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
 from lowrank.study.targets import check_targets
@@ -84,6 +81,15 @@ JOB = dict(data=data_folder, cache=f"{RESULTS}/runs", device=CONFIG.device)
 TRAINED = list(GRID.cells) if CONFIG.results_from == "train" else list(CONFIG.retrain)
 
 
+# The cells that the figures of each (track, study) show.
+SHOWN = shown(CONFIG, GRID)
+
+# What turns the results of jobs into tables.
+TABLE_SOURCES = [
+    f"src/lowrank/study/{name}.py" for name in ("contrasts", "stats", "tables")
+]
+
+
 wildcard_constraints:
     track="[a-z]+(-[a-z]+)*",
     arm="[A-Za-z0-9._-]+",
@@ -112,7 +118,17 @@ def write_specs():
                 )
     for part, number in VERSIONS.items():
         write_sealed(version(part), {"version": number})
+    compared = contrasts(CONFIG)
+    for (track, study), names in SHOWN.items():
+        values = {"cells": names, "contrasts": compared.get((track, study), [])}
+        values["trained"] = [name for name in names if name in TRAINED]
+        write_sealed(shown_spec(track, study), values)
     write_sealed(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))
+
+
+def shown_spec(track, study):
+    """The file that says what a study shows and where it comes from: an input of its figures."""
+    return f"{RESULTS}/specs/shown/{track}/{study}.json"
 
 
 def version(part):
@@ -122,6 +138,17 @@ def version(part):
 
 
 write_specs()
+
+
+def waited_for(files, reasons, product):
+    """Files that a job reads or waits for, but that are no reason to make its product again: the
+    `reasons` are. Snakemake overlooks them while it makes files again that are marked so, hence the
+    mark is left out when a reason is newer than the product."""
+    made = Path(product).stat().st_mtime if Path(product).exists() else 0
+    newer = any(
+        Path(path).stat().st_mtime > made for path in reasons if Path(path).exists()
+    )
+    return files if newer else list(map(ancient, files))
 
 
 def cell_spec(name):

@@ -96,15 +96,24 @@ rule measure_baselines:
         "lowrank baselines --data {params.data} --output {output} 2>&1 | tee {log}"
 
 
+def timed_files(wildcards):
+    """What step times depend on: no trained model is among it."""
+    names = timed(wildcards.track)
+    files = [*map(cell_spec, names), *rate_files(*names), prepared(wildcards.track)]
+    return [*files, version("speed")]
+
+
 # Time training steps, dense and factorised taking turns. It waits until all is trained and takes every
 # core, because nothing else may run meanwhile.
 rule measure_speed:
     input:
-        trained=[cell_tables(name)[0] for name in TRAINED],
+        timed=timed_files,
         specs=lambda wildcards: [cell_spec(name) for name in timed(wildcards.track)],
-        rates=lambda wildcards: rate_files(*timed(wildcards.track)),
-        data=lambda wildcards: prepared(wildcards.track),
-        version=version("speed"),
+        trained=lambda wildcards: waited_for(
+            [cell_tables(name)[0] for name in TRAINED],
+            timed_files(wildcards),
+            f"{RESULTS}/speed/{wildcards.track}.parquet",
+        ),
     output:
         f"{RESULTS}/speed/{{track}}.parquet",
     log:
@@ -133,6 +142,7 @@ rule collect_tables:
         ),
         rates=rate_files(*TRAINED),
         config=f"{RESULTS}/specs/config.json",
+        code=TABLE_SOURCES,
         others=[path for _, path in COLLECTED],
         published=PUBLISHED_FILES,
     output:

@@ -14,11 +14,6 @@ FIGURE_TABLES = {
     "claims": ["claims"],
 }
 ACROSS = ["claims"]  # drawn once, of all tracks
-FIGURE_STUDIES = {
-    "effective_rank": ["decay"],
-    "spectra": ["decay", "initialisation"],
-    "parameters": ["scaling"],
-}
 FIGURE_ENDINGS = ["pdf", "png", "html", "csv", "md", "tex"]
 
 
@@ -26,7 +21,7 @@ def has_figure(track, name):
     """Whether the track's studies give the figure something to show."""
     if name == "learning_rate":
         return CONFIG.tracks[track].training.learning_rate is None
-    return any(track in with_study(study) for study in FIGURE_STUDIES.get(name, [name]))
+    return any(track in with_study(study) for study in studies_of(name))
 
 
 FIGURES = [
@@ -46,11 +41,25 @@ LOOK = {path.stem: str(path) for path in sorted(Path("src/lowrank/plot").glob("*
 SHARED_LOOK = [path for stem, path in LOOK.items() if stem not in FIGURE_TABLES]
 
 
-def figure_tables(wildcards):
+def table_names(wildcards):
     names = [*FIGURE_TABLES[wildcards.name]]
     if wildcards.name == "initialisation" and wildcards.track == "language":
         names.append("baselines")
-    return [f"{RESULTS}/tables/{name}.parquet" for name in names]
+    return names
+
+
+def figure_results(wildcards):
+    """The results that a figure shows, of all that its tables hold."""
+    track, names = wildcards.track, table_names(wildcards)
+    studies = [study for study in studies_of(wildcards.name) if (track, study) in SHOWN]
+    cells = dict.fromkeys(name for study in studies for name in SHOWN[track, study])
+    files = [cell_tables(name)[0] for name in cells if name in TRAINED]
+    own = [(name, f"{RESULTS}/{name}/{track}.parquet") for name in names]
+    files += [path for name, path in own if (name, path) in COLLECTED]
+    if "rates" in names:
+        files += rate_files(*trained(track))
+        studies = [study for of, study in SHOWN if of == track]
+    return [*files, *PUBLISHED_FILES, *(shown_spec(track, study) for study in studies)]
 
 
 def figure_sources(wildcards):
@@ -58,10 +67,19 @@ def figure_sources(wildcards):
     return [
         *SHARED_LOOK,
         own,
+        *TABLE_SOURCES,
         "src/lowrank/study/evidence.py",
-        "src/lowrank/study/stats.py",
         "src/lowrank/study/scaling.py",
     ]
+
+
+def figure_tables(wildcards):
+    """The tables that a figure is made from; a new one is no reason to draw it again."""
+    tables = [f"{RESULTS}/tables/{name}.parquet" for name in table_names(wildcards)]
+    reasons = [*figure_results(wildcards), *figure_sources(wildcards)]
+    reasons += [version("evaluation"), f"notebooks/{wildcards.name}.ipynb"]
+    figure = f"figures/{CONFIG.scale}/{wildcards.track}/{wildcards.name}.png"
+    return waited_for(tables, reasons, figure)
 
 
 def reading(name):
@@ -103,8 +121,10 @@ RENDER = (
 rule render_figure:
     input:
         notebook="notebooks/{name}.ipynb",
-        tables=figure_tables,
+        results=figure_results,
         sources=figure_sources,
+        version=version("evaluation"),
+        tables=figure_tables,
     output:
         multiext(
             f"figures/{CONFIG.scale}/{{track}}/{{name}}", ".pdf", ".csv", ".md", ".tex"

@@ -31,6 +31,7 @@ from lowrank.files import (
     write_manifest,
 )
 from lowrank.progress import Progress, say
+from lowrank.versions import VERSIONS, check_prepared
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,7 @@ def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
             target,
             names,
             kind="images",
+            version=VERSIONS["images"],
             source=source,
             digest=digest([facts, files]),
             **facts,
@@ -276,6 +278,7 @@ def load_images(folder: Path | str, verify: bool = True) -> ImageData:
         raise LowrankError(
             f"{folder} holds a data set of kind {manifest.get('kind')!r}: images are expected."
         )
+    check_prepared(folder, manifest, "images")
     return ImageData(
         folder,
         manifest,

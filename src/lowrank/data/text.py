@@ -24,6 +24,7 @@ from lowrank.files import (
     sha256,
     write_manifest,
 )
+from lowrank.versions import VERSIONS, check_prepared
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +100,7 @@ def prepare_text(
             new,
             names,
             **content,
+            version=VERSIONS["text"],
             source=source,
             removed={"empty": empty, "in another split": shared},
             tokenizer_sha256=hashes[TOKENIZER],
@@ -181,6 +183,7 @@ def load_text(folder: Path | str) -> TextData:
         raise LowrankError(
             f"{folder} holds {manifest.get('kind')}, not text: give a folder of text."
         )
+    check_prepared(folder, manifest, "text")
     tokens: dict[str, NDArray[Any]] = {
         split: np.memmap(folder / tokens_file(split), dtype=manifest["dtype"], mode="r")
         for split in manifest["counts"]

@@ -151,8 +151,8 @@ def _exponent(law: PowerLaw) -> str:
 
 
 def _device(results: Results) -> str:
-    """The device that all runs had in common, by its name in the tables."""
-    names = [str(name) for name in results.table("runs")["device"].dropna().unique()]
+    """The device that all runs of the study had in common, by its name in the tables."""
+    names = [str(name) for name in results.study("scaling")["device"].dropna().unique()]
     return names[0].replace("(R)", "") if len(names) == 1 else "several devices"
 
 

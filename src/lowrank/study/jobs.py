@@ -144,7 +144,8 @@ def evaluate(
     for cell in cells:
         for run in runs_of(cell, rates, data, cache, device):
             metrics = test_metrics(run, cell.evaluation, data, device)
-            rows.append({"cell": cell.name, "seed": run.spec.seed, **metrics})
+            key = {"cell": cell.name, "seed": run.spec.seed}
+            rows.append({**key, "evaluation_version": VERSIONS["evaluation"], **metrics})
     write_table(output, pd.DataFrame(rows))
 
 

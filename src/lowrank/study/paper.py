@@ -167,7 +167,7 @@ def _summary(runs: pd.DataFrame) -> dict[str, Any]:
         "finished": max((text[:10] for text in values("finished_at")), default=""),
         **{
             key: values(key)
-            for key in ("device", "torch", "transformers", "lowrank", "method_version", "threads")
+            for key in ("device", "torch", "transformers", "lowrank", "training_version", "threads")
         },
     }
 

@@ -59,13 +59,20 @@ def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> dict[str, pd.DataFrame]:
-    """The published tables by name; a missing, truncated or altered one is a LowrankError naming it."""
+    """The published tables by name; a missing, truncated or altered one is a LowrankError naming it.
+
+    Runs that were published before parts of the code had versions of their own are of their first.
+    """
     manifest = check_manifest(folder)
-    return {
+    tables = {
         Path(name).stem: read_table(folder / name)
         for name in manifest["files"]
         if name.endswith(".parquet")
     }
+    runs = tables["runs"].rename(columns={"method_version": "training_version"})
+    if "evaluation_version" not in runs:
+        runs["evaluation_version"] = 1
+    return {**tables, "runs": runs}
 
 
 def thin(history: pd.DataFrame) -> pd.DataFrame:

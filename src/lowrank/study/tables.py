@@ -12,6 +12,7 @@ import pandas as pd
 
 from lowrank.errors import LowrankError
 from lowrank.files import damaged, read_table, write_table
+from lowrank.progress import say
 from lowrank.study.config import Config
 from lowrank.study.contrasts import contrasts
 from lowrank.study.publish import load as load_published
@@ -41,7 +42,7 @@ COLUMNS = {
     "moments": "optimiser moments at the switch: carry or reset",
     "rate_factor": "what the arm's best learning rate was multiplied by",
     "steps": "optimiser steps",
-    "digest": "digest of spec, data and method version; the run's folder in the cache",
+    "digest": "digest of spec, data and training version; the run's folder in the cache",
     "seed": "seed of initialisation and data order",
     "learning_rate": "peak learning rate (after the switch, if there is one)",
     "diverged": "whether the loss or a gradient stopped being finite",
@@ -71,9 +72,11 @@ COLUMNS = {
     "torch": "version of torch",
     "transformers": "version of transformers",
     "lowrank": "version of this package",
-    "method_version": "version of what the code computes",
+    "source": "digest of this package's source when the run was made",
+    "training_version": "version of what a run computes (lowrank.versions)",
     "threads": "processor threads of the process",
     "finished_at": "when the run ended, UTC",
+    "evaluation_version": "version of how the test metrics are read (lowrank.versions)",
     "test_loss": "loss on test data, nats a token or image",
     "test_perplexity": "exp of the test loss",
     "test_word_perplexity": "perplexity a white-space word on test data",
@@ -108,6 +111,7 @@ def collect(
     if published is not None:
         ground = load_published(published)
         ground.pop("claims", None)
+        say_what_differs(ground["runs"], tables["runs"])
         tables = {name: over(ground.get(name), tables.get(name)) for name in {**tables, **ground}}
     runs = tables["runs"]
     if not len(runs):
@@ -116,6 +120,40 @@ def collect(
     tables["contrasts"] = all_contrasts(config, tables["runs"], tables.get("barriers"))
     for name, table in tables.items():
         write_table(output / f"{name}.parquet", table)
+
+
+def say_what_differs(published: pd.DataFrame, fresh: pd.DataFrame) -> None:
+    """Say on the terminal if published runs that stay were made by other versions of a part, or on
+    other data, than the fresh ones that join them."""
+    if not len(fresh):
+        return
+    stay = published[~published["cell"].isin(fresh["cell"])]
+    found = []
+    for part in ("training", "evaluation"):
+        column = f"{part}_version"
+        old, new = (
+            sorted(set(runs[column].dropna().astype(int))) if column in runs else []
+            for runs in (stay, fresh)
+        )
+        if new and set(old) - set(new):
+            found.append(f"version {_listed(old)} of {part} (now {_listed(new)})")
+    tracks = [
+        str(track)
+        for track, rows in stay.groupby("track", sort=False)
+        if (data := set(fresh.loc[fresh["track"] == track, "data_digest"]))
+        and set(rows["data_digest"]) - data
+    ]
+    if tracks:
+        found.append(f"other data of {_listed(tracks)}")
+    if found:
+        say(
+            f"the published runs beside the {fresh['cell'].nunique()} retrained cells were made with "
+            f"{' and '.join(found)}: part of a difference between them may come from that."
+        )
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _of_cell(path: Path) -> pd.DataFrame:

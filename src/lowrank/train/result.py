@@ -17,11 +17,14 @@ from lowrank.factor.flops import forward_flops
 from lowrank.study.spec import RunSpec
 from lowrank.train import parallel
 from lowrank.train.build import build_model
-from lowrank.versions import VERSIONS
+from lowrank.versions import VERSIONS, source_digest
 
 if TYPE_CHECKING:
     from lowrank.train.task import Task
     from lowrank.train.trainer import Trainer
+
+SOURCE = source_digest()
+"""The code as it was when the process began."""
 
 
 def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
@@ -96,7 +99,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "lowrank": version("lowrank"),
-        "method_version": VERSIONS["training"],
+        "source": SOURCE,
+        "training_version": VERSIONS["training"],
         "threads": torch.get_num_threads(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
