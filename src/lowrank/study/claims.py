@@ -98,9 +98,9 @@ def judge(
     for claim in claims.claims:
         tests: list[Row] = []
         for test in claim.tests:
-            for track in (
-                test.tracks if tracks is None else filter(tracks.__contains__, test.tracks)
-            ):
+            for track in test.tracks:
+                if tracks is not None and track not in tracks:
+                    continue
                 judged = _judge_test(claims, claim, test, track, known, 1 - confidence)
                 tests.append(judged[-1])
                 rows += judged
