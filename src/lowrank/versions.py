@@ -26,7 +26,7 @@ VERSIONS = {
     "images": 2,
     "training": 2,
     "evaluation": 1,
-    "interpolation": 1,
+    "interpolation": 2,
     "posthoc": 2,
     "baselines": 1,
     "speed": 1,

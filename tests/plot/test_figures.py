@@ -203,6 +203,14 @@ def test_scaling_table_states_the_fitted_exponent_with_its_interval(drawn):
     assert (fits["exponent"] < 0).all()
 
 
+def test_truncations_with_batch_norm_are_shown_with_the_statistics_they_had_before(drawn):
+    _, table = drawn("small-images", "posthoc")
+    shown = table.shown()["with old batch norm"]
+    truncated = table.numbers["method"].notna().to_numpy()
+    assert shown[truncated].str.startswith("12.5").all()
+    assert "with old batch norm" not in drawn("language", "posthoc")[1].shown()
+
+
 def test_truncations_are_paired_with_training_at_the_same_rank(drawn, tables):
     _, table = drawn("language", "posthoc")
     truncated = pd.read_parquet(tables / "posthoc.parquet")

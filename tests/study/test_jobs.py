@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from lowrank.data.text import load_text
+from lowrank.factor.batch_norm import recompute_batch_norm
+from lowrank.factor.truncate import truncate_model
 from lowrank.plot.summary import summarise
 from lowrank.study import config, jobs
 from lowrank.study.baselines import ngram_losses
@@ -18,6 +20,8 @@ from lowrank.study.interpolation import interpolate
 from lowrank.study.posthoc import posthoc
 from lowrank.study.speed import measure_speed
 from lowrank.study.stats import pair
+from lowrank.train.build import choose_device, select_targets
+from lowrank.train.task import make_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +74,38 @@ def test_truncation_at_full_rank_is_the_dense_model(settings, grid, text_folder,
         expected = jobs.test_metrics(run, dense.evaluation, text_folder, "cpu")["test_loss"]
         found = table[table["seed"] == run.spec.seed]["test_loss"]
         assert found.to_numpy() == pytest.approx(expected, rel=1e-4)
+    assert not [name for name in table if name.startswith("stale")], "there is no batch norm"
+
+
+def test_truncated_batch_norm_networks_are_tested_with_statistics_of_their_own(
+    digits_folder, cache
+):
+    values = config.read_yaml(ROOT / "config/smoke.yaml")
+    values["tracks"] = {"small-images": values["tracks"]["small-images"]}
+    track = values["tracks"]["small-images"]
+    track["training"] |= {"steps": 30, "learning_rate": 0.1}
+    track["sweep"] = {"rates": [0.1]}
+    track["studies"]["posthoc"] = {"ranks": [0.3], "methods": ["plain"], "fine_tune_steps": [0, 3]}
+    settings = config.parse(values)
+    images = settings.tracks["small-images"]
+    dense = expand(settings).cells["small-images/dense"]
+    rates = dict.fromkeys(dense.groups, 0.1)
+    study = images.studies.posthoc
+    table = posthoc(study, images.factors, dense, rates, digits_folder, cache, "cpu")
+    untuned = table[table["fine_tune_steps"] == 0]
+    assert (untuned["test_loss"] < untuned["stale_test_loss"]).all()
+    for run, row in zip(
+        jobs.runs_of(dense, rates, digits_folder, cache, "cpu"), untuned.itertuples(), strict=True
+    ):
+        task = make_task(run.spec, digits_folder, choose_device("cpu"))
+        model = run.model(task.outputs)
+        names = {t.name: t.scale for t in select_targets(model, run.spec.model, images.factors)}
+        truncate_model(model, names, method="plain", rank_fraction=0.3, rank_multiple=1)
+        held_out = ("test", dense.evaluation.test_examples, dense.evaluation.batch)
+        assert row.stale_test_loss == task.evaluate(model, *held_out)["loss"]
+        recompute_batch_norm(model, [task.batch(step) for step in range(8)], task.loss)
+        found = task.evaluate(model, *held_out)
+        assert (row.test_loss, row.test_accuracy) == (found["loss"], found["accuracy"])
 
 
 def test_fine_tuning_that_diverges_is_marked_and_has_no_metrics(settings, grid, text_folder, cache):

@@ -2,5 +2,6 @@
 
 `layers` holds the factorised modules, `init` and `decay` what the paper varies, `spectrum` what it
 measures; `convert` and `truncate` turn dense models into factorised ones, before or after training,
-and `flops` counts what either costs. `svd` and `registry` are what these share.
+`batch_norm` renews the statistics of one whose weights were replaced, and `flops` counts what either
+costs. `svd` and `registry` are what these share.
 """

@@ -67,7 +67,8 @@ def truncate_model(
     """Truncate every layer named in `scales` (values ignored), in place; returns the names.
 
     `batches` are calibration data and `loss(model, batch)` a scalar, for methods that need them;
-    the model is in evaluation mode meanwhile and its gradients stay as they were. Besides the
+    the model is in evaluation mode meanwhile and its gradients stay as they were. Batch-norm
+    statistics stay too, those of the dense weights: call `recompute_batch_norm` next. Besides the
     errors of `factorize_model`, an unknown method, missing calibration data, a layer that they do
     not reach, or whitening the spatial matricisation (whose columns no input is) raises
     LowrankError.

@@ -13,10 +13,11 @@ from lowrank.plot.arms import INITS, TRUNCATIONS, Kind, arm_label, in_words
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import canvas, legend_below, title_panels
 from lowrank.plot.summary import arms, summarise
-from lowrank.plot.table import Table, costs, difference, order, plain, qualities, words
+from lowrank.plot.table import Table, costs, difference, estimate, order, plain, qualities, words
 from lowrank.study.stats import paired_contrasts
 
 KEYS = ["method", "rank_fraction", "fine_tune_steps"]
+NONE = pd.Series(dtype=float)
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
@@ -24,11 +25,10 @@ def draw(results: Results) -> tuple[Figure, Table]:
     off and would flatten the rest."""
     quality = results.quality
     trained = arms(results, "posthoc")
-    truncated = summarise(
-        results.table("posthoc"),
-        [quality.metric, *quality.beside],
-        keys=KEYS,
-    )
+    rows = results.table("posthoc")
+    # A model without batch norm has no metric from before its statistics were recomputed.
+    stale = [name for name in (f"stale_{quality.metric}",) if rows.get(name, NONE).notna().any()]
+    truncated = summarise(rows, [quality.metric, *quality.beside, *stale], keys=KEYS)
     lengths = sorted(truncated["fine_tune_steps"].unique())
     figure, axes = canvas(len(lengths), width=max(3.5, min(7.0, 3.5 * len(lengths))), height=3.0)
     handles: dict[str, Line2D] = {}
@@ -58,6 +58,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
             *costs(),
             order("training FLOPs", "training_flops"),
             *qualities(quality),
+            *(estimate("with old batch norm", name, **quality.shown) for name in stale),
             difference("difference to trained in low rank", "to_trained", **quality.shown),
         ],
     )

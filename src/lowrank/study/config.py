@@ -144,6 +144,11 @@ class PostHocStudy(Strict):
     calibration_batches: Count = Field(
         8, description="Training batches from which whitening and Fisher weights are measured."
     )
+    batch_norm_batches: Count = Field(
+        8,
+        description="Training batches that recompute batch-norm statistics after truncation and "
+        "fine-tuning.",
+    )
 
 
 class Studies(Strict):

@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import effective_weights
 from lowrank.study.config import InterpolationStudy
 from lowrank.study.jobs import runs_of
@@ -85,7 +86,8 @@ def _line(
     for index in range(study.points):
         t = index / (study.points - 1)
         model.load_state_dict({name: _mix(first[name], last[name], t) for name in first})
-        recompute_batch_norm(model, task, study.batches)
+        batches = (task.batch(step, 0, 1) for step in range(study.batches))
+        recompute_batch_norm(model, batches, task.loss)
         limit, batch = spec.evaluation.validation_examples, spec.evaluation.batch
         rows.append({"t": t, **task.evaluate(model, "validation", limit, batch)})
     losses = [row["loss"] for row in rows]
@@ -116,20 +118,3 @@ def _distance(
     moved = sum(float((last[name] - first[name]).square().sum()) for name in names)
     size = sum(float(first[name].square().sum()) for name in names)
     return math.sqrt(moved / size)
-
-
-@torch.no_grad()
-def recompute_batch_norm(model: nn.Module, task: Task, batches: int) -> None:
-    """Replace batch-norm running statistics by the means over training batches; nothing else moves."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches seen
-    model.train()
-    for step in range(batches):
-        task.loss(model, task.batch(step, 0, 1))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

@@ -1,6 +1,8 @@
 """Truncating the trained dense model, with or without fine-tuning, at the ranks low-rank training used.
 
 The same layers get the same ranks as in low-rank training, so parameters and FLOPs kept are equal.
+Batch-norm statistics are recomputed from training batches before the test: those that the dense model
+left, or a short fine-tuning, describe the inputs that other weights gave.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.truncate import truncate_model
@@ -40,6 +43,8 @@ def posthoc(
 ) -> pd.DataFrame:
     """One row a (method, rank fraction, fine-tuning length, seed) with test metrics and cost.
 
+    A model with batch norm has `stale_test_accuracy` and `stale_test_loss` beside them: its metrics
+    before the statistics were recomputed.
     Where fine-tuning diverges, or the truncated model's metrics are not finite, `diverged` is true
     and there are no metrics.
     """
@@ -89,10 +94,13 @@ def _truncated(
         finite = _fine_tune(
             model, task, run.spec.training, factor, study.fine_tune_rate_factor, length
         )
-        metrics = task.evaluate(
-            model, "test", dense.evaluation.test_examples, dense.evaluation.batch
-        )
-        finite = finite and all(map(math.isfinite, metrics.values()))
+        held_out = ("test", dense.evaluation.test_examples, dense.evaluation.batch)
+        metrics = {f"test_{k}": v for k, v in task.evaluate(model, *held_out).items()}
+        batches = (task.batch(step, 0, 1) for step in range(study.batch_norm_batches))
+        if recompute_batch_norm(model, batches, task.loss):
+            metrics = {f"stale_{name}": value for name, value in metrics.items()}
+            metrics |= {f"test_{k}": v for k, v in task.evaluate(model, *held_out).items()}
+        finite = finite and math.isfinite(metrics["test_loss"])
         examples = run.spec.training.batch
         rows.append(
             {
@@ -102,7 +110,10 @@ def _truncated(
                 "fine_tune_steps": length,
                 "seed": run.spec.seed,
                 "diverged": not finite,
-                **{f"test_{name}": value if finite else None for name, value in metrics.items()},
+                **{
+                    name: value if finite and math.isfinite(value) else None
+                    for name, value in metrics.items()
+                },
                 "kept_parameters": parameter_count(model) / size,
                 "kept_flops": flops / dense_flops,
                 "training_flops": 3 * examples * (steps * dense_flops + length * flops),
