@@ -169,3 +169,15 @@ def test_log_axes_have_a_few_written_ticks(low, high):
     assert style._plain(2e9) == r"$2{\times}10^{9}$"
     assert style._plain(1e9) == r"$10^{9}$"
     assert style._plain(0.02) == "0.02"
+
+
+def test_losses_beyond_any_perplexity_are_drawn_without_its_scale():
+    figure, (ax,) = style.canvas()
+    ax.set_ylim(5.0, 1000.0)
+    style.add_perplexity(ax)
+    FigureCanvasAgg(figure).draw()
+    assert not ax.child_axes
+    ax.set_ylim(5.0, 700.0)
+    style.add_perplexity(ax)
+    FigureCanvasAgg(figure).draw()
+    assert ax.child_axes

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowrank.data.text import load_text
+from lowrank.data.spec import TextSpec
+from lowrank.data.text import load_text, prepare_text
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.truncate import truncate_model
 from lowrank.plot.summary import summarise
@@ -156,6 +157,22 @@ def test_ngram_losses_are_those_of_the_counted_distributions(text_folder):
     by_hand = -np.mean([math.log(counts[token] / counts.sum()) for token in test])
     assert table.loc["unigram", "test_loss"] == pytest.approx(by_hand)
     assert table.loc["bigram", "test_loss"] < table.loc["unigram", "test_loss"]
+
+
+def test_perplexities_beyond_floats_are_missing_and_the_rest_stands(tmp_path):
+    rng = np.random.default_rng(0)
+    # No spaces: a line is one word of hundreds of tokens, and its perplexity has hundreds of digits.
+    lines = ["".join(chr(0x4E00 + code) for code in rng.integers(0, 2000, 201)) for _ in range(300)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    source = TextSpec(source="local", train=str(tmp_path / "lines.txt"), vocabulary=300)
+    folder = prepare_text(source, tmp_path / "data")
+    table = ngram_losses(folder)
+    counts = load_text(folder).counts("test")
+    assert (table["test_loss"] * counts["tokens"] / counts["words"] > 710).all()
+    assert table["test_word_perplexity"].isna().all()
+    np.testing.assert_allclose(table["test_perplexity"], np.exp(table["test_loss"]))
+    bits = table["test_loss"] * counts["tokens"] / counts["bytes"] / math.log(2)
+    np.testing.assert_allclose(table["test_bits_per_byte"], bits)
 
 
 def test_models_take_turns_when_steps_are_timed(grid, text_folder, tmp_path):

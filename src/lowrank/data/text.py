@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from lowrank.data import embedded, sources
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
+from lowrank.exponential import exp
 from lowrank.files import (
     atomic_dir,
     check_manifest,
@@ -136,6 +138,17 @@ class TextData:
     def counts(self, split: str) -> dict[str, int]:
         """Tokens (separators included), words, bytes and documents of a split."""
         return self.manifest["counts"][split]
+
+    def measures(self, split: str, loss: float) -> dict[str, float]:
+        """What a loss in nats a token on a split is as `perplexity` a token, `word_perplexity` and
+        `bits_per_byte`; a perplexity that no float can hold is infinite."""
+        counts = self.counts(split)
+        words = counts["words"] or math.nan  # there may be tokens and no word
+        return {
+            "perplexity": exp(loss),
+            "word_perplexity": exp(loss * counts["tokens"] / words),
+            "bits_per_byte": loss * counts["tokens"] / counts["bytes"] / math.log(2),
+        }
 
     def starts(self, split: str, length: int) -> NDArray[np.int64]:
         """Where the windows start that together predict the tokens of a split once each.

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lowrank.exponential import exp
 from lowrank.plot import marks
 from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
@@ -124,7 +125,7 @@ def _spectrum(results: Results, cell: str, sides: dict[Any, float]) -> Any:
     per_seed = np.array([np.mean(layers, axis=0) for layers in curves.values()])
     there = np.isfinite(per_seed).all(axis=0)
     mean, low, high = np.array([interval(column) for column in per_seed[:, there].T]).T
-    return GRID[there], np.exp(mean), np.exp(low), np.exp(high)
+    return GRID[there], exp(mean), exp(low), exp(high)
 
 
 def _facts(row: Any, panel: str, label: str, curve: Any) -> dict[str, Any]:

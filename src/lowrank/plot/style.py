@@ -21,6 +21,7 @@ from matplotlib.legend import Legend
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
+from lowrank.exponential import exp
 from lowrank.files import atomic
 
 COLUMN, FULL = 3.5, 7.0
@@ -208,9 +209,12 @@ def _plain(value: float) -> str:
 
 
 def add_perplexity(ax: Axes) -> None:
-    """A right-hand scale that reads the loss of the left one (nats a token) as perplexity."""
-    right = ax.secondary_yaxis("right", functions=(np.exp, lambda p: np.log(np.maximum(p, 1e-12))))
-    low, high = np.exp(np.array(ax.get_ylim()))
+    """A right-hand scale that reads the loss of the left one (nats a token) as perplexity; none
+    where no float can hold it."""
+    low, high = exp(ax.get_ylim())
+    if not np.isfinite(high):
+        return
+    right = ax.secondary_yaxis("right", functions=(exp, lambda p: np.log(np.maximum(p, 1e-12))))
     ticks = [tick for tick in MaxNLocator(nbins=5).tick_values(low, high) if low <= tick <= high]
     right.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     right.set_ylabel("perplexity")

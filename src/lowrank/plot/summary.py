@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lowrank.exponential import exp
 from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
 from lowrank.study.stats import mean_interval, possible
@@ -151,6 +152,4 @@ def course(
         for step, group in means.groupby("step")
     ]
     steps, mean, low, high = np.array(found, dtype=float).reshape(-1, 4).T
-    return (
-        (steps, np.exp(mean), np.exp(low), np.exp(high)) if geometric else (steps, mean, low, high)
-    )
+    return (steps, exp(mean), exp(low), exp(high)) if geometric else (steps, mean, low, high)

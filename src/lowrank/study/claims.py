@@ -224,7 +224,8 @@ def _in_unit(value: float, unit: str) -> float:
     """From the scale of the test (logs for relative and factor) to the unit of the table."""
     if unit == "absolute":
         return value
-    return float(np.expm1(value) if unit == "relative" else np.exp(value))
+    with np.errstate(over="ignore"):
+        return float(np.expm1(value) if unit == "relative" else np.exp(value))
 
 
 def _p_values(test: ClaimTest, d: Difference, m: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.escape import from_markdown, visible
+from lowrank.exponential import exp
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 from lowrank.study.claims import VERDICTS
 from lowrank.study.config import Config
@@ -232,7 +233,7 @@ def _paper(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
         if len(ours):
             found = mean_interval(ours)
             ends = (found.estimate, found.low, found.high)
-            row["ours"] = [math.exp(x) if log else x for x in ends]
+            row["ours"] = [exp(x) if log else x for x in ends]
             if row["gap"] is not None and len(base):
                 row["our_gap"] = found.estimate - float(base.mean())
         rows.append(row)

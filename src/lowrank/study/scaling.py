@@ -10,21 +10,22 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from lowrank.errors import LowrankError
+from lowrank.exponential import exp
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * x^exponent, with the exponent's confidence interval."""
+    """y = e^level * x^exponent, with the exponent's confidence interval."""
 
     exponent: float
     low: float
     high: float
-    coefficient: float
+    level: float
     points: int
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """The law's y at x, in the units that it was fitted in."""
-        return self.coefficient * np.asarray(x, dtype=float) ** self.exponent
+        return np.asarray(exp(self.level + self.exponent * np.log(np.asarray(x, dtype=float))))
 
 
 def power_law(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> PowerLaw:
@@ -48,4 +49,4 @@ def power_law(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> PowerLaw:
     level = float(v.mean() - exponent * u.mean())
     residual = float(((v - level - exponent * u) ** 2).sum())
     half = float(stdtrit(n - 2, (1 + confidence) / 2)) * math.sqrt(residual / (n - 2) / spread)
-    return PowerLaw(exponent, exponent - half, exponent + half, math.exp(level), n)
+    return PowerLaw(exponent, exponent - half, exponent + half, level, n)

@@ -142,14 +142,7 @@ class LanguageTask(_Common):
         ]
         model.train()
         loss = float(torch.stack(losses).sum() / len(chosen))
-        counts = self.data.manifest["counts"][split]
-        per_word, per_byte = counts["tokens"] / counts["words"], counts["tokens"] / counts["bytes"]
-        return {
-            "loss": loss,
-            "perplexity": _exp(loss),
-            "word_perplexity": _exp(loss * per_word),
-            "bits_per_byte": loss * per_byte / math.log(2),
-        }
+        return {"loss": loss, **self.data.measures(split, loss)}
 
 
 class ImageTask(_Common):
@@ -228,10 +221,6 @@ class ImageTask(_Common):
             correct += (logits.argmax(-1) == labels).sum()
         model.train()
         return {"loss": float(loss) / len(chosen), "accuracy": float(correct) / len(chosen)}
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
 
 
 def make_task(spec: RunSpec, folder: Path, device: torch.device) -> Task:
