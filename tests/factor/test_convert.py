@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import subprocess
 import sys
 import warnings
@@ -9,6 +11,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import (
@@ -21,7 +24,7 @@ from lowrank.factor.convert import (
     select,
     to_dense,
 )
-from lowrank.factor.layers import FactorizedConv2d, FactorizedLinear
+from lowrank.factor.layers import Factorized, FactorizedConv2d, FactorizedLinear, from_dense
 
 above_break_even = pytest.mark.filterwarnings("ignore:At their rank")
 CONVS = {"3": 1.0, "5": 1.0, "7": 1.0}
@@ -306,3 +309,85 @@ def test_a_vision_run_never_imports_transformers():
         "assert 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def pruned_bias(layer):
+    prune.l1_unstructured(layer, "bias", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("layer", ["0", "5"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pruned, "computes its weight from weight_orig"),
+        (pruned_bias, "computes its bias from bias_orig"),
+        (torch.nn.utils.weight_norm, "computes its weight from weight_g, weight_v"),
+        (torch.nn.utils.spectral_norm, "computes its weight from weight_orig"),
+        (torch.nn.utils.parametrizations.weight_norm, "is a Parametrized"),
+        (torch.nn.utils.parametrizations.orthogonal, "is a Parametrized"),
+    ],
+)
+def test_a_layer_whose_weight_is_computed_is_refused_before_any_is_touched(
+    convnet, change, message, layer
+):
+    change(convnet[int(layer)])
+    before = repr(convnet)
+    with pytest.raises(LowrankError, match=f"Layer '{layer}' {message}.*layers that can: .*10"):
+        factorize_model(convnet, {"10": 1.0, layer: 1.0}, rank_fraction=0.5)
+    with pytest.raises(LowrankError, match=f"A layer {message}"):
+        from_dense(convnet[int(layer)], 1)
+    assert repr(convnet) == before
+
+
+def test_pruning_made_permanent_is_factorised(convnet):
+    pruned(convnet[10])
+    prune.remove(convnet[10], "weight")
+    factorize_model(convnet, {"10": 1.0}, rank_fraction=0.5, rank_multiple=1)
+    assert isinstance(convnet[10], Factorized)
+
+
+@pytest.mark.filterwarnings("ignore:At their rank", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("training", [True, False])
+def test_encoders_that_read_their_childrens_weights_work_after_the_swap(training):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).train(training)
+    names = [f"layers.{block}.linear{which}" for block in (0, 1) for which in (1, 2)]
+    factorize_model(model, dict.fromkeys(names, 1.0), rank_fraction=0.5, rank_multiple=1)
+    dense = copy.deepcopy(model)
+    to_dense(dense)
+    x, padding = torch.randn(3, 5, 16), torch.arange(5).expand(3, 5) > torch.tensor([[4], [2], [3]])
+    for mask in (None, padding):
+        with contextlib.nullcontext() if training else torch.no_grad():
+            out, expected = (m(x, src_key_padding_mask=mask) for m in (model, dense))
+        torch.testing.assert_close(out, expected)
+    if training:
+        out.sum().backward()
+        assert model.layers[0].linear1.U.grad.abs().sum() > 0
+
+
+def test_the_output_projection_of_torchs_attention_is_refused():
+    model = nn.TransformerEncoderLayer(16, 4, 32)
+    before = repr(model)
+    with pytest.raises(
+        LowrankError, match=r"is a NonDynamically.* layers that can: linear1, linear2"
+    ):
+        factorize_model(model, {"linear1": 1.0, "self_attn.out_proj": 1.0}, rank_fraction=0.5)
+    assert repr(model) == before
+
+
+@pytest.mark.filterwarnings("ignore:At their rank")
+def test_a_parent_that_asks_for_a_weights_type_works_after_the_swap():
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(d_model=16, d_ff=32, num_layers=1, num_heads=2, d_kv=8, vocab_size=31)
+    model = T5EncoderModel(config).eval()
+    tokens = torch.arange(8)[None]
+    before = model(tokens).last_hidden_state
+    factorize_model(model, {"encoder.block.0.layer.1.DenseReluDense.wo": 1.0}, rank_fraction=1.0)
+    torch.testing.assert_close(model(tokens).last_hidden_state, before, rtol=1e-4, atol=1e-4)

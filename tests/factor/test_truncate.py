@@ -278,3 +278,19 @@ def test_what_cannot_be_truncated_is_an_error_and_leaves_the_model_alone(convnet
 def test_a_truncation_entered_twice_is_an_error():
     with pytest.raises(LowrankError, match="truncation 'plain' is defined twice"):
         truncation("plain")(lambda weight, rank, statistic: (weight, weight))
+
+
+@pytest.mark.filterwarnings("ignore:At their rank")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["whitened", "fisher"])
+def test_calibration_data_that_are_not_finite_are_said_and_change_nothing(method, bad):
+    model, batches = mlp(), calibration()
+    batches[1][0][3, 2] = bad
+    before = copy.deepcopy(model)
+    with pytest.raises(LowrankError, match=f"layer '0' NaN or infinity, of which .*'{method}'"):
+        truncate_model(
+            model, {"0": 1.0}, method=method, rank_fraction=0.5, batches=batches, loss=images_loss
+        )
+    assert repr(model) == repr(before)
+    with pytest.raises(LowrankError, match="NaN or infinity"):
+        TRUNCATIONS[method].factorise(torch.eye(3), 1, torch.full((3, 3), bad))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lowrank.errors import LowrankError, unknown
 from lowrank.factor.init import INITIALISATIONS, initialise
-from lowrank.factor.layers import Factorized, can_factorize, from_dense, matricise
+from lowrank.factor.layers import Factorized, can_factorize, from_dense, matricise, obstacle
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,9 @@ def plan_replacements(
         dense = model.get_submodule(name)
         if isinstance(dense, Factorized):
             raise LowrankError(f"Layer '{name}' is factorised already.")
-        if not can_factorize(dense):
-            raise LowrankError(
-                f"Layer '{name}' is a {type(dense).__name__} and cannot be factorised: "
-                f"those that can are {', '.join(_candidates(model))}."
-            )
+        if reason := obstacle(dense):
+            suitable = ", ".join(_candidates(model)) or "none"
+            raise LowrankError(f"Layer '{name}' {reason}; layers that can: {suitable}.")
         others = [other for other in owners[id(dense.weight)] if other != f"{name}.weight"]
         if others:
             raise LowrankError(

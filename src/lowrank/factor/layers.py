@@ -69,6 +69,12 @@ class Factorized(nn.Module):
         """How many positions the second factor sums over: its fan-in is this times r."""
         return 1
 
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, formed anew by each access: for modules that read a child's weight by
+        themselves, as the fast path of nn.TransformerEncoderLayer does. Forward never reads it."""
+        return self.dense_weight()
+
     def product(self) -> Tensor:
         """The matrix U V^T (..., m, n), for conversion and tests: forward never forms it."""
         return self.U @ self.V.mT
@@ -258,11 +264,31 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def can_factorize(module: nn.Module) -> bool:
-    """Whether `from_dense` takes this layer: exactly nn.Linear, nn.Conv2d or Conv1D.
+    """Whether `from_dense` takes this layer: exactly nn.Linear, nn.Conv2d or Conv1D, padded by zeros,
+    its weight and bias parameters of its own.
 
     A subclass may compute something else with its weight, so it is not taken on trust.
     """
-    return type(module) in (nn.Linear, nn.Conv2d) or is_conv1d(module)
+    return obstacle(module) is None
+
+
+def obstacle(module: nn.Module) -> str | None:
+    """Why a layer cannot be factorised, to go on after its name; None if it can."""
+    kind = type(module).__name__
+    if type(module) not in (nn.Linear, nn.Conv2d) and not is_conv1d(module):
+        return f"is a {kind} and cannot be factorised: only Linear, Conv2d and Conv1D can"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return (
+            f"has padding_mode '{module.padding_mode}' and cannot be factorised: only 'zeros' can"
+        )
+    for leaf in ("weight", "bias"):
+        if leaf not in module._parameters:
+            sources = [name for name, _ in module.named_parameters() if name.startswith(leaf)]
+            return (
+                f"computes its {leaf} from {', '.join(sources) or 'elsewhere'} and cannot be "
+                "factorised: make pruning, weight norm or spectral norm permanent first"
+            )
+    return None
 
 
 def matricise(
@@ -329,13 +355,5 @@ def _copy(parameter: nn.Parameter | None) -> nn.Parameter | None:
 
 
 def _require(module: nn.Module) -> None:
-    if not can_factorize(module):
-        raise LowrankError(
-            f"A layer of class {type(module).__name__} cannot be factorised: "
-            "only Linear, Conv2d and Conv1D of transformers can."
-        )
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        raise LowrankError(
-            f"A convolution with padding_mode '{module.padding_mode}' cannot be factorised: "
-            "only 'zeros' can."
-        )
+    if reason := obstacle(module):
+        raise LowrankError(f"A layer {reason}.")

@@ -88,6 +88,11 @@ def truncate_model(
                     f"No calibration batch reached layer '{name}': truncation '{method}' needs "
                     "data for every layer."
                 )
+            if not statistics[name].isfinite().all():
+                raise LowrankError(
+                    f"The calibration data give layer '{name}' NaN or infinity, of which truncation "
+                    f"'{method}' cannot be made: look for them in the batches and the weights."
+                )
     for step in plan:
         weight = matricise(step.dense, matricisation).detach().double()
         U, V = chosen.factorise(weight, step.factorized.rank, statistics.get(step.name))
@@ -198,6 +203,8 @@ def _root(moment: Tensor) -> Tensor:
     """L with L L^T the moment and its ridge: by Cholesky, or by eigenvalues where that fails."""
     ridge = _ridge(moment.diagonal(dim1=-2, dim2=-1))
     ridged = moment + torch.diag_embed(ridge.expand(moment.shape[:-1]))
+    if not ridged.isfinite().all():
+        raise LowrankError("The second moment of a layer's inputs holds NaN or infinity.")
     L, failed = torch.linalg.cholesky_ex(ridged)
     if not failed.any():
         return L
