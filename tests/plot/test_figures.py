@@ -14,8 +14,8 @@ from matplotlib.text import Text
 from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
 from lowrank.plot import load, publish, style
-from lowrank.study.figures import shown, studies_of
 from lowrank.study.grid import expand
+from lowrank.study.shown import shown, studies_of
 from lowrank.study.stats import mean_interval
 from lowrank.study.tables import all_contrasts
 

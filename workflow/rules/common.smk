@@ -10,7 +10,7 @@ from lowrank.files import write_sealed
 from lowrank.study import config as settings
 from lowrank.study.closing import closing
 from lowrank.study.contrasts import contrasts
-from lowrank.study.figures import shown, studies_of
+from lowrank.study.shown import names_beside, shown, studies_of
 from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
 from lowrank.study.targets import check_targets
@@ -118,9 +118,10 @@ def write_specs():
                 )
     for part, number in VERSIONS.items():
         write_sealed(version(part), {"version": number})
-    compared = contrasts(CONFIG)
+    compared, beside = contrasts(CONFIG), names_beside(CONFIG, GRID)
     for (track, study), names in SHOWN.items():
         values = {"cells": names, "contrasts": compared.get((track, study), [])}
+        values["beside"] = beside.get((track, study), [])
         values["trained"] = [name for name in names if name in TRAINED]
         write_sealed(shown_spec(track, study), values)
     write_sealed(f"{RESULTS}/specs/config.json", CONFIG.model_dump(mode="json"))

@@ -115,9 +115,10 @@ class Results:
         return looks(self._column("posthoc", "method"), TRUNCATIONS)
 
     def _column(self, table: str, column: str) -> pd.Series:
-        """A column of text over all tracks; empty where the table is missing."""
+        """A column of text over all tracks; empty where the table or its rows are missing."""
         path = self.folder / f"{table}.parquet"
-        return read_table(path)[column] if path.is_file() else pd.Series(dtype=str)
+        found = read_table(path) if path.is_file() else pd.DataFrame()
+        return found[column] if column in found else pd.Series(dtype=str)
 
     def table(self, name: str) -> pd.DataFrame:
         """The rows of a table that are this track's; LowrankError if there are none."""
