@@ -94,7 +94,8 @@ PARALLEL = click.option(
 @main.command()
 @click.option("--spec", type=FILE, required=True, help="The data section, as JSON.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write.")
-def prepare(spec: Path, output: Path) -> None:
+@click.option("--state", help="A word for the present state of your files, which is recorded.")
+def prepare(spec: Path, output: Path, state: str | None) -> None:
     """Tokenise text or decode images into a prepared data folder."""
     from lowrank.data.images_spec import ImageSpec
     from lowrank.data.spec import TextSpec
@@ -103,11 +104,11 @@ def prepare(spec: Path, output: Path) -> None:
     if read_sealed(spec).get("kind") == "text":
         from lowrank.data.text import prepare_text
 
-        prepare_text(_spec(spec, TextSpec), output)
+        prepare_text(_spec(spec, TextSpec), output, state=state)
     else:
         from lowrank.data.images import prepare_images
 
-        prepare_images(_spec(spec, ImageSpec), output)
+        prepare_images(_spec(spec, ImageSpec), output, state=state)
 
 
 @main.command()

@@ -141,6 +141,23 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path | str) -> str:
+    """Size, times of the last change of content and of anything, and inode of a file: one that has
+    been written since has another, even in its old size and with its date restored."""
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def known_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file, which is read again only if it has been written since the last time."""
+    return _stamped_sha256(os.path.abspath(path), stamp(path))
+
+
+@lru_cache(maxsize=4096)
+def _stamped_sha256(path: str, stamp: str) -> str:
+    return sha256(path)
+
+
 def digest(value: Any) -> str:
     """16 hexadecimal characters that stand for a JSON-able value (keys sorted, no white space)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -265,15 +282,8 @@ def check_manifest(folder: Path | str) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             raise LowrankError(f"{path} is missing: delete {folder} and run again.")
-        status = path.stat()
-        written = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if _checked_sha256(path.absolute(), written) != expected:
+        if known_sha256(path) != expected:
             raise LowrankError(
                 f"{path} does not match its manifest (SHA-256): delete {folder} and run again."
             )
     return manifest
-
-
-@lru_cache(maxsize=4096)
-def _checked_sha256(path: Path, written: tuple[int, ...]) -> str:
-    return sha256(path)

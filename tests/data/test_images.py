@@ -121,7 +121,7 @@ def test_parquet_keeps_names_pixels_and_the_test_split(parquet, tmp_path):
 def test_nothing_is_left_beside_the_data_set(parquet, tmp_path):
     prepare_images(local(parquet), tmp_path / "prepared" / "out")
     assert os.listdir(tmp_path / "prepared") == ["out"]
-    assert len(os.listdir(tmp_path / "prepared" / "out")) == 7
+    assert len(os.listdir(tmp_path / "prepared" / "out")) == 8
 
 
 def test_image_folders_are_read_by_class_and_split(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 from lowrank import interrupt
+from lowrank.data import originals
 from lowrank.errors import LowrankError
 from lowrank.files import write_sealed
 from lowrank.study import config as settings
@@ -71,6 +72,14 @@ if CONFIG.devices > 1:
 
 def data_folder(wildcards):
     return f"{RESULTS}/data/{wildcards.track}"
+
+
+def files_state(wildcards):
+    """Changes when the user's own text or images do, so that the data are prepared again."""
+    spec = CONFIG.tracks[wildcards.track].data
+    return originals.state(
+        spec, data_folder(wildcards), remember=not workflow.dryrun
+    )
 
 
 # What every job that touches a model is told. The cache keeps finished runs and checkpoints: no rule

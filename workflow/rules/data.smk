@@ -8,7 +8,10 @@ rule prepare_data:
     log:
         f"{RESULTS}/logs/prepare_data/{{track}}.log",
     threads: 2 if MEASURED else 1
+    params:
+        state=files_state,
     message:
         "Preparing the data of {wildcards.track}"
     shell:
-        "lowrank prepare --spec {input.spec} --output $(dirname {output.manifest}) 2>&1 | tee {log}"
+        "lowrank prepare --spec {input.spec} --output $(dirname {output.manifest})"
+        " --state {params.state:q} 2>&1 | tee {log}"

@@ -34,10 +34,10 @@ Read = Callable[[NDArray[np.int64]], list[Any]]
 class LocalSplit:
     """The files of a split."""
 
-    files: list[Path]
+    files: list[str]
     folder: Path | None = None
     """Where they are images: what holds the classes' folders."""
-    left_out: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def find_splits(spec: ImageSpec, root: Path | None = None) -> dict[str, LocalSplit]:
@@ -69,18 +69,17 @@ def _find_split(top: Path, split: str) -> LocalSplit | None:
     folder = top / split
     if folder.is_dir():
         inside = list(walk(folder))
-        images = [
-            file for file in inside if file.suffix.lower() in ENDINGS and file.parent != folder
-        ]
+        start = len(str(folder)) + 1
+        images = [f for f in inside if f.lower().endswith(ENDINGS) and os.sep in f[start:]]
         if images:
             return LocalSplit(images, folder, sorted(set(inside) - set(images)))
-        tables = [file for file in inside if file.suffix.lower() == ".parquet"]
+        tables = [file for file in inside if file.lower().endswith(".parquet")]
         if tables:
             return LocalSplit(tables, left_out=sorted(set(inside) - set(tables)))
         raise LowrankError(f"{folder} holds no images: put a folder of images per class in it.")
     for pattern in (split, f"{split}*.parquet"):
         names = sorted(glob.glob(pattern, root_dir=top, recursive=True)) if pattern else []
-        if files := [file for name in names if (file := top / name).is_file()]:
+        if files := [str(file) for name in names if (file := top / name).is_file()]:
             return LocalSplit(files)
     return None
 
@@ -91,11 +90,11 @@ def read_split(
     """The labels of a split's images, and what reads these by number; `cache` is a folder to fill,
     `where` what messages call the split."""
     if split.left_out:
-        say(f"The {name} split leaves out {some(split.left_out)}.")
+        say(f"The {name} split leaves out {some(map(os.path.basename, split.left_out))}.")
     if split.folder is None:
         return _read_tables(spec, name, split.files, where, cache)
-    top = len(split.folder.parts)
-    classes = [file.parts[top] for file in split.files]
+    start = len(str(split.folder)) + 1
+    classes = [file[start:].split(os.sep, 1)[0] for file in split.files]
     names, numbers = np.unique(np.array(classes, object), return_inverse=True)
     empty = [
         entry
@@ -107,12 +106,12 @@ def read_split(
     return Labels(numbers.astype(np.int64), list(names)), partial(_read_files, split.files)
 
 
-def _read_files(files: list[Path], numbers: NDArray[np.int64]) -> list[Any]:
-    return [{"bytes": None, "path": str(files[number])} for number in numbers]
+def _read_files(files: list[str], numbers: NDArray[np.int64]) -> list[Any]:
+    return [{"bytes": None, "path": files[number]} for number in numbers]
 
 
 def _read_tables(
-    spec: ImageSpec, name: str, files: list[Path], where: str, cache: str
+    spec: ImageSpec, name: str, files: list[str], where: str, cache: str
 ) -> tuple[Labels, Read]:
     """Builders are called directly: `load_dataset` announces itself on the network even when what
     it reads is local."""
@@ -139,7 +138,7 @@ def _read_tables(
             return joined, partial(_read_files, [])
         builder = Parquet(
             cache_dir=cache,
-            data_files={name: [glob.escape(str(file)) for file in files]},
+            data_files={name: [glob.escape(file) for file in files]},
             columns=[spec.image_column],
             features=datasets.Features({spec.image_column: datasets.Image(decode=False)}),
         )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from lowrank.data import originals
 from lowrank.data.image_sources import Rows, read_rows
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.pixels import eight_bit
@@ -48,14 +49,17 @@ RESIDENT_LIMIT = 8 * 2**30
 Pixels = NDArray[np.uint8]
 
 
-def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
+def prepare_images(
+    spec: ImageSpec, folder: Path | str, *, state: str | None = None
+) -> dict[str, Any]:
     """Decode a data set into `folder` and return its manifest.
 
     Writes `images-{split}.npy` (uint8, N H W C), `labels-{split}.npy` (int64) and a manifest with
     classes, counts, skipped images, shape, mean and standard deviation of each channel over the
     training split (in 0 to 1), and a digest of all that. The folder appears complete or not at all;
     the `datasets` library's cache stands beside it meanwhile. What the hub sends is kept in the hub's
-    own cache (HF_HOME), so that a broken download need not start again.
+    own cache (HF_HOME), so that a broken download need not start again. `state` is the word for the
+    present state of the user's files (`originals`).
     """
     folder = Path(folder)
     with (
@@ -63,6 +67,7 @@ def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
         scratch(folder) as cache,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
+        record = originals.take(spec, folder, state)
         with quiet_datasets():
             rows, classes, notes = read_rows(spec, str(cache))
         writer = _Writer(spec, target, pool)
@@ -72,6 +77,7 @@ def prepare_images(spec: ImageSpec, folder: Path | str) -> dict[str, Any]:
             notes.append(f"{count} images are transparent: they are laid on {spec.background}.")
         for note in notes:
             say(note)
+        originals.keep(record, target)
         pixels = writer.counts["train"] * writer.shape[0] * writer.shape[1]
         mean = writer.moments[0] / pixels / 255
         facts = {

@@ -22,15 +22,17 @@ class Found:
     left_out: list[Path] = field(default_factory=list)
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """All files under a folder but hidden ones, in the order of their names; links are followed.
+def walk(folder: Path) -> Iterator[str]:
+    """The paths of all files under a folder but hidden ones, sorted by name; links are followed.
+
+    They are strings, which take a tenth of the time where there are a hundred thousand.
 
     Raises LowrankError for a link that leads nowhere, or to a folder that it lies in.
     """
     yield from _walk(str(folder), (os.path.realpath(folder),))
 
 
-def _walk(folder: str, above: tuple[str, ...]) -> Iterator[Path]:
+def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
     with os.scandir(folder) as entries:
         visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in visible:
@@ -40,7 +42,7 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[Path]:
                 raise LowrankError(f"{entry.path} is a link to a folder around it: remove it.")
             yield from _walk(entry.path, (*above, real or os.path.join(above[-1], entry.name)))
         elif entry.is_file():
-            yield Path(entry.path)
+            yield entry.path
         elif entry.is_symlink():
             raise _dangling(entry.path)
 
@@ -82,7 +84,7 @@ def find_files(where: Where, root: Path | None = None) -> Found:
 
 
 def _from_folder(folder: Path) -> Found:
-    inside = list(walk(folder))
+    inside = [Path(file) for file in walk(folder)]
     if not inside:
         raise LowrankError(f"The folder {folder} holds no files: put the data there.")
     further = set(PLAIN_TEXT) - {""}
@@ -92,6 +94,14 @@ def _from_folder(folder: Path) -> Found:
             return Found(taken, sorted(rest))
     kind_of(inside[0])  # says which endings are known
     raise AssertionError(inside[0])
+
+
+def find_tokenizer(name: str, root: Path | None = None) -> Path | None:
+    """The `tokenizer.json` that a name stands for, a file or the folder that holds it; None where
+    there is none."""
+    path = (root or Path.cwd()) / Path(name).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    return path if path.is_file() else None
 
 
 def _is_file(path: Path) -> bool:

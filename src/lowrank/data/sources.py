@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lowrank.data.formats import kind_of, plain
 from lowrank.data.local_files import Where, find_files
 from lowrank.errors import LowrankError, cause
-from lowrank.files import sha256
+from lowrank.files import known_sha256
 from lowrank.progress import say, some
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _load_local(spec: SourceSpec, cache: Path, root: Path | None, text_unit: str
             raise _unreadable(split, kind, originals, error) from error
         top = os.path.commonpath([file.parent for file in found.files])
         facts["files"][split] = {
-            file.relative_to(top).as_posix(): sha256(file) for file in found.files
+            file.relative_to(top).as_posix(): known_sha256(file) for file in found.files
         }
     return loaded, facts
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowrank.data import embedded, sources
+from lowrank.data import embedded, originals, sources
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.exponential import exp
@@ -46,6 +46,7 @@ def prepare_text(
     workers: int | None = None,
     root: Path | None = None,
     cache: Path | None = None,
+    state: str | None = None,
 ) -> Path:
     """Read, split and tokenise text into `folder`, which is replaced as a whole or not at all.
 
@@ -53,7 +54,8 @@ def prepare_text(
     the counts, the source and the SHA-256 of every file. `workers` bounds processes and threads
     (None: the cores there are, at most 8) and does not change the result. Relative paths in `spec`
     count from `root` (None: the current folder). `cache` keeps the working files of `datasets`;
-    without it they lie beside `folder` meanwhile. Raises LowrankError for bad input.
+    without it they lie beside `folder` meanwhile. `state` is the word for the present state of the
+    user's files (`originals`). Raises LowrankError for bad input.
     """
     from lowrank.data import text_splits, text_tokens
 
@@ -69,6 +71,7 @@ def prepare_text(
         text_tokens.tokenizer_threads(workers),
         atomic_dir(folder) as new,
     ):
+        record = originals.take(spec, folder, state, root)
         loaded, source = sources.load_splits(
             spec,
             cache=Path(cache or temporary),
@@ -96,6 +99,7 @@ def prepare_text(
             "eos_id": text_tokens.separator_id(tokenizer),
             "counts": counts,
         }
+        originals.keep(record, new)
         names = [TOKENIZER, *map(tokens_file, splits)]
         hashes = {name: sha256(new / name) for name in names}
         write_manifest(

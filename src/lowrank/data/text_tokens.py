@@ -13,6 +13,7 @@ import tokenizers
 from numpy.typing import DTypeLike
 from tokenizers import Tokenizer
 
+from lowrank.data.local_files import find_tokenizer
 from lowrank.data.spec import TextSpec
 from lowrank.data.text_splits import Documents
 from lowrank.errors import LowrankError
@@ -69,14 +70,13 @@ def train_tokenizer(documents: Documents, vocabulary: int) -> Tokenizer:
 
 
 def _load_tokenizer(name: str, root: Path | None) -> Tokenizer:
-    path = (root or Path.cwd()) / Path(name).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
     try:
-        if path.is_file():
+        if path := find_tokenizer(name, root):
             return Tokenizer.from_file(str(path))
         if name.endswith(".json"):
             raise LowrankError(
-                f"The tokeniser {path} is missing: give a tokenizer.json that exists."
+                f"The tokeniser {(root or Path.cwd()) / Path(name).expanduser()} is missing: give a "
+                "tokenizer.json that exists."
             )
         return Tokenizer.from_pretrained(name)
     except LowrankError:
