@@ -14,4 +14,4 @@ rule prepare_data:
         "Preparing the data of {wildcards.track}"
     shell:
         "lowrank prepare --spec {input.spec} --output $(dirname {output.manifest})"
-        " --state {params.state:q} 2>&1 | tee {log}"
+        " --state '{params.state}' 2>&1 | tee {log}"
