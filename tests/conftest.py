@@ -65,3 +65,24 @@ def invented_images(tmp_path_factory):
     )
     prepare_images(spec, folder / "data")
     return folder / "data"
+
+
+@pytest.fixture
+def forget_extensions():
+    """A function that empties the registries of what is not built in, as in a new process; it is
+    called at the end of the test, too."""
+    from lowrank.factor.decay import DECAYS
+    from lowrank.factor.init import INITIALISATIONS
+    from lowrank.factor.truncate import TRUNCATIONS
+    from lowrank.study import extensions
+
+    kept = [(registry, dict(registry)) for registry in (INITIALISATIONS, DECAYS, TRUNCATIONS)]
+
+    def forget() -> None:
+        extensions.LOADED.clear()
+        for registry, entries in kept:
+            registry.clear()
+            registry.update(entries)
+
+    yield forget
+    forget()

@@ -62,11 +62,11 @@ class Track:
     def write_specs(self) -> None:
         """What the workflow writes before any job."""
         specs, track = self.root / "specs", self.config.tracks[NAME]
-        for kind, named in (("cells", self.grid.cells), ("sweeps", self.grid.sweeps)):
+        kinds = {"cells": self.grid.cells, "sweeps": self.grid.sweeps, "posthoc": self.grid.posthoc}
+        for kind, named in kinds.items():
             for name, spec in named.items():
                 write_sealed(specs / kind / f"{name}.json", spec.model_dump(mode="json"))
-        sections = {"data": track.data, "factors": track.factors}
-        sections |= {"interpolation": track.studies.interpolation, "posthoc": track.studies.posthoc}
+        sections = {"data": track.data, "interpolation": track.studies.interpolation}
         for section, value in sections.items():
             write_sealed(specs / section / f"{NAME}.json", value.model_dump(mode="json"))
         write_sealed(specs / "config.json", self.config.model_dump(mode="json"))
@@ -115,9 +115,7 @@ class Track:
 
     def posthoc(self) -> list[str]:
         command = ["posthoc", self.spec(DENSE), "--output", f"{self.root}/posthoc.parquet"]
-        for section in ("posthoc", "factors"):
-            option = "--study" if section == "posthoc" else "--factors"
-            command += [option, f"{self.root}/specs/{section}/{NAME}.json"]
+        command += ["--study", f"{self.root}/specs/posthoc/{NAME}.json"]
         return [*command, "--rates", f"{self.root}/rates", *self.common]
 
     def tables(self) -> list[str]:

@@ -60,7 +60,7 @@ ARTEFACTS = {
     "image array": (f"{DATA}/images-train.npy", f"{DATA}/images-test.npy", "train"),
     "labels": (f"{DATA}/labels-test.npy", f"{DATA}/labels-validation.npy", "train"),
     "data manifest": (f"{DATA}/manifest.json", "run/manifest.json", "train"),
-    "data spec": (f"specs/data/{NAME}.json", f"specs/factors/{NAME}.json", "prepare"),
+    "data spec": (f"specs/data/{NAME}.json", f"specs/posthoc/{NAME}.json", "prepare"),
     "cell spec": (f"specs/cells/{NAME}/{LOW}.json", f"specs/cells/{NAME}/{DENSE}.json", "train"),
     "sweep spec": (f"specs/sweeps/{NAME}/{LOW}.json", f"specs/sweeps/{NAME}/{DENSE}.json", "sweep"),
     "study spec": (f"specs/posthoc/{NAME}.json", f"specs/interpolation/{NAME}.json", "posthoc"),

@@ -12,6 +12,7 @@ import yaml
 
 from lowrank.errors import LowrankError
 from lowrank.study import claims
+from lowrank.study.matching import named, own_decays
 from lowrank.study.stats import equivalence, holm, paired_difference
 
 LEDGER = Path(__file__).parents[2] / "config" / "claims.yaml"
@@ -331,6 +332,29 @@ def test_a_claim_about_every_rank_and_a_claim_about_some_rank(differences, every
     for rule, expected in (("every", every), ("any", any_)):
         ledger = one_test(kind="not_worse", margin="near", aggregate=rule)
         assert verdict(ledger, tables) == expected
+
+
+@pytest.mark.parametrize(
+    ("arm", "kind", "coupled", "full"),
+    [
+        ("spectral-r0.5", "l2", True, "spectral-r0.5-l2-coupled"),
+        ("spectral-r1e-05-halfrate", "l2", True, "spectral-r1e-05-l2-coupled-halfrate"),
+        ("spectral-r0.5-mine-halfrate", "mine", False, "spectral-r0.5-mine-halfrate"),
+        ("spectral-r0.5-mine-coupled0.1", "mine", True, "spectral-r0.5-mine-coupled0.1"),
+        ("spectral-r0.5-spatial", "l2", True, "spectral-r0.5-l2-coupled-spatial"),
+        ("spectral-r0.5-l2_norm", "l2_norm", False, "spectral-r0.5-l2_norm"),
+        ("spectral-r0.5-l2-pre0.25", "l2", False, "spectral-r0.5-l2-pre0.25"),
+        ("dense-w32", None, None, "dense-w32"),
+    ],
+)
+def test_an_arms_full_name_says_its_decay_once_whoever_registered_it(arm, kind, coupled, full):
+    """By the columns of the run table, in other tables too; the track's own is l2-coupled."""
+    runs = cell(arm, [3.0, 3.1], decay=kind, decay_coupled=coupled)
+    barriers = cell(arm, [3.0, 3.1], metric="barrier")
+    decays = own_decays(runs)
+    for table in (runs, barriers):
+        found = named(table, {"language": "l2-coupled"}, decays)
+        assert set(found["full_arm"]) == {full}
 
 
 def test_placeholders_of_the_same_name_mean_the_same_on_both_sides():

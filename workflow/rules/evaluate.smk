@@ -60,7 +60,6 @@ rule truncate_posthoc:
         spec=lambda wildcards: cell_spec(f"{wildcards.track}/dense"),
         rates=lambda wildcards: rate_files(f"{wildcards.track}/dense"),
         study=f"{RESULTS}/specs/posthoc/{{track}}.json",
-        factors=f"{RESULTS}/specs/factors/{{track}}.json",
         version=version("posthoc"),
     output:
         f"{RESULTS}/posthoc/{{track}}.parquet",
@@ -74,7 +73,7 @@ rule truncate_posthoc:
     message:
         "Truncating the dense models of {wildcards.track}"
     shell:
-        "lowrank posthoc {input.spec} --study {input.study} --factors {input.factors}"
+        "lowrank posthoc {input.spec} --study {input.study}"
         " --rates {params.rates} --output {output} --data {params.data}"
         " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from lowrank.factor.own import call_for_factors
 from lowrank.factor.registry import Registry
 
 Decay = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -56,15 +57,25 @@ def none(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(U), torch.zeros_like(V)
 
 
+def gradients(kind: str, U: Tensor, V: Tensor, finite: bool = False) -> tuple[Tensor, Tensor]:
+    """The decay's gradients at U and V, for strength 1.
+
+    An unknown kind, or a method that raises or returns anything but two tensors of these shapes (and
+    with `finite`, which a GPU has to be waited for, of finite numbers), is a LowrankError.
+    """
+    like = U.shape, V.shape
+    return call_for_factors(DECAYS.kind, kind, DECAYS[kind], U, V, like=like, finite=finite)
+
+
 @torch.no_grad()
 def add_decay_(factors: Iterable[tuple[Tensor, Tensor]], kind: str, strength: float) -> None:
     """Add `strength` times the decay's gradients to `.grad` of each U and V: coupled decay.
 
     A factor that has no gradient yet gets one. An unknown kind raises LowrankError.
     """
-    gradients = DECAYS[kind]
+    DECAYS[kind]  # an unknown kind is an error even where there is no factor
     for U, V in factors:
-        for factor, gradient in zip((U, V), gradients(U, V), strict=True):
+        for factor, gradient in zip((U, V), gradients(kind, U, V), strict=True):
             if factor.grad is None:
                 factor.grad = torch.zeros_like(factor)
             factor.grad.add_(gradient, alpha=strength)
@@ -78,8 +89,8 @@ def shrink_(
 
     Both gradients are taken before either factor moves. An unknown kind raises LowrankError.
     """
-    gradients = DECAYS[kind]
+    DECAYS[kind]
     for U, V in factors:
-        at_U, at_V = gradients(U, V)
+        at_U, at_V = gradients(kind, U, V)
         U.sub_(at_U, alpha=rate_times_strength)
         V.sub_(at_V, alpha=rate_times_strength)

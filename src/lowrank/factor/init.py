@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lowrank.factor.own import call_for_factors
 from lowrank.factor.registry import Registry
 from lowrank.factor.svd import svd, svdvals, working_precision
 
@@ -29,10 +30,16 @@ def initialise(
     """Factors U (..., m, r) and V (..., n, r) for a weight (..., m, n), by a named initialisation.
 
     Computed in float32 (float64 for a float64 weight) and returned in the weight's precision. An
-    unknown name, or a weight with NaN or infinity, raises LowrankError.
+    unknown name, a weight with NaN or infinity, or a method that returns anything else raises
+    LowrankError.
     """
     exact = weight.detach().to(working_precision(weight.dtype))
-    U, V = INITIALISATIONS[name](exact, rank, generator, scale)
+    *lead, m, n = weight.shape
+    like = torch.Size([*lead, m, rank]), torch.Size([*lead, n, rank])
+    method = INITIALISATIONS[name]
+    U, V = call_for_factors(
+        INITIALISATIONS.kind, name, method, exact, rank, generator, scale, like=like
+    )
     return U.to(weight.dtype), V.to(weight.dtype)
 
 

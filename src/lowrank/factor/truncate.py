@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import evaluating, plan_replacements, replace_layers
 from lowrank.factor.layers import matricise
+from lowrank.factor.own import call, call_for_factors
 from lowrank.factor.registry import Registry
 from lowrank.factor.svd import svd
 
@@ -81,7 +82,14 @@ def truncate_model(
             raise LowrankError(f"Truncation '{method}' needs calibration batches and a loss.")
         layers = {step.name: step.dense for step in plan}
         with evaluating(model):
-            statistics = chosen.gather(model, layers, matricisation, batches, loss)
+            statistics = call(
+                TRUNCATIONS.kind, method, chosen.gather, model, layers, matricisation, batches, loss
+            )
+        if not isinstance(statistics, Mapping):
+            raise LowrankError(
+                f"Truncation '{method}' gathered a {type(statistics).__name__}, where a statistic "
+                "of each layer by name is expected."
+            )
         for name in layers:
             if name not in statistics:
                 raise LowrankError(
@@ -95,7 +103,11 @@ def truncate_model(
                 )
     for step in plan:
         weight = matricise(step.dense, matricisation).detach().double()
-        U, V = chosen.factorise(weight, step.factorized.rank, statistics.get(step.name))
+        rank, statistic = step.factorized.rank, statistics.get(step.name)
+        like = step.factorized.U.shape, step.factorized.V.shape
+        U, V = call_for_factors(
+            TRUNCATIONS.kind, method, chosen.factorise, weight, rank, statistic, like=like
+        )
         step.factorized.set_factors(U, V)
     return replace_layers(model, plan)
 

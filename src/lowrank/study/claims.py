@@ -60,7 +60,7 @@ from lowrank.study.ledger import (
     Margin,
     load,
 )
-from lowrank.study.matching import Member, NotRun, members, named
+from lowrank.study.matching import Member, NotRun, members, named, own_decays
 from lowrank.study.stats import Difference, holm, pair, paired_difference, smallest_detectable
 
 __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "load"]
@@ -93,7 +93,8 @@ def judge(
     p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
     margin and smallest_detectable are in `unit`.
     """
-    known = {name: named(table, default_decay or {}) for name, table in tables.items()}
+    decays = own_decays(tables.get("runs"))
+    known = {name: named(table, default_decay or {}, decays) for name, table in tables.items()}
     rows: list[Row] = []
     for claim in claims.claims:
         tests: list[Row] = []

@@ -6,16 +6,14 @@ same arm get the same cell, and it is trained once.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lowrank.errors import LONGEST_NAME, LowrankError, unknown
-from lowrank.files import sha256
-from lowrank.study.complaints import shown
-from lowrank.study.config import Config, TrackConfig
+from lowrank.study.config import Config, PostHocStudy, TrackConfig
+from lowrank.study.extensions import declared
 from lowrank.study.sections import (
     DECAYS,
     INITIALISATIONS,
@@ -26,7 +24,7 @@ from lowrank.study.sections import (
     Strict,
 )
 from lowrank.study.shares import nearest
-from lowrank.study.spec import CELL_NAME, Cell, Extension, SweepGroup
+from lowrank.study.spec import CELL_NAME, Cell, Extension, PostHocJob, SweepGroup
 
 
 class Arm(Strict):
@@ -206,6 +204,10 @@ class Grid(Strict):
 
     cells: dict[str, Cell]
     sweeps: dict[str, SweepGroup]
+    posthoc: dict[str, PostHocJob] = {}
+    """By track."""
+    extensions: dict[str, Extension] = {}
+    """All of the configuration's, whether a cell uses them or not."""
 
     def cell(self, name: str) -> Cell:
         """A cell by name; LowrankError names the nearest one."""
@@ -222,9 +224,7 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     """The table of cells and sweeps of a configuration. Extension paths are relative to `base`."""
     extensions = {}
     for name, file in config.extensions.items():
-        if not os.path.isfile(base / file):
-            raise LowrankError(f"extensions.{name}: {shown(file)} is not a file.")
-        extensions[name] = Extension(file=file, sha256=sha256(base / file))
+        extensions[name] = declared(name, base / file).model_copy(update={"file": file})
     _check_names(config)
     cells: dict[str, Cell] = {}
     sweeps: dict[str, SweepGroup] = {}
@@ -249,7 +249,12 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     unknown_cells = [cell for cell in config.retrain if cell not in cells]
     if unknown_cells:
         raise unknown("cell in retrain", unknown_cells[0], cells)
-    return Grid(cells=cells, sweeps=sweeps)
+    posthoc = {
+        name: _posthoc(track, track.studies.posthoc, extensions)
+        for name, track in config.tracks.items()
+        if track.studies.posthoc
+    }
+    return Grid(cells=cells, sweeps=sweeps, posthoc=posthoc, extensions=extensions)
 
 
 def _check_names(config: Config) -> None:
@@ -315,6 +320,15 @@ def _used(factors: FactorSpec | None, extensions: dict[str, Extension]) -> dict[
     """The extensions an arm uses: only their files enter its digest."""
     used = (factors.init, factors.decay.kind) if factors else ()
     return {name: extensions[name] for name in used if name in extensions}
+
+
+def _posthoc(
+    track: TrackConfig, study: PostHocStudy, extensions: dict[str, Extension]
+) -> PostHocJob:
+    """A track's truncations, and the extensions that they and their fine-tuning use."""
+    decays = (track.factors.decay.kind,) if any(study.fine_tune_steps) else ()
+    used = {n: extensions[n] for n in (*study.methods, *decays) if n in extensions}
+    return PostHocJob(study=study, factors=track.factors, extensions=used)
 
 
 def _model(track: TrackConfig, arm: Arm) -> Any:

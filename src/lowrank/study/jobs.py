@@ -41,6 +41,7 @@ def sweep(
 
     def measure(rate: float) -> None:
         result = _finished(group.run(rate), data, cache, device, keep).result
+        _say_if_diverged(f"{group.name} at the rate {rate:g}", result)
         loss = result["validation_loss"]
         losses[rate] = math.inf if loss is None else loss
 
@@ -107,6 +108,7 @@ def train(
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("runs", *TABLES)}
     for spec in cell.runs(rates):
         run = _finished(spec, data, cache, device, keep)
+        _say_if_diverged(f"{cell.name} seed {spec.seed}", run.result)
         parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
         for name in TABLES:
             parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
@@ -114,6 +116,12 @@ def train(
         return
     for name, tables in parts.items():
         write_table(output / f"{name}.parquet", concat(tables))
+
+
+def _say_if_diverged(name: str, result: dict[str, Any]) -> None:
+    if result.get("diverged") and parallel.is_main():
+        step = result["diverged_at"]
+        print(f"{name} diverged at step {step}: loss or weights are not finite.", flush=True)
 
 
 def _finished(

@@ -12,8 +12,11 @@ import pandas as pd
 
 from lowrank.study.ledger import OPTIONAL, PLACEHOLDER, ClaimTest, Rows
 
-# An arm's name up to its rank, its decay if said, and the rest.
-DECAY = re.compile(r"(\w+-r[0-9.e-]+?)(-(?:none|l2|frobenius)\S*)?((?:-[a-z]\S*)?)")
+# An arm's name up to its rank, and the rest, which begins with the decay if that is said.
+HEAD = re.compile(r"(\w+-r\d[\d.]*(?:e-?\d+)?)(-.*)?")
+STRENGTH = r"(?:\d[\d.]*(?:e-?\d+)?)?"
+BUILT_IN = r"(?:none|l2|frobenius)(?:-coupled)?"
+"""Decays that are known by name where no column says a cell's."""
 
 
 class NotRun(Exception):
@@ -37,25 +40,44 @@ class Member:
     b: pd.DataFrame | None
 
 
-def named(table: pd.DataFrame, default_decay: Mapping[str, str]) -> pd.DataFrame:
-    """The table with track and arm from its cells, and each arm's name with its decay said."""
+def own_decays(runs: pd.DataFrame | None) -> dict[str, str]:
+    """The decay of each factorised cell, such as `l2-coupled`, by the columns of the run table."""
+    if runs is None or not {"cell", "decay", "decay_coupled"} <= set(runs.columns):
+        return {}
+    rows = runs.dropna(subset=["decay"]).drop_duplicates("cell")
+    columns = (rows[name] for name in ("cell", "decay", "decay_coupled"))
+    return {
+        str(cell): f"{kind}-coupled" if coupled is True or coupled == 1 else str(kind)
+        for cell, kind, coupled in zip(*columns, strict=True)
+    }
+
+
+def named(
+    table: pd.DataFrame, default_decay: Mapping[str, str], decays: Mapping[str, str]
+) -> pd.DataFrame:
+    """The table with track and arm from its cells, and each arm's name with its decay said.
+
+    `default_decay` is by track, what names leave unsaid; `decays` by cell (see `own_decays`).
+    """
     if "cell" not in table.columns:
         return table
     parts = table["cell"].astype(str).str.split("/", n=1, expand=True).reindex(columns=[0, 1])
     table = table.assign(track=parts[0], arm=parts[1])
     full = [
-        _full_name(arm, default_decay.get(track, "l2"))
-        for track, arm in zip(table["track"], table["arm"], strict=True)
+        _full_name(arm, default_decay.get(track), decays.get(str(cell)))
+        for cell, track, arm in zip(table["cell"], table["track"], table["arm"], strict=True)
     ]
     return table.assign(full_arm=full)
 
 
-def _full_name(arm: str, decay: str) -> str:
+def _full_name(arm: str, default: str | None, own: str | None) -> str:
     """`spectral-r0.5-halfrate` under the default l2 is `spectral-r0.5-l2-halfrate`."""
-    match = DECAY.fullmatch(arm)
+    match = HEAD.fullmatch(arm)
     if match is None:
         return arm
-    return f"{match[1]}{match[2] or f'-{decay}'}{match[3]}"
+    rest = match[2] or ""
+    said = re.match(f"-{re.escape(own) if own else BUILT_IN}{STRENGTH}(?:-|$)", rest)
+    return arm if said else f"{match[1]}-{default or own or 'l2'}{rest}"
 
 
 def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFrame]) -> list[_Side]:

@@ -21,6 +21,7 @@ from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.study.closing import larger_than_dense
 from lowrank.study.config import Config, TrackConfig
+from lowrank.study.extensions import load_extensions
 from lowrank.study.grid import expand
 from lowrank.study.publish import load
 from lowrank.study.sections import FactorSpec, ModelSpec
@@ -42,6 +43,7 @@ def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataF
     without it. `state_bytes` holds weights, gradients and optimiser moments, not activations.
     """
     grid = expand(config)
+    load_extensions(grid.extensions)
     rows = []
     for cell in grid.cells.values():
         rows.append(_row(cell, config.tracks[cell.track], len(cell.seeds), flops_per_second))  # type: ignore[index]

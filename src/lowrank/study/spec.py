@@ -13,6 +13,7 @@ from pydantic import Field
 
 from lowrank.errors import LowrankError
 from lowrank.files import digest
+from lowrank.study.config import PostHocStudy
 from lowrank.study.sections import (
     EvaluationSpec,
     FactorSpec,
@@ -105,6 +106,15 @@ class SweepGroup(Strict):
             seed=self.sweep.seed,
             extensions=self.extensions,
         )
+
+
+class PostHocJob(Strict):
+    """The truncations of a track's dense model."""
+
+    study: PostHocStudy
+    factors: FactorSpec
+    """Which layers are truncated, and the decay of fine-tuning."""
+    extensions: dict[str, Extension] = {}
 
 
 class Cell(Strict):

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from lowrank.study.extensions import load_extensions
 from lowrank.study.jobs import read_rates
 from lowrank.study.spec import Cell
-from lowrank.train.build import choose_device, load_extensions
+from lowrank.train.build import choose_device
 from lowrank.train.schedule import learning_rate
 from lowrank.train.step import train_step
 from lowrank.train.task import make_task

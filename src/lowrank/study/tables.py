@@ -120,6 +120,23 @@ def collect(
     tables["contrasts"] = all_contrasts(config, tables["runs"], tables.get("barriers"))
     for name, table in tables.items():
         write_table(output / f"{name}.parquet", table)
+    lost = diverged(runs)
+    if lost:
+        print(lost, flush=True)
+
+
+def diverged(runs: pd.DataFrame, most: int = 20) -> str:
+    """How many runs diverged, and which: at most `most` cells, each with its seeds; empty if none."""
+    lost = runs[runs["diverged"].eq(True)] if "diverged" in runs else runs[:0]
+    if lost.empty:
+        return ""
+    cells = [
+        f"{cell} ({', '.join(map(str, sorted(group['seed'])))})"
+        for cell, group in lost.groupby("cell", sort=False)
+    ]
+    more = f", and {len(cells) - most} more cells" if len(cells) > most else ""
+    which = ", ".join(cells[:most])
+    return f"{len(lost)} of {len(runs)} runs diverged, cell (seeds): {which}{more}."
 
 
 def say_what_differs(published: pd.DataFrame, fresh: pd.DataFrame) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
-import sys
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,9 +11,8 @@ from torch import nn
 from lowrank import models
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factorize_model
-from lowrank.files import sha256
 from lowrank.study.sections import FactorSpec, ModelSpec
-from lowrank.study.spec import Extension, RunSpec
+from lowrank.study.spec import RunSpec
 
 
 def build_model(spec: RunSpec, outputs: int, factorised: bool = True) -> nn.Module:
@@ -81,25 +77,3 @@ def _keep_memory() -> None:
         trim_threshold, mmap_threshold, gigabyte = -1, -3, 1 << 30
         mallopt(mmap_threshold, gigabyte)
         mallopt(trim_threshold, gigabyte)
-
-
-def load_extensions(extensions: dict[str, Extension]) -> None:
-    """Import the files that register methods of the user's own; each is imported once.
-
-    A file that is gone, or is not the one the spec was made from, is an error.
-    """
-    for name, extension in extensions.items():
-        module = f"lowrank_extension_{extension.sha256[:16]}"
-        if module in sys.modules:
-            continue
-        path = Path(extension.file)
-        if not path.is_file() or sha256(path) != extension.sha256:
-            raise LowrankError(
-                f"extensions.{name}: {path} is missing or has changed since the workflow began; "
-                "run again."
-            )
-        source = importlib.util.spec_from_file_location(module, path)
-        assert source is not None and source.loader is not None
-        loaded = importlib.util.module_from_spec(source)
-        source.loader.exec_module(loaded)
-        sys.modules[module] = loaded

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.factor.convert import factors as factor_modules
-from lowrank.factor.decay import add_decay_, shrink_
+from lowrank.factor.decay import DECAYS, add_decay_, gradients, shrink_
+from lowrank.factor.own import origin
 from lowrank.study.sections import DecaySpec, TrainingSpec
 from lowrank.train import parallel
 
@@ -25,6 +26,7 @@ class Optimizer:
         self.factors: list[tuple[Tensor, Tensor]] = [
             (module.U, module.V) for module in factor_modules(model).values()
         ]
+        self._try_decay()
         groups = parameter_groups(model)
         decays = {"matrices": spec.weight_decay, "vectors": 0.0, "factors": 0.0}
         arguments = [
@@ -42,6 +44,14 @@ class Optimizer:
             self.torch = torch.optim.SGD(
                 arguments, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov
             )
+
+    @torch.no_grad()
+    def _try_decay(self) -> None:
+        """Raise where a decay of the user's own fails on the first factors, before any training."""
+        if self.factors and origin(DECAYS.get(self.factor_decay.kind)) is not None:
+            U, V = self.factors[0]
+            usable = all(bool(torch.isfinite(parallel.local(x)).all()) for x in (U, V))
+            gradients(self.factor_decay.kind, U, V, finite=usable and not parallel.sharded())
 
     def clip_gradients(self) -> Tensor:
         """Scale gradients down to the clipping norm; returns the norm before. Raises if one is absent."""

@@ -27,9 +27,10 @@ from lowrank.files import (
     write_table,
 )
 from lowrank.progress import Progress
+from lowrank.study.extensions import load_extensions
 from lowrank.study.spec import RunSpec
 from lowrank.train import checkpoint, parallel, probe
-from lowrank.train.build import build_model, choose_device, load_extensions
+from lowrank.train.build import build_model, choose_device
 from lowrank.train.result import result_row
 from lowrank.train.task import Task, make_task
 from lowrank.train.trainer import Trainer
