@@ -6,44 +6,24 @@ is said in one sentence with exit status 2.
 
 from __future__ import annotations
 
-import io
-import signal
 import sys
-import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lowrank.command import DEVICE, FILE, FOLDER, STEP, Commands, FiniteRange, NamedPath
 from lowrank.errors import LowrankError
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-class Commands(click.Group):
-    """A click group that turns a LowrankError into its sentence and exit status 2, and SIGTERM or a
-    closed terminal into an exit that removes temporary files."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                    signal.signal(number, _terminate)
-        # Plan and last lines name such cells once; every model that is built would say it again.
-        warnings.filterwarnings("ignore", message="At their rank")
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # what the locale's letters lack
-        try:
-            return super().invoke(ctx)
-        except LowrankError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    sys.exit(128 + number)
+SPECS = {
+    "TextSpec": "data/<track>.json",
+    "ImageSpec": "data/<track>.json",
+    "SweepGroup": "sweeps/<cell>.json",
+    "Cell": "cells/<cell>.json",
+    "InterpolationStudy": "interpolation/<track>.json",
+    "PostHocJob": "posthoc/<track>.json",
+}
+"""Where in specs/ the workflow writes the file of each kind."""
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,22 +32,32 @@ def main() -> None:
     """Low-rank training of deep networks: data, runs, evaluations, tables."""
 
 
+def _expected(kind: Any) -> str:
+    return f"a JSON file that the workflow writes, results/<scale>/specs/{SPECS[kind.__name__]}"
+
+
 def _spec(path: Path, kind: Any) -> Any:
     """A spec file the workflow wrote, validated; one of a cell or sweep lies at a path that ends in
-    the name it gives."""
+    the name it gives. The extensions it names are loaded."""
     from pydantic import ValidationError
 
-    from lowrank.files import damaged, read_sealed
+    from lowrank.files import damaged, read_sealed, written_here
+    from lowrank.study.complaints import complaint
 
+    what = _expected(kind)
+    values = read_sealed(path, what)
     try:
-        spec = kind.model_validate(read_sealed(path))
+        spec = kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise damaged(path, f"{where}: {first['msg']}") from None
+        sentence = complaint(error, str(path), values, kind)
+        raise (damaged(path, sentence) if written_here(path) else sentence) from None
     name = getattr(spec, "name", None) if "track" in kind.model_fields else None
     if name is not None and not path.absolute().as_posix().endswith(f"/{name}.json"):
-        raise damaged(path, f"it describes {name}")
+        raise damaged(path, f"it describes {name}", what=what)
+    if getattr(spec, "extensions", None):
+        from lowrank.study.extensions import load_extensions
+
+        load_extensions(spec.extensions)
     return spec
 
 
@@ -75,7 +65,9 @@ def _common(command: Any) -> Any:
     for option in (
         click.option("--data", type=FOLDER, required=True, help="Prepared data folder."),
         click.option("--cache", type=FOLDER, required=True, help="Folder of all runs."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+        click.option(
+            "--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."
+        ),
     ):
         command = option(command)
     return command
@@ -99,9 +91,10 @@ def prepare(spec: Path, output: Path, state: str | None) -> None:
     """Tokenise text or decode images into a prepared data folder."""
     from lowrank.data.images_spec import ImageSpec
     from lowrank.data.spec import TextSpec
-    from lowrank.files import read_sealed
+    from lowrank.files import read_json
 
-    if read_sealed(spec).get("kind") == "text":
+    values = read_json(spec, _expected(TextSpec))
+    if isinstance(values, dict) and values.get("kind") == "text":
         from lowrank.data.text import prepare_text
 
         prepare_text(_spec(spec, TextSpec), output, state=state)
@@ -113,7 +106,7 @@ def prepare(spec: Path, output: Path, state: str | None) -> None:
 
 @main.command()
 @click.option("--spec", type=FILE, required=True, help="The sweep's spec file.")
-@click.option("--keep", type=int, multiple=True, help="Steps whose checkpoints are kept.")
+@click.option("--keep", type=STEP, multiple=True, help="Steps whose checkpoints are kept.")
 @click.option("--output", type=FILE, required=True, help="JSON file to write.")
 @PARALLEL
 @_common
@@ -132,7 +125,7 @@ def sweep(
 @main.command()
 @click.option("--spec", type=FILE, required=True, help="The cell's spec file.")
 @click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-@click.option("--keep", type=int, multiple=True, help="Steps whose checkpoints are kept.")
+@click.option("--keep", type=STEP, multiple=True, help="Steps whose checkpoints are kept.")
 @click.option("--output", type=FOLDER, required=True, help="Folder of the cell's tables.")
 @PARALLEL
 @_common
@@ -207,15 +200,13 @@ def interpolate(
 
 @main.command()
 @click.argument("dense", type=FILE)
-@click.option("--study", type=FILE, required=True, help="The post-hoc section, as JSON.")
-@click.option("--factors", type=FILE, required=True, help="The track's factors section, as JSON.")
+@click.option("--study", type=FILE, required=True, help="The post-hoc study's spec file.")
 @click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
 @click.option("--output", type=FILE, required=True, help="Parquet file to write.")
 @_common
 def posthoc(
     dense: Path,
     study: Path,
-    factors: Path,
     rates: Path,
     output: Path,
     data: Path,
@@ -226,14 +217,12 @@ def posthoc(
     from lowrank.files import write_table
     from lowrank.study import jobs
     from lowrank.study import posthoc as method
-    from lowrank.study.config import PostHocStudy
-    from lowrank.study.sections import FactorSpec
-    from lowrank.study.spec import Cell
+    from lowrank.study.spec import Cell, PostHocJob
 
-    cell = _spec(dense, Cell)
+    cell, job = _spec(dense, Cell), _spec(study, PostHocJob)
     best = jobs.read_rates(rates, [cell])
-    sections = _spec(study, PostHocStudy), _spec(factors, FactorSpec)
-    write_table(output, method.posthoc(*sections, cell, best, data, cache, device))
+    table = method.posthoc(job.study, job.factors, cell, best, data, cache, device)
+    write_table(output, table)
 
 
 @main.command()
@@ -252,7 +241,13 @@ def baselines(data: Path, output: Path) -> None:
 @click.option("--cell", "cells", type=FOLDER, multiple=True, help="A cell's folder of tables.")
 @click.option("--evaluation", "evaluations", type=FILE, multiple=True, help="Test metrics.")
 @click.option("--rates", type=FILE, multiple=True, help="A sweep's result.")
-@click.option("--other", "others", multiple=True, help="A further table, as name=path.")
+@click.option(
+    "--other",
+    "others",
+    type=NamedPath(("interpolation", "barriers", "posthoc", "baselines", "speed")),
+    multiple=True,
+    help="A further table, as name=path.",
+)
 @click.option("--published", type=FOLDER, help="Published tables to start from.")
 @click.option("--output", type=FOLDER, required=True, help="Folder of tables to write.")
 def tables(
@@ -260,7 +255,7 @@ def tables(
     cells: tuple[Path, ...],
     evaluations: tuple[Path, ...],
     rates: tuple[Path, ...],
-    others: tuple[str, ...],
+    others: tuple[tuple[str, Path], ...],
     published: Path | None,
     output: Path,
 ) -> None:
@@ -269,9 +264,8 @@ def tables(
     from lowrank.study.tables import collect
 
     named: dict[str, list[Path]] = {}
-    for other in others:
-        name, _, path = other.partition("=")
-        named.setdefault(name, []).append(Path(path))
+    for name, path in others:
+        named.setdefault(name, []).append(path)
     collect(load(config), cells, evaluations, rates, named, output, published)
 
 
@@ -288,14 +282,16 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     from lowrank.study.config import load
     from lowrank.study.grid import decay_name
 
-    settings = load(config)
+    settings, claimed = load(config), load_ledger(ledger)
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
     tables.pop("claims", None)
+    if not tables:
+        raise LowrankError(f"{folder} holds no tables: give results/<scale>/tables.")
     decays: dict[str, str] = {
         name: decay_name(track.factors.decay) for name, track in settings.tracks.items()
     }
     verdicts = judge(
-        load_ledger(ledger),
+        claimed,
         tables,
         scale=settings.scale,
         default_decay=decays,
@@ -347,8 +343,18 @@ def paper(
 @click.option("--scale", default="laptop", show_default=True, help="Reads config/<scale>.yaml.")
 @click.option("--config", type=FILE, help="A configuration file, instead of a scale.")
 @click.option("--published", type=FOLDER, help="Tables whose measured speed is used.")
-@click.option("--peak", type=float, help="Peak FLOPs a second of your device, e.g. 989e12.")
-@click.option("--utilisation", default=0.35, show_default=True, help="Share of the peak reached.")
+@click.option(
+    "--peak",
+    type=FiniteRange(0, 1e24, min_open=True),
+    help="Peak FLOPs a second of your device, e.g. 989e12.",
+)
+@click.option(
+    "--utilisation",
+    type=FiniteRange(0, 1, min_open=True),
+    default=0.35,
+    show_default=True,
+    help="Share of the peak reached.",
+)
 @click.option("--output", type=FILE, help="Also write the plan as CSV.")
 def plan(
     scale: str,
@@ -359,15 +365,37 @@ def plan(
     output: Path | None,
 ) -> None:
     """Print cells, parameters, FLOPs, time and memory before anything is launched."""
+    from lowrank.files import atomic
     from lowrank.study.config import load
     from lowrank.study.plan import make_plan, measured_speed, show
 
+    if output and not output.parent.is_dir():
+        raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")
     settings = load(config or Path("config") / f"{scale}.yaml")
     speed = peak * utilisation if peak else measured_speed(published or Path("published"))
     table = make_plan(settings, speed)
     click.echo(show(table))
     if output:
-        table.to_csv(output, index=False)
+        with atomic(output) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+@main.command()
+@click.argument("file", type=FILE)
+def check(file: Path) -> None:
+    """Import a FILE of methods of your own and try each on small matrices (status 1 if one fails)."""
+    from lowrank.files import expect_file
+    from lowrank.study.check import check_file, show
+
+    if not file.exists():
+        raise LowrankError(f"{file} is missing: give a Python file that registers a method.")
+    expect_file(file, "a Python file that registers a method")
+    findings = check_file(file)
+    click.echo(show(findings))
+    failed = sum(finding.failed for finding in findings)
+    if failed:
+        click.echo(f"{failed} of {len(findings)} trials failed.", err=True)
+        sys.exit(1)
 
 
 @main.command()
@@ -387,8 +415,14 @@ def reference(output: Path, check: bool) -> None:
 @click.argument("specs", type=FILE, nargs=-1, required=True)
 @click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
 @click.option("--data", type=FOLDER, required=True, help="Prepared data folder.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--rounds", default=5, show_default=True, help="Turns each model takes.")
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Turns each model takes.",
+)
 @click.option("--output", type=FILE, required=True, help="Parquet file to write.")
 def speed(
     specs: tuple[Path, ...], rates: Path, data: Path, device: str, rounds: int, output: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
 
 LONGEST_NAME = 150
@@ -34,3 +35,15 @@ def cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def last_line(error: BaseException, file: str) -> str:
+    """The last line of a traceback that lies in a file, and the error: `x.py:3: ValueError: ...`."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or file}:{error.lineno or 1}: {type(error).__name__}: {error.msg}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    place = f"{file}:{lines[-1]}: " if lines else ""
+    what = cause(error)
+    what = what if len(what) <= 300 else what[:297] + "..."
+    kind = "" if isinstance(error, LowrankError) else f"{type(error).__name__}: "
+    return f"{place}{kind if what != type(error).__name__ else ''}{what}"

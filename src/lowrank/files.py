@@ -13,8 +13,10 @@ import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,9 +29,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.json"
+WRITTEN = "a file that lowrank wrote"
 PART = ".part"
 SEAL = "seal"
 """Key of a JSON file, and of a table's metadata, under which the digest of all the rest stands."""
+SEALED = re.compile(rb"seal\W{0,8}[0-9a-f]{16}")
+SUM = re.compile(rb"[0-9a-f]{64}")
+PLACES = {
+    *("specs", "rates", "cells", "runs", "evaluations", "tables"),
+    *("interpolation", "barriers", "posthoc", "baselines", "speed"),
+}
+"""Folders of results/<scale> that nobody else fills."""
 
 
 @contextmanager
@@ -173,23 +183,66 @@ def write_json(path: Path | str, value: Any, *, allow_nan: bool = False) -> None
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; a missing or damaged one is a LowrankError that names it."""
+def expect_file(path: Path | str, what: str = "a file") -> None:
+    """Refuse a folder, and a pipe or device, whose end may never come; a missing one raises OSError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise LowrankError(f"{path} is a folder, pipe or device, where {what} is expected.")
+
+
+def read_json(path: Path | str, what: str = WRITTEN) -> Any:
+    """Read a JSON file; a missing or damaged one is a LowrankError that names it, or says that `what`
+    was expected."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        expect_file(path, what)
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_without_repetition)
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
     except (ValueError, RecursionError) as error:
-        raise damaged(path, error) from None
+        reason = f"it is no JSON, {error}" if os.path.getsize(path) else "it is empty"
+        raise damaged(path, reason, what=what) from None
     except OSError as error:
         raise LowrankError(f"Could not read {path}: {error.strerror or error}.") from None
 
 
-def damaged(path: Path | str, reason: object, remove: Path | str | None = None) -> LowrankError:
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(k for k in keys if keys.count(k) > 1)}' is there twice")
+    return values
+
+
+def damaged(
+    path: Path | str, reason: object, remove: Path | str | None = None, what: str = WRITTEN
+) -> LowrankError:
     """The error for a file that is not what was written; `remove` (its own path if None) is what to
-    delete so that it is made again."""
+    delete so that it is made again. Of a file that is not the project's it says that `what` was
+    expected, for nobody should be told to delete what only they have."""
     text = " ".join(str(reason).split()).rstrip(".")
+    text = text if len(text) <= 200 else text[:197] + "..."
+    if not written_here(path):
+        return LowrankError(f"{path} is not {what}: {text}.")
     return LowrankError(f"{path} is damaged ({text}): delete {remove or path} and run again.")
+
+
+def written_here(path: Path | str) -> bool:
+    """Whether the project wrote a file or folder: it lies where nobody else writes, or it or the
+    manifest beside or in it carries a seal, whole or not."""
+    path = Path(path)
+    if path.suffix in ("", ".json", ".parquet", ".safetensors") and PLACES.intersection(
+        path.absolute().parts[-4:-1]
+    ):
+        return True
+    return any(_sealed(place) for place in (path, path.parent / MANIFEST, path / MANIFEST))
+
+
+def _sealed(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    content = path.read_bytes()
+    of_manifest = path.name == MANIFEST and (not content or SUM.search(content))
+    return bool(of_manifest or SEALED.search(content))
 
 
 def write_sealed(path: Path | str, values: dict[str, Any]) -> None:
@@ -197,14 +250,14 @@ def write_sealed(path: Path | str, values: dict[str, Any]) -> None:
     write_json(path, {**values, SEAL: digest([_place(path), values])})
 
 
-def read_sealed(path: Path | str) -> dict[str, Any]:
+def read_sealed(path: Path | str, what: str = WRITTEN) -> dict[str, Any]:
     """Read a JSON object and check it against its digest, which is left out of the result.
 
     One without a digest, such as a person writes, is taken as it is.
     """
-    values = read_json(path)
+    values = read_json(path, what)
     if not isinstance(values, dict):
-        raise damaged(path, "it holds no JSON object")
+        raise damaged(path, "it holds no JSON object", what=what)
     seal = values.pop(SEAL, None)
     if seal is not None and seal != digest([_place(path), values]):
         raise damaged(path, "it is not what was written there")
@@ -232,12 +285,15 @@ def read_table(path: Path | str) -> pd.DataFrame:
     import pyarrow.parquet
 
     try:
+        expect_file(path, "a table")
         arrow = pyarrow.parquet.read_table(path, page_checksum_verification=True)
         table = arrow.to_pandas()
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
+    except LowrankError:
+        raise
     except Exception as error:  # pyarrow's own, and pandas' about what a damaged footer says
-        raise damaged(path, error) from None
+        raise damaged(path, error, what="a table that lowrank wrote") from None
     seal = (arrow.schema.metadata or {}).get(SEAL.encode())
     if seal is not None and seal.decode(errors="replace") != _table_digest(table):
         raise damaged(path, "it is not what was written")
@@ -255,7 +311,7 @@ def _table_digest(table: pd.DataFrame) -> str:
 def write_manifest(folder: Path | str, names: Iterable[str], **facts: Any) -> dict[str, Any]:
     """Write `folder/manifest.json`: the given facts and the SHA-256 of every named file."""
     folder = Path(folder)
-    manifest = {**facts, "files": {name: sha256(folder / name) for name in sorted(names)}}
+    manifest = {"files": {name: sha256(folder / name) for name in sorted(names)}, **facts}
     manifest[SEAL] = digest(manifest)
     write_json(folder / MANIFEST, manifest)
     return manifest
@@ -267,17 +323,21 @@ def check_manifest(folder: Path | str) -> dict[str, Any]:
     A file that this process has checked before is read again only if it has been written since.
     """
     folder = Path(folder)
+    what = "the manifest of a folder that lowrank wrote"
+    if not folder.is_dir():
+        raise LowrankError(f"{folder} is missing.")
     if not (folder / MANIFEST).is_file():
-        raise LowrankError(f"{folder / MANIFEST} is missing: delete {folder} and run again.")
+        remedy = f"delete {folder} and run again" if written_here(folder) else "name another"
+        raise LowrankError(f"{folder / MANIFEST}, {what}, is missing: {remedy}.")
     try:
         manifest = read_json(folder / MANIFEST)
     except LowrankError:
-        raise damaged(folder / MANIFEST, "it is no JSON", folder) from None
+        raise damaged(folder / MANIFEST, "it is no JSON", folder, what) from None
     seal = manifest.pop(SEAL, None) if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise damaged(folder / MANIFEST, "it names no files", folder)
+        raise damaged(folder / MANIFEST, "it names no files", folder, what)
     if seal is not None and seal != digest(manifest):
-        raise damaged(folder / MANIFEST, "it is not what was written", folder)
+        raise damaged(folder / MANIFEST, "it is not what was written", folder, what)
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():

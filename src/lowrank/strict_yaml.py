@@ -8,7 +8,6 @@ is one sentence, found before the value is built. Plain numbers are YAML 1.2's, 
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from lowrank.errors import LowrankError
+from lowrank.files import expect_file
 
 LARGEST_FILE = 2**20
 LARGEST_COUNT = 20_000
@@ -56,8 +56,7 @@ def read_yaml(path: Path | str) -> Any:
 
 
 def _text(path: Path) -> str:
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise LowrankError(f"{path} is no file but a folder, pipe or device: name a YAML file.")
+    expect_file(path, "a YAML file")
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:

@@ -1,9 +1,9 @@
 # Configuration, paths and everything that is computed while the workflow is read.
+import contextlib
 import json
 import sys
 from pathlib import Path
 
-import yaml
 from lowrank import interrupt
 from lowrank.data import originals
 from lowrank.errors import LowrankError
@@ -17,26 +17,43 @@ from lowrank.study.grid import expand as expand_grid
 from lowrank.study.targets import check_targets
 from lowrank.versions import VERSIONS
 from snakemake.logging import logger
+from snakemake.utils import update_config
 
 interrupt.on_signals()
 
 
+@contextlib.contextmanager
+def one_sentence():
+    """What is wrong with the configuration or its folder is said in a sentence, as by `lowrank`."""
+    try:
+        yield
+    except LowrankError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def read_config():
-    """The scale's file with what --config overrides; or all of it from --configfile."""
-    overrides = dict(config)
-    if "tracks" in overrides:
-        return settings.parse(overrides)
-    scale = overrides.pop("scale", "laptop")
-    values = settings.read_yaml(Path("config") / f"{scale}.yaml")
-    return settings.parse({**values, **overrides}, f"config/{scale}.yaml")
+    """The scale's file, or those of --configfile, with what --config overrides.
+
+    The files are read anew: Snakemake's own reader takes the last of two equal keys, and 1:30 for 90.
+    """
+    values = {}
+    for path in workflow.configfiles:
+        update_config(values, settings.read_section(path))
+    overrides = dict(workflow.config_settings.config)
+    if "tracks" in values:
+        source = str(workflow.configfiles[-1])
+    else:
+        scale = overrides.pop("scale", values.pop("scale", "laptop"))
+        source = f"config/{scale}.yaml"
+        values = {**settings.read_section(source), **values}
+    update_config(values, overrides)
+    return settings.parse(values, source)
 
 
-try:
+with one_sentence():
     CONFIG = read_config()
     GRID = expand_grid(CONFIG)
-except LowrankError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(2)
 
 RESULTS = f"results/{CONFIG.scale}"
 TRACKS = list(CONFIG.tracks)
@@ -44,13 +61,12 @@ PUBLISHED = f"published/{CONFIG.scale}"
 PUBLISHED_FILES = (
     [f"{PUBLISHED}/manifest.json"] if CONFIG.results_from == "published" else []
 )
-if PUBLISHED_FILES and not Path(PUBLISHED_FILES[0]).is_file():
-    print(
-        f"Error: results_from: {PUBLISHED}/manifest.json is missing: the scale {CONFIG.scale} has "
-        "no published tables here; train it, or run `snakemake --cores 1 publish` where it was.",
-        file=sys.stderr,
-    )
-    sys.exit(2)
+with one_sentence():
+    if PUBLISHED_FILES and not Path(PUBLISHED_FILES[0]).is_file():
+        raise LowrankError(
+            f"results_from: {PUBLISHED_FILES[0]} is missing: the scale {CONFIG.scale} has no "
+            "published tables here; train it, or run `snakemake --cores 1 publish` where it was."
+        )
 CELL_TABLES = ["runs", "history", "layers", "spectra"]
 
 
@@ -107,23 +123,19 @@ wildcard_constraints:
 def write_specs():
     """One small file for each job's part of the configuration; one that says so already is left
     alone, so a job is run again when its own part changes and not otherwise."""
-    for name, cell in GRID.cells.items():
-        write_sealed(f"{RESULTS}/specs/cells/{name}.json", cell.model_dump(mode="json"))
-    for name, sweep in GRID.sweeps.items():
-        write_sealed(
-            f"{RESULTS}/specs/sweeps/{name}.json", sweep.model_dump(mode="json")
-        )
-    for name, track in CONFIG.tracks.items():
-        sections = {"data": track.data, "factors": track.factors}
-        sections |= {
-            "interpolation": track.studies.interpolation,
-            "posthoc": track.studies.posthoc,
-        }
-        for section, value in sections.items():
-            if value is not None:
+    tracks = CONFIG.tracks.items()
+    specs = {
+        "cells": GRID.cells,
+        "sweeps": GRID.sweeps,
+        "posthoc": GRID.posthoc,
+        "data": {name: track.data for name, track in tracks},
+        "interpolation": {name: track.studies.interpolation for name, track in tracks},
+    }
+    for kind, named in specs.items():
+        for name, spec in named.items():
+            if spec is not None:
                 write_sealed(
-                    f"{RESULTS}/specs/{section}/{name}.json",
-                    value.model_dump(mode="json"),
+                    f"{RESULTS}/specs/{kind}/{name}.json", spec.model_dump(mode="json")
                 )
     for part, number in VERSIONS.items():
         write_sealed(version(part), {"version": number})
@@ -147,7 +159,8 @@ def version(part):
     return f"{RESULTS}/specs/versions/{part}.json"
 
 
-write_specs()
+with one_sentence():
+    write_specs()
 
 
 def waited_for(files, reasons, product):

@@ -26,7 +26,7 @@ def asked_for():
     return []
 
 
-try:
+with one_sentence():
     check_targets(
         asked_for(),
         rules=[rule.name for rule in workflow.rules if not rule.has_wildcards()],
@@ -35,6 +35,3 @@ try:
         scale=CONFIG.scale,
         scales=[path.stem for path in Path("config").glob("*.yaml")],
     )
-except LowrankError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(2)

@@ -281,17 +281,30 @@ class Config(Strict):
 
 def parse(values: Any, source: str = "configuration") -> Config:
     """A validated configuration from plain values; LowrankError names the key, value and remedy."""
-    if not isinstance(values, dict):
-        raise LowrankError(
-            f"{source}: keys such as scale and tracks are expected, not {shown(values)}."
-        )
+    _expect_section(values, source)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise complaint(error, source, values, Config) from None
 
 
+def _expect_section(values: Any, source: str) -> None:
+    if not isinstance(values, dict):
+        raise LowrankError(
+            f"{source}: keys such as scale and tracks are expected, not {shown(values)}."
+        )
+
+
+def read_section(path: Path | str) -> dict[str, Any]:
+    """The keys and plain values of a configuration file, which may be a part of a configuration."""
+    values = read_yaml(path)
+    _expect_section(values, str(path))
+    return values
+
+
 def load(path: Path | str) -> Config:
     """Read and validate a configuration file, or the one (JSON) that the workflow wrote."""
-    values = read_sealed(path) if Path(path).suffix == ".json" else read_yaml(path)
+    values = (
+        read_sealed(path, "a configuration") if Path(path).suffix == ".json" else read_yaml(path)
+    )
     return parse(values, str(path))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from lowrank.errors import LowrankError
 from lowrank.files import (
     MANIFEST,
     atomic_dir,
@@ -69,6 +70,8 @@ def load(folder: Path) -> dict[str, pd.DataFrame]:
         for name in manifest["files"]
         if name.endswith(".parquet")
     }
+    if "runs" not in tables:
+        raise LowrankError(f"{folder} holds no table of runs: publish a scale's tables there.")
     runs = tables["runs"].rename(columns={"method_version": "training_version"})
     if "evaluation_version" not in runs:
         runs["evaluation_version"] = 1

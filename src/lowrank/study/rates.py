@@ -11,7 +11,8 @@ from lowrank.files import damaged, read_sealed
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """A sweep's result; one that is damaged, or another arm's, is a LowrankError that names it."""
-    result = read_sealed(path)
+    what = "the result of a learning-rate sweep, results/<scale>/rates/<cell>.json"
+    result = read_sealed(path, what)
     try:
         losses = {
             float(row["learning_rate"]): math.inf
@@ -22,9 +23,9 @@ def read_sweep(path: Path) -> dict[str, Any]:
         best, group = result["learning_rate"], str(result["group"])
         consistent = losses[best] == min(losses.values()) < math.inf and "at_edge" in result
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from None
+        raise damaged(path, f"{type(error).__name__}: {error}", what=what) from None
     if not consistent:
-        raise damaged(path, f"{best} is not the best of its rates")
+        raise damaged(path, f"{best} is not the best of its rates", what=what)
     if not path.absolute().as_posix().endswith(f"/{group}.json"):
-        raise damaged(path, f"it is the sweep of {group}")
+        raise damaged(path, f"it is the sweep of {group}", what=what)
     return result

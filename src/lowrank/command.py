@@ -1,0 +1,115 @@
+"""What all commands share: the types of their options, and that each ends in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.errors import LowrankError, cause
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+STEP = click.IntRange(1, 1_000_000_000)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers, none of which is NaN."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, or click's usage error."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
+class NamedPath(click.ParamType):
+    """`name=path`, where the name is one of a few."""
+
+    name = "name=path"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        """The name and the path, or click's usage error."""
+        name, _, path = str(value).partition("=")
+        if name not in self.names or not path:
+            known = ", ".join(self.names)
+            self.fail(f"'{value}' is not name=path with a name among {known}.", param, ctx)
+        return name, Path(path)
+
+
+class Commands(click.Group):
+    """A click group whose commands end in one sentence, whatever goes wrong.
+
+    A LowrankError and what the file system refuses end with status 2; what nobody foresaw with
+    status 1, and its traceback is kept in a file that the sentence names. SIGTERM and a closed
+    terminal become an exit that removes temporary files.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                    signal.signal(number, _terminate)
+        # Plan and last lines name such cells once; every model that is built would say it again.
+        warnings.filterwarnings("ignore", message="At their rank")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # what the locale's letters lack
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except LowrankError as error:
+            _end(str(error), 2)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # whoever read the output has left, which click knows how to end
+            _end(*_unforeseen(error))
+
+
+def _end(sentence: str, status: int) -> None:
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(status)
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """The sentence and exit status of an error that is no LowrankError."""
+    system = isinstance(error, OSError) and error.strerror is not None
+    if isinstance(error, OSError) and system:
+        what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+    else:
+        what = f"{type(error).__name__}: {cause(error)}"
+    what = what if len(what) <= 300 else what[:297] + "..."
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="lowrank-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError:
+        click.echo(text, err=True)
+        return f"{what} (the traceback is above).", 2 if system else 1
+    return f"{what} (the traceback is in {file.name}).", 2 if system else 1
+
+
+def _terminate(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
