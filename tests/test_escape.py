@@ -24,6 +24,7 @@ HOSTILE = [
     "&lt;b&gt; & &#x3c;b>",
     '"><svg onload="alert(1)">',
     "[x](javascript:alert(1))",
+    "[[x]](javascript:alert(1)) [y][x] [x][] [ ] [^1]",
     "![x](http://example.org/pixel.png)",
     "<javascript:alert(1)>",
     "https://example.org and www.example.org",

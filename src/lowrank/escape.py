@@ -41,7 +41,7 @@ def markdown(text: str) -> str:
     """For Markdown, in tables too: nothing is a link, a tag, mathematics or a cell's end."""
     text = re.sub(r"&(?=#|\w)", "&amp;", visible(text))
     text = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
-    text = re.sub(r"([\\`*_|\[\]$~])", r"\\\1", text)
+    text = re.sub(r"([\\`*_|$~]|\](?=[\[(:]))", r"\\\1", text)
     # GitHub makes links of bare addresses too.
     return re.sub(r"(?i)\b(www)(\.)|\b(\w+)(:)(?=//)", r"\1\3\\\2\4", text)
 

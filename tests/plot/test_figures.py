@@ -257,6 +257,203 @@ def test_one_seed_is_drawn_without_intervals(track, name, one_seed):
     assert "±" not in table.markdown() and "*" not in table.markdown().replace("\\*", "")
 
 
+OWN = ["$\\frac{$", "_hidden", "<b>x</b>", "a | b", "z" * 200, *(f"own_{n}" for n in range(6))]
+
+
+def _more_inits(kept):
+    """Eleven own initialisations, decays and truncations, some with names of a stranger's."""
+    for name in OWN:
+        for track in TRACKS:
+            for rank in ("0.25", "0.5"):
+                _copy(kept, f"{track}/he-r{rank}", f"{track}/{name}-r{rank}", init=name)
+            old = f"{track}/spectral-r0.5-frobenius"
+            _copy(kept, old, f"{track}/spectral-r0.5-{name}", decay=name)
+        rows = kept["posthoc"][kept["posthoc"]["method"] == "plain"]
+        kept["posthoc"] = pd.concat([kept["posthoc"], rows.assign(method=name)], ignore_index=True)
+    kept["posthoc"]["stale_test_loss"] = kept["posthoc"]["stale_test_accuracy"] = 9.0
+    kept["runs"]["device"] = "$\\input{$"
+
+
+def _twelve_ranks(kept):
+    for index in range(12):
+        rank = round(0.03 + 0.08 * index, 2)
+        for track, init in itertools.product(TRACKS, ("he", "spectral")):
+            facts = {"rank_fraction": rank, "studies": "initialisation,posthoc"}
+            _copy(kept, f"{track}/{init}-r0.5", f"{track}/{init}-r{rank:g}", **facts)
+
+
+def _one_rank(kept):
+    for name, column in (("runs", "cell"), ("rates", "group"), ("layers", "cell")):
+        kept[name] = kept[name][~kept[name][column].str.contains("r0.25")]
+    kept["posthoc"] = kept["posthoc"][kept["posthoc"]["rank_fraction"] == 0.5]
+
+
+def _an_arm_diverged(kept):
+    _diverge(kept["runs"], kept["runs"]["init"].isin(["spectral_ones", "dense"]))
+    kept["posthoc"]["diverged"] = kept["posthoc"]["method"] == "plain"
+    _diverge(kept["posthoc"], kept["posthoc"]["diverged"])
+
+
+def _all_diverged(kept):
+    _diverge(kept["runs"], kept["runs"]["seed"] >= 0)
+    kept["rates"]["validation_loss"] = np.inf
+
+
+def _perfect(kept):
+    """Accuracies whose t intervals reach beyond what an accuracy can be."""
+    for name in ("runs", "posthoc"):
+        kept[name]["test_accuracy"] = kept[name]["seed"].map({0: 1.0, 1: 0.99, 2: 1.0})
+
+
+def _copy(kept, old, new, **facts):
+    for name in ("runs", "layers", "spectra", "rates"):
+        column = "group" if name == "rates" else "cell"
+        rows = kept[name][kept[name][column] == old].assign(**{column: new})
+        if name == "runs":
+            rows = rows.assign(arm=new.split("/")[1], **facts)
+        kept[name] = pd.concat([kept[name], rows], ignore_index=True)
+
+
+def _diverge(table, lost):
+    metrics = [c for c in table if c.startswith("test_") or c.endswith("_rank")]
+    table.loc[lost, metrics] = np.nan
+    table.loc[lost, "diverged"] = True
+
+
+@pytest.fixture(
+    scope="module",
+    params=[_more_inits, _twelve_ranks, _one_rank, _an_arm_diverged, _all_diverged, _perfect],
+    ids=lambda change: change.__name__.strip("_"),
+)
+def strange(request, tables, tmp_path_factory):
+    """Tables of a study that nobody thought of."""
+    folder = tmp_path_factory.mktemp("strange")
+    kept = {path.stem: pd.read_parquet(path) for path in tables.glob("*.parquet")}
+    request.param(kept)
+    for name, table in kept.items():
+        write_table(folder / f"{name}.parquet", table)
+    return folder
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", FIGURES)
+def test_strange_tables_are_drawn_with_their_whole_legend_and_nothing_cut_off(name, strange):
+    track = "small-images" if "perfect" in strange.name else "language"
+    module, function = FIGURES[name]
+    drawing = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
+    figure, table = drawing(load(strange, track))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    legend = figure.legends[0]
+    box = legend.get_window_extent(renderer)
+    assert box.x0 >= -1 and box.x1 <= figure.bbox.width + 1 and box.y0 >= -1
+    for ax in figure.axes:
+        inner = ax.get_window_extent(renderer)
+        assert box.y1 <= ax.get_tightbbox(renderer).y0 + 1, "the legend lies on an axes"
+        assert inner.height > 60 and inner.width > 60, "the legend leaves the axes no room"
+    handles = [h for h in legend.legend_handles if h.get_label() and hasattr(h, "get_marker")]
+    drawn = [(h.get_color(), str(h.get_marker()), str(h.get_linestyle())) for h in handles]
+    drawn = [look for look in drawn if look[1] not in ("None", "", "|", "_", "x")]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(set(labels)) == len(labels)
+    if name != "spectra":  # there colours mean one thing in some panels, another in others
+        assert len(set(drawn)) == len(drawn)
+    assert table.markdown() and table.latex() and table.html("x") and table._repr_html_()
+
+
+def test_accuracies_end_at_100_per_cent_in_figure_table_and_legend(tables, tmp_path):
+    kept = {path.stem: pd.read_parquet(path) for path in tables.glob("*.parquet")}
+    _perfect(kept)
+    for name, rows in kept.items():
+        write_table(tmp_path / f"{name}.parquet", rows)
+    for module in ("initialisation", "posthoc", "layers", "pretraining"):
+        drawing = importlib.import_module(f"lowrank.plot.{module}")
+        figure, table = drawing.draw(load(tmp_path, "small-images"))
+        legend = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert "95 % t interval, 3 seeds (ends at 100 %)" in legend
+        numbers = table.numbers[table.numbers["seeds"] > 1]
+        assert (numbers["test_accuracy_high"] == 1.0).all()
+        low = mean_interval([1.0, 0.99, 1.0]).low
+        assert numbers["test_accuracy_low"].to_numpy() == pytest.approx(low)
+        assert f"99.67 [{100 * low:.2f}, 100.00]" in table.markdown()
+        bars = [bars for ax in figure.axes for bars in ax.collections]
+        ends = [
+            segment[:, 1 if module != "layers" else 0] for b in bars for segment in _segments(b)
+        ]
+        assert len(ends) > 2 and max(map(max, ends)) == pytest.approx(100)
+
+
+def _segments(bars):
+    return [
+        s for s in getattr(bars, "get_segments", list)() if len(s) == 2 and np.isfinite(s).all()
+    ]
+
+
+def test_a_line_to_a_model_without_a_run_is_not_taken_for_the_control(tables):
+    from lowrank.plot import interpolation
+
+    results = load(tables, "language")
+    runs = results.table("runs")
+    runs.loc[runs["cell"] == "language/spectral-r0.5-pre0.25", "cell"] = "language/elsewhere"
+    _, table = interpolation.draw(results)
+    assert list(table.numbers["label"]) == ["spectral, from scratch", "dense, next seed (control)"]
+
+
+def test_switches_stand_in_the_place_of_their_share(drawn):
+    figure, table = drawn("language", "pretraining")
+    ax = figure.axes[0]
+    labels = [text.get_text() for text in ax.get_xticklabels()]
+    shares = {f"{100 * share:g} %": share for share in (0, 0.25, 0.5)}
+    assert [label.split("\n")[0] for label in labels] == list(shares)
+    rows = table.numbers[(table.numbers["init"] != "dense") & (table.numbers["steps"] == 20)]
+    places = {
+        round(float(y), 9): float(x)
+        for line in ax.lines
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+    assert {"rate", "reset"} <= set(rows["variant"])
+    for row in rows.itertuples():
+        nearest = labels[round(places[round(row.test_loss, 9)])]
+        assert shares[nearest.split("\n")[0]] == row.pretraining
+        assert nearest.split("\n")[1] == f"{row.dense_steps:g}"
+
+
+def test_points_of_the_parameters_figure_lie_at_their_parameters(drawn):
+    figure, table = drawn("language", "parameters")
+    at = {
+        float(x)
+        for line in figure.axes[0].lines
+        if line.get_linestyle() == "None"
+        for x in line.get_xdata()
+    }
+    assert at == set(table.numbers["parameters"].astype(float))
+
+
+def test_every_panel_of_the_sweeps_labels_most_of_its_rates(drawn):
+    figure, _ = drawn("language", "learning_rate")
+    for ax in figure.axes:
+        rates = {x for line in ax.lines for x in line.get_xdata() if np.isfinite(x)}
+        labels = [label for label in ax.get_xticklabels() if label.get_text()]
+        assert len(labels) >= min(3, len(rates))
+
+
+def test_own_methods_look_the_same_in_every_figure(tables, tmp_path):
+    kept = {path.stem: pd.read_parquet(path) for path in tables.glob("*.parquet")}
+    for name in ("own_b", "own_a"):
+        for track in TRACKS if name == "own_a" else ("small-images",):
+            _copy(kept, f"{track}/he-r0.5", f"{track}/{name}-r0.5", init=name)
+    for name, rows in kept.items():
+        write_table(tmp_path / f"{name}.parquet", rows)
+    seen = set()
+    for track, module in itertools.product(TRACKS, ("initialisation", "learning_rate", "spectra")):
+        drawing = importlib.import_module(f"lowrank.plot.{module}")
+        figure, _ = drawing.draw(load(tmp_path, track))
+        for handle in figure.legends[0].legend_handles:
+            if handle.get_label().endswith("own a"):
+                seen.add((handle.get_color(), str(handle.get_marker())))
+    assert len(seen) == 1
+
+
 def test_same_kind_has_the_same_colour_in_every_figure(drawn):
     colors = set()
     for name in ("initialisation", "pretraining", "scaling", "posthoc", "learning_rate"):

@@ -60,7 +60,7 @@ def test_equal_figures_are_equal_bytes_whatever_the_hash_seed_the_date_and_the_m
 
 RUNS = pd.DataFrame(
     {"init": ["spectral", "dense", "spectral", "he"], "pretraining": [0.25, 0.0, 0.5, 0.25]}
-)
+).assign(studies="scaling")
 SWITCHES = list(switch_looks(RUNS).values())
 STYLES = {
     "a style sheet": lambda: matplotlib.style.use("dark_background"),

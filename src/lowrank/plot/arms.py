@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from lowrank.escape import label as as_label
+from lowrank.escape import visible
 from lowrank.plot.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 
@@ -56,6 +57,8 @@ SWITCH_COLORS = (VERMILLION, "#7F0000", "#F2A65A")
 SWITCH_MARKERS: tuple[Any, ...] = ("*", (6, 1, 0), (7, 1, 0), (8, 1, 0), (9, 1, 0))
 FULL_RATE = Kind("full rate after the switch", "#1B5E20", ">")
 RESET = Kind("moments reset at the switch", "#882255", "<")
+OWN = 26
+"""Characters of an own method's name in a legend."""
 SPARE_COLORS = (
     *("#332288", "#7FE03A", "#00BCD4", "#8C510A", "#E7298A"),
     *("#7E57C2", "#999933", "#B2182B", "#4A6FA5", "#424242"),
@@ -73,7 +76,8 @@ def looks(names: Iterable[str], known: Mapping[str, Kind]) -> dict[str, Kind]:
     user registered) in a colour and with a marker of its own, given out by alphabet."""
     own = sorted(set(names) - set(known))
     return dict(known) | {
-        name: Kind(in_words(name, known), *_spare(index)) for index, name in enumerate(own)
+        name: Kind(visible(in_words(name, known), OWN), *_spare(index))
+        for index, name in enumerate(own)
     }
 
 
@@ -107,9 +111,12 @@ def decay_looks(rows: Iterable[Any]) -> dict[str, Kind]:
 
 
 def switch_looks(runs: pd.DataFrame) -> dict[tuple[str, float], Kind]:
-    """How models are drawn that were dense at first: by initialisation and share of dense steps."""
-    chosen = runs.loc[runs["pretraining"] > 0, ["init", "pretraining"]].drop_duplicates()
-    pairs = sorted(zip(chosen["init"], chosen["pretraining"], strict=True))
+    """How models are drawn that were dense at first: by initialisation and share of dense steps.
+    Those that figures draw beside others (scaling, interpolation) have the first looks."""
+    rows = runs[runs["pretraining"] > 0]
+    rows = rows.assign(aside=~rows["studies"].str.contains(r"\b(?:scaling|interpolation)\b"))
+    rows = rows.sort_values(["aside", "init", "pretraining"])
+    pairs = list(dict.fromkeys(zip(rows["init"], rows["pretraining"], strict=True)))
     words = (f"{in_words(init, INITS)}, after {100 * share:g} % dense" for init, share in pairs)
     return {
         pair: Kind(

@@ -52,7 +52,7 @@ def _rates(
     labels = list(table["label"].unique())
     for index, label in enumerate(labels):
         rows = table[table["label"] == label]
-        shift = 0.12 * (index - (len(labels) - 1) / 2)
+        shift = min(0.12, 0.7 / len(labels)) * (index - (len(labels) - 1) / 2)
         x = [factors.index(f) + shift for f in rows["rate_factor"]]
         options: dict[str, Any] = {"linestyle": "-", "linewidth": 0.8}
         marks.points(ax, x, rows, looks[label], quality.metric, **quality.drawn, **options)

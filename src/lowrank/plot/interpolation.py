@@ -48,7 +48,8 @@ def draw(results: Results) -> tuple[Figure, Table]:
 
 
 def _looks(results: Results, cells: list[str]) -> dict[str, Kind]:
-    """How each line is drawn, low rank from scratch first, the control last."""
+    """How each line is drawn, the control last; lines to models without a run are left out, since
+    nothing says what they are."""
     runs: Any = results.table("runs").drop_duplicates("cell").set_index("cell")
     looks: dict[str, Kind] = {}
     for cell in cells:
@@ -60,7 +61,8 @@ def _looks(results: Results, cells: list[str]) -> dict[str, Kind]:
             looks[cell] = results.switches[row["init"], row["pretraining"]]
         else:
             looks[cell] = Kind(f"{init.label}, from scratch", init.color, init.marker)
-    return looks | {cell: CONTROL for cell in cells if cell not in looks}
+    control = f"{results.track}/dense-other-seed"
+    return looks | ({control: CONTROL} if control in cells else {})
 
 
 def _barriers(ax: Axes, barriers: pd.DataFrame, looks: dict[str, Kind]) -> None:

@@ -95,7 +95,8 @@ def extra_handles(
     seeds = table.loc[table["seeds"] > 0, "seeds"].astype(int)
     least, most = (int(seeds.min()), int(seeds.max())) if len(seeds) else (0, 0)
     if most < 2:
-        found: list[Any] = [Line2D([], [], linestyle="none", label="one seed: no intervals")]
+        why = "one seed" if most else "every run diverged"
+        found: list[Any] = [Line2D([], [], linestyle="none", label=f"{why}: no intervals")]
     else:
         number = f"{most}" if least == most else f"{least} to {most}"
         label = f"95 % t interval, {number} seeds"

@@ -104,10 +104,8 @@ class Results:
 
     @cached_property
     def switches(self) -> dict[tuple[str, float], Kind]:
-        """How each pre-trained model of the scaling and interpolation studies is drawn."""
-        runs = self.table("runs")
-        drawn = runs["studies"].str.contains(r"\b(?:scaling|interpolation)\b")
-        return switch_looks(runs[drawn])
+        """How each model that was dense at first is drawn."""
+        return switch_looks(self.table("runs"))
 
     @cached_property
     def truncations(self) -> dict[str, Kind]:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from lowrank import escape
 from lowrank.plot import marks
@@ -143,6 +144,7 @@ def _name_widths(ax: Axes, rows: pd.DataFrame, quality: Quality, x: str) -> None
                 ha="right",
                 va="top" if quality.better < 0 else "bottom",
                 fontsize=7,
+                path_effects=[withStroke(linewidth=2, foreground="white")],
             )
 
 

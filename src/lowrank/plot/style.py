@@ -26,6 +26,8 @@ from lowrank.files import atomic
 
 COLUMN, FULL = 3.5, 7.0
 """Widths of one column and of the page, in inches."""
+LEGEND = 0.7
+"""Inches of a figure's height that its legend may take."""
 
 # Okabe and Ito's palette, told apart with every common colour blindness; yellow is too pale for lines.
 BLACK, GREY = "#000000", "#7A7A7A"
@@ -104,7 +106,8 @@ def legend_below(
     figure: Figure, handles: Iterable[Artist | tuple[Artist, ...]], columns: int = 4
 ) -> Legend:
     """A legend under all panels, of at most so many columns as the figure is wide enough for; the
-    entries fill rows from left to right. Artists in a tuple lie on each other, under the first's
+    entries fill rows from left to right, and the figure grows with a legend higher than `LEGEND`.
+    Artists in a tuple lie on each other, under the first's
     label."""
     entries = list(handles)
     overlaid = {tuple: HandlerTuple(ndivide=1)}
@@ -114,10 +117,12 @@ def legend_below(
         legend = figure.legend(
             arranged, labels, loc="outside lower center", ncols=ncols, handler_map=overlaid
         )
-        width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
-        if ncols == 1 or width <= 0.98 * figure.bbox.width:
+        box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+        if ncols == 1 or box.width <= 0.98 * figure.bbox.width:
             break
         legend.remove()
+    beyond = box.height / figure.dpi - LEGEND
+    figure.set_figheight(figure.get_figheight() + max(0.0, beyond))
     return legend
 
 
