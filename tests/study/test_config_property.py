@@ -227,11 +227,14 @@ def test_lowrank_and_snakemake_refuse_with_status_2_without_a_traceback(tmp_path
     said = "tracks.language.factors.rank_fraction: 1.5 must be at most 1."
     result = CliRunner().invoke(main, ["plan", "--config", str(tmp_path / "bad.yaml")])
     assert result.exit_code == 2 and said in result.output
-    command = ["snakemake", "--cores", "1", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / "bad.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
+    twice = f"{yaml.safe_dump(changed())}\nseeds: [5]\n"
+    (tmp_path / "twice.yaml").write_text(twice, encoding="utf-8")
+    for name, sentence in (("bad", said), ("twice", "the key 'seeds' is there twice")):
+        command = ["snakemake", "--cores", "1", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--directory", str(tmp_path), "--configfile", str(tmp_path / f"{name}.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert sentence in done.stderr and "Traceback" not in done.stderr
     assert kept.read_text(encoding="utf-8") == "kept"
     assert [path.name for path in (tmp_path / "results/smoke").iterdir()] == ["cells"]
 

@@ -11,7 +11,7 @@ from lowrank.factor.decay import DECAYS
 from lowrank.factor.init import INITIALISATIONS
 from lowrank.files import sha256
 from lowrank.study import config
-from lowrank.study.extensions import declared, load_extensions, load_file
+from lowrank.study.extensions import announce, declared, load_extensions, load_file
 from lowrank.study.grid import expand
 from lowrank.study.spec import Extension
 
@@ -81,6 +81,16 @@ def test_a_file_that_changed_since_the_workflow_began_is_not_run(tmp_path):
     extension = Extension(file=str(path), sha256="0" * 64)
     with pytest.raises(LowrankError, match="has changed since the workflow began"):
         load_extensions({"mine": extension})
+
+
+def test_that_a_file_runs_as_a_program_is_said_at_its_first_use_and_when_it_changed(tmp_path):
+    record = tmp_path / "specs/extensions.json"
+    first, second = (Extension(file="ideas/x.py", sha256=letter * 64) for letter in "ab")
+    (line,) = announce({"mine": first}, record)
+    assert line.startswith("extensions.mine: ideas/x.py is a program that runs with your rights")
+    assert announce({"mine": first}, record) == []
+    assert len(announce({"mine": second, "other": first}, record)) == 2
+    assert announce({}, tmp_path / "none.json") == [] and not (tmp_path / "none.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lowrank.files import write_sealed
 from lowrank.study import config as settings
 from lowrank.study.closing import closing
 from lowrank.study.contrasts import contrasts
+from lowrank.study.extensions import announce
 from lowrank.study.shown import names_beside, shown, studies_of
 from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
 from lowrank.study.grid import expand as expand_grid
@@ -161,6 +162,8 @@ def version(part):
 
 with one_sentence():
     write_specs()
+    for line in announce(GRID.extensions, Path(f"{RESULTS}/specs/extensions.json")):
+        print(line, file=sys.stderr)
 
 
 def waited_for(files, reasons, product):

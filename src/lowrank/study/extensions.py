@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank.errors import LowrankError, last_line
-from lowrank.files import expect_file, sha256
+from lowrank.files import expect_file, read_sealed, sha256, write_sealed
 from lowrank.study.complaints import shortened
 from lowrank.study.spec import Extension
 
@@ -63,6 +63,22 @@ def load_extensions(extensions: Mapping[str, Extension]) -> None:
                 f'decorate its function with @initialisation("{name}"), @decay("{name}") or '
                 f'@truncation("{name}"), or name the extension otherwise.'
             )
+
+
+def announce(extensions: Mapping[str, Extension], record: Path) -> list[str]:
+    """A line for each extension whose file was not said before as it is now; `record` keeps what was
+    said."""
+    digests = {name: extension.sha256 for name, extension in extensions.items()}
+    said = read_sealed(record) if record.is_file() else {}
+    lines = [
+        f"extensions.{name}: {extension.file} is a program that runs with your rights; read it first "
+        "if it is not yours."
+        for name, extension in extensions.items()
+        if said.get(name) != extension.sha256
+    ]
+    if digests != said:
+        write_sealed(record, digests)
+    return lines
 
 
 LOADED: dict[str, list[tuple[str, str]]] = {}
