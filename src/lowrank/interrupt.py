@@ -33,8 +33,12 @@ def on_signals() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     asked.set()
+    if not threading.main_thread().is_alive():
+        return  # the jobs' end was the workflow's, and the interpreter is on its way out
     if asyncio._get_running_loop() is not None:
-        threading.Timer(PAUSE, signal.raise_signal, [signal.SIGINT]).start()
+        # To the main thread: it may wait for a lock by then, and only a signal of its own wakes it.
+        main = threading.main_thread().ident
+        threading.Timer(PAUSE, signal.pthread_kill, [main, signal.SIGINT]).start()
         return
     for job in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
