@@ -267,7 +267,7 @@ def test_prepared_files_are_hashed_once_a_process_and_again_when_written(texts, 
     assert hashed == []
     (texts[0] / "tokenizer.json").touch()
     load_text(texts[0])
-    assert [path.name for path in hashed] == ["tokenizer.json"]
+    assert [Path(path).name for path in hashed] == ["tokenizer.json"]
 
 
 def test_every_flipped_bit_of_a_table_is_noticed_or_harmless(whole, tmp_path):
