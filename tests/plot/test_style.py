@@ -156,6 +156,18 @@ def test_legend_takes_fewer_columns_rather_than_be_cut_off():
     assert legend.get_window_extent(renderer).width <= figure.bbox.width
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_long_legend_makes_the_figure_higher_and_not_its_axes_lower():
+    heights = []
+    for entries in (4, 40):
+        figure, (ax,) = style.canvas(height=2.7)
+        lines = [ax.plot([0, 1], label=f"an arm with a name {i}")[0] for i in range(entries)]
+        style.legend_below(figure, lines)
+        figure.draw(FigureCanvasAgg(figure).get_renderer())
+        heights.append(ax.get_window_extent().height / figure.dpi)
+    assert heights[1] > 0.75 * heights[0] and figure.get_figheight() > 3
+
+
 def test_legend_reads_by_rows():
     entries = ["a", "b", "c", "d", "e"]
     assert style._by_row(entries, 3) == ["a", "d", "b", "e", "c"]
