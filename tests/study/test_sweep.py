@@ -16,6 +16,7 @@ from lowrank.study import jobs
 from lowrank.study.rates import read_sweep
 from lowrank.study.sections import EvaluationSpec, SweepSpec, TrainingSpec
 from lowrank.study.spec import SweepGroup
+from lowrank.versions import VERSIONS
 
 ANYWHERE = (Path("data"), Path("cache"))
 
@@ -261,4 +262,5 @@ def test_an_evaluation_has_a_row_a_run(monkeypatch, tmp_path):
         "cell": ["language/dense"] * 2 + ["language/low"],
         "seed": [4, 7, 0],
         "test_loss": [4.5, 7.5, 0.5],
+        "evaluation_version": [VERSIONS["evaluation"]] * 3,
     }
