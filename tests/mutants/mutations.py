@@ -162,6 +162,8 @@ def _walk(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
                     yield function, element
                     yield from _walk(element, function)
                 continue
+            if isinstance(node, ast.Subscript) and isinstance(child, ast.Constant):
+                continue  # see `_changed`
             inner = function
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
                 inner = f"{function}.{child.name}".lstrip(".")
@@ -203,6 +205,8 @@ def _changed(node: ast.AST) -> Iterator[ast.AST | None]:
                 yield kept[0] if len(kept) == 1 else _with(node, values=kept)
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
             yield operand
+        case ast.Subscript(slice=ast.Constant(value=int(value))):
+            yield _with(node, slice=ast.Constant(value + 1))  # of one element the last is the first
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
         case ast.Constant(value=int(value)):

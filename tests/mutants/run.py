@@ -4,8 +4,8 @@
 nearest to it until one fails, and reports the share that survives. Every survivor must be named with
 its reason in `survivors.yaml`; one that is not, or a share above the limit, fails the run.
 
-A mutant never touches the source tree: a process that has imported the libraries (but not the
-project) is forked, an import hook gives it the changed module, and it runs pytest.
+A mutant never touches the source tree: a process that has imported everything is forked, an import
+hook gives it the changed module and whatever imports that, and it runs pytest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import importlib.abc
 import importlib.util
 import os
+import re
 import signal
 import sys
 import time
@@ -101,7 +102,7 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
 
 def warm() -> None:
-    """Import what every test needs, so that a fork has it; nothing of the project itself."""
+    """Import what every test needs, so that a fork has it: the libraries and the whole project."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -117,7 +118,43 @@ def warm() -> None:
     import transformers.models.resnet.modeling_resnet  # noqa: F401
 
     torch.set_num_threads(1)
-    assert not [name for name in sys.modules if name.split(".")[0] == "lowrank"]
+    for module in _modules():
+        if module != "lowrank.__main__":
+            importlib.import_module(module)
+
+
+def _modules() -> dict[str, str]:
+    """The text of each module of the project, by dotted name."""
+    names = {path: path.relative_to(SOURCE.parent).with_suffix("") for path in SOURCE.rglob("*.py")}
+    return {
+        ".".join(name.parts).removesuffix(".__init__"): path.read_text(encoding="utf-8")
+        for path, name in names.items()
+    }
+
+
+def forget(module: str) -> None:
+    """Drop a module and all that import it, so that they are imported anew."""
+    texts = _modules()
+    stale, found = set(), {module}
+    while found:
+        stale |= found
+        found = {
+            name
+            for name, text in texts.items()
+            for other in stale
+            if name not in stale and _imports(text, other)
+        }
+    for name in stale & set(sys.modules):
+        package, _, leaf = name.rpartition(".")
+        sys.modules.pop(name)
+        vars(sys.modules.get(package, sys)).pop(leaf, None)
+
+
+def _imports(text: str, module: str) -> bool:
+    package, _, leaf = module.rpartition(".")
+    return f"from {module} import" in text or bool(
+        re.search(rf"from {re.escape(package)} import (?:\([^)]*|[^(\n]*)\b{leaf}\b", text)
+    )
 
 
 def run(
@@ -150,7 +187,9 @@ def _test(mutant: Mutant | None, tests: list[str], log: Path) -> None:
         os.dup2(output, 2)
         os.chdir(ROOT)
         if mutant is not None:
-            sys.meta_path.insert(0, _Changed(mutant.module, mutant.source))
+            changed = _Changed(mutant.module, mutant.source)
+            sys.meta_path.insert(0, changed)
+            forget(changed.name)
         import pytest
 
         options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
