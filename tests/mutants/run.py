@@ -29,7 +29,7 @@ import yaml
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SOURCE = ROOT / "src/lowrank"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(SOURCE.parent)]
 
 from mutations import Mutant, mutants  # noqa: E402
 
