@@ -12,6 +12,7 @@ import platform as machine
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,32 @@ RESULTS = {
 """Columns of `runs` that are results: the others are the cell's own description, or the machine's."""
 NOT_RECORDED = ("seconds", "paper_value", "note")
 """Columns of the other tables that are times or words."""
+
+
+@dataclass(frozen=True)
+class Sort:
+    """Numbers that differ alike between instruction sets, and how far they may."""
+
+    words: str
+    columns: str
+    relative: float = 0.0
+    absolute: float = 0.0
+
+
+SORTS = (
+    Sort("accuracy", r".*accuracy", absolute=0.05),  # an image or two change sides
+    Sort("barrier", r"barrier", absolute=1e-3),  # a small difference of losses
+    Sort("perplexity a word", r".*word_perplexity", relative=2e-2),  # a high power
+    Sort("norm of one gradient or update", r"gradient_norm|update_norm", relative=0.2),
+    Sort("loss, perplexity a token, bits a byte", r".*(?:loss|perplexity|byte)", relative=2e-3),
+    Sort("rank, norm, singular value, distance, step size", r".*", relative=2e-3),
+)
+"""Each column is of the first sort whose expression matches it."""
+
+
+def sort_of(column: str) -> Sort:
+    """The sort of numbers in a column."""
+    return next(sort for sort in SORTS if re.fullmatch(sort.columns, column))
 
 
 def platform() -> dict[str, str]:

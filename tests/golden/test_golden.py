@@ -5,8 +5,7 @@
 last digits of the CSV and for none of a method's.
 
 **On any other platform** sums are taken in another order, and training amplifies what that changes.
-`loosely` is the rule then, ten times or more what was measured between instruction sets
-(docs/determinism.md).
+`golden.SORTS` is the rule then; docs/determinism.md has what was measured between instruction sets.
 
 **Derived tables** (contrasts, claims, plan) are computed from the recorded ones, in double precision
 and alike on every platform: relative 1e-9.
@@ -26,7 +25,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from golden import DERIVED, KEYS, derive, differences, make, platform, read
+from golden import DERIVED, KEYS, derive, differences, make, platform, read, sort_of
 
 from lowrank.versions import VERSIONS
 
@@ -53,16 +52,8 @@ def within(tolerance: float) -> Callable[[str, float, float], bool]:
 
 def loosely(column: str, a: float, b: float) -> bool:
     """The rule for trained numbers of another platform."""
-    absolute, relative = 0.0, 2e-3
-    if column.endswith("accuracy"):
-        absolute = 0.05  # one image changes sides
-    elif column == "barrier":
-        absolute = 1e-3  # a small difference of losses
-    elif column.endswith("word_perplexity"):
-        relative = 2e-2  # a power of the perplexity
-    elif column in ("gradient_norm", "update_norm"):
-        relative = 0.2  # single steps, not means
-    return abs(a - b) <= max(absolute, relative * abs(a))
+    sort = sort_of(column)
+    return abs(a - b) <= max(sort.absolute, sort.relative * abs(a))
 
 
 def rule(name: str) -> Callable[[str, float, float], bool]:
