@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from lowrank.factor.convert import (
     evaluating,
     factorize_model,
     factors,
+    layer_seed,
     parameter_count,
     select,
     to_dense,
@@ -391,3 +393,11 @@ def test_a_parent_that_asks_for_a_weights_type_works_after_the_swap():
     before = model(tokens).last_hidden_state
     factorize_model(model, {"encoder.block.0.layer.1.DenseReluDense.wo": 1.0}, rank_fraction=1.0)
     torch.testing.assert_close(model(tokens).last_hidden_state, before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layers_seed_is_a_hash_of_the_runs_seed_and_its_name_that_fits_in_63_bits():
+    seeds = {(s, n): layer_seed(s, n) for s in range(20) for n in ("a", "b.c", "1:a")}
+    assert len(set(seeds.values())) == 60
+    assert all(0 <= seed < 2**63 for seed in seeds.values())
+    digest = hashlib.sha256(b"7:b.c").hexdigest()
+    assert layer_seed(7, "b.c") == int(digest[:16], 16) // 2

@@ -105,6 +105,7 @@ def test_fused_layers_of_torch_count_what_they_consist_of(training):
         (Function(lambda x, w: w.mv(x)), (6,), 2 * 36),
         (Function(lambda x, w: torch.addmv(x, w, x)), (6,), 2 * 36),
         (Function(lambda x, w: x.dot(w[0])), (6,), 2 * 6),
+        (Function(lambda x, w: torch.vdot(x, w[0])), (6,), 2 * 6),
         (nn.LayerNorm([4, 6]), (2, 4, 6), 0),
         (nn.Embedding(5, 6).to("meta"), None, 0),
     ],
@@ -198,3 +199,8 @@ def test_an_operation_without_a_formula_is_an_error_not_a_silent_zero(model, mes
         bilinear.forward = lambda x: nn.Bilinear.forward(bilinear, x, x)
     with pytest.raises(LowrankError, match=message):
         forward_flops(model, torch.ones(2, 6))
+
+
+def test_a_model_of_which_a_part_alone_is_on_the_meta_device_counts_too():
+    model = nn.Sequential(nn.Linear(4, 5, device="meta"), nn.BatchNorm1d(5))
+    assert forward_flops(model, torch.ones(3, 4)) == 2 * 3 * 4 * 5

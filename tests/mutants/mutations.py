@@ -48,7 +48,18 @@ NAMES = {
 """Words for words of the same shape. `sqrt` is a method of tensors here; `math.square` fails to exist."""
 DROPPED = {"abs", "sqrt", "square", "mT", "reverse", "clamp_min", "diagonal", "sign", "double"}
 """Methods and attributes that can be left out and still give something of the same kind."""
-PAIRED = {"zip", "isinstance", "getattr", "setattr", "issubclass"}
+PAIRED = {
+    "zip",
+    "transpose",
+    "min",
+    "max",
+    "minimum",
+    "maximum",
+    "isinstance",
+    "getattr",
+    "setattr",
+    "issubclass",
+}
 """Calls that fail, or say the same, with their arguments exchanged."""
 UNTOUCHED = {"print", "warn", "unknown", "damaged", "LowrankError", "ValueError", "Field", "cast"}
 """Calls whose arguments are messages or types."""
