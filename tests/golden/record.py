@@ -101,7 +101,7 @@ def document() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     block = "\n".join(lines)
     new = re.sub(
-        r"(<!-- measured[^\n]*-->\n\n).*?(\n\n<!-- end)", rf"\g<1>{block}\g<2>", text, flags=re.S
+        r"(<!-- measured[^\n]*-->\n).*(\n<!-- end)", rf"\g<1>\n{block}\n\g<2>", text, flags=re.S
     )
     DOCUMENT.write_text(new, encoding="utf-8")
 

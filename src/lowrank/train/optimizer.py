@@ -91,7 +91,7 @@ class Optimizer:
         """Take over a state written by `state`; parameters it does not name start anew."""
         parameters = dict(self.model.named_parameters())
         for name, value in tensors.items():
-            parameter, key = name.rsplit("/", 1)
+            parameter, _, key = name.rpartition("/")
             if parameter in parameters:
                 target = parameters[parameter]
                 # Adam's step counter lives on the host unless the fused kernel is used.

@@ -24,7 +24,7 @@ def carry_moments(
     """
     result = {}
     for key, value in state.items():
-        parameter, kind = key.rsplit("/", 1)
+        parameter, _, kind = key.rpartition("/")
         layer_name, _, leaf = parameter.rpartition(".")
         if layer_name not in names or leaf != "weight":
             result[key] = value
