@@ -212,7 +212,7 @@ def test_a_law_needs_four_widths_and_finds_the_exponent(quality):
     )
     laws = scaling._laws(arms, quality, "training_flops")
     assert laws["low"].exponent == pytest.approx(-0.3)
-    assert laws["low"].coefficient == pytest.approx(0.8)
+    assert laws["low"](3.0) == pytest.approx(0.8 * 3.0**-0.3)
     assert scaling._laws(arms.iloc[:3], quality, "training_flops") == {}
     lost = arms.assign(**{quality.metric: [*arms[quality.metric][:3], np.nan]})
     assert scaling._laws(lost, quality, "training_flops") == {}

@@ -17,6 +17,7 @@ from lowrank.train import result
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
+from lowrank.train.trainer import Trainer
 
 LOW = language_run(
     factors=FACTORS.model_copy(update={"rank_fraction": 0.25}),
@@ -141,3 +142,18 @@ def test_what_is_not_finite_has_no_word_in_json(value, lost):
 def test_a_mean_over_no_layers_is_none():
     assert result._mean([], "x") is None
     assert result._mean([{"x": 1.0}, {"x": 4.0}, {"x": 4.0}], "x") == 3.0
+
+
+def test_a_run_that_diverged_late_has_no_ends_either(invented_text, tmp_path):
+    """Its last logged loss is that of a step before the end, and would flatter it."""
+    spec = language_run()
+    trainer = Trainer(spec, make_task(spec, invented_text, torch.device("cpu")), tmp_path)
+    trainer.train(8, [], lambda _: None)
+    with torch.no_grad():
+        trainer.model.transformer.wte.weight[:] = math.nan
+    assert trainer.train(12, [], lambda _: None) is False
+    row = result.result_row(trainer, finished=False)
+    assert [h["step"] for h in trainer.record["history"]] == [2, 4, 6, 8]
+    assert (row["diverged"], row["diverged_at"]) == (True, 9)
+    for name in ("train_loss", "validation_loss", "positions_per_second"):
+        assert row[name] is None
