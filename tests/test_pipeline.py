@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,10 @@ import pytest
 import yaml
 from browser import chromium, hidden
 
+from lowrank.study import config as settings
+from lowrank.study.grid import expand
 from lowrank.study.tables import COLUMNS
+from lowrank.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("Snakefile", "workflow", "profiles", "config", "notebooks", "src", "paper")
@@ -147,6 +151,82 @@ def test_changing_one_cells_configuration_reruns_it_and_its_readers_only(project
     assert jobs.get("train_cell", 0) <= 2
     assert "prepare_data" not in jobs
     snakemake(project, "tables", "-n")  # writes the specs of the plain configuration again
+
+
+CELLS = Counter(
+    cell.track for cell in expand(settings.load(ROOT / "config/smoke.yaml"), ROOT).cells.values()
+)
+ALL_TABLES = {"collect_tables": 1, "judge_claims": 1}
+IMAGE_CELLS = CELLS["small-images"] + CELLS["large-images"]
+DEPENDENTS = {
+    "text": {"prepare_data": 1, "train_cell": CELLS["language"], "evaluate_track": 1}
+    | {"measure_baselines": 1, "interpolate": 1, "truncate_posthoc": 1, "measure_speed": 1},
+    "images": {"prepare_data": 2, "train_cell": IMAGE_CELLS, "evaluate_track": 2}
+    | {"sweep_rate": 2, "measure_speed": 2},
+    # Steps are timed at the swept rate; the other tracks' rates are given.
+    "training": {"sweep_rate": 2, "train_cell": CELLS.total(), "evaluate_track": 3}
+    | {"interpolate": 1, "truncate_posthoc": 1, "measure_speed": 1},
+    "evaluation": {"evaluate_track": 3},
+    "interpolation": {"interpolate": 1},
+    "posthoc": {"truncate_posthoc": 1},
+    "baselines": {"measure_baselines": 1},
+    "speed": {"measure_speed": 3},
+}
+
+
+@pytest.mark.parametrize("part", VERSIONS)
+def test_a_raised_version_reruns_what_depends_on_it_and_nothing_else(
+    part, project, tmp_path, monkeypatch
+):
+    """In an edited copy of the sources, with all metadata there and no input changed."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    source = tmp_path / "src/lowrank/versions.py"
+    line = f'"{part}": {VERSIONS[part]},'
+    assert line in source.read_text()
+    source.write_text(source.read_text().replace(line, f'"{part}": {VERSIONS[part] + 1},'))
+    for path in (project / "results/smoke/speed").iterdir():
+        path.touch()  # newer than the specs that other tests have touched
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))
+    assert planned(snakemake(project, "tables", "-n")) == DEPENDENTS[part] | ALL_TABLES
+
+
+@pytest.fixture(scope="module")
+def drawn(published, tmp_path_factory):
+    """A project without runs whose figures have been drawn from the published tables."""
+    fresh = copy_project(tmp_path_factory.mktemp("drawn") / "project")
+    for part in ("published", "figures", "results/smoke/tables"):
+        shutil.copytree(published / part, fresh / part)
+    return fresh
+
+
+@pytest.mark.parametrize(
+    ("cell", "figures"),
+    [
+        ("language/he-r0.5", {"initialisation of language", "spectra of language"}),
+        (
+            "language/spectral-r0.5-pre0.25",
+            {"pretraining of language", "interpolation of language"},
+        ),
+        (
+            "large-images/spectral-r0.5",
+            {"initialisation of large-images", "spectra of large-images"},
+        ),
+    ],
+)
+def test_retraining_a_cell_draws_only_the_figures_that_show_it(cell, figures, drawn):
+    snakemake(drawn, "figures", "-n", "--config", "results_from=published")  # writes its specs
+    for made in ("results/smoke/tables", "results/smoke/tables/claims.parquet", "figures"):
+        for path in [drawn / made, *(drawn / made).rglob("*")]:
+            path.touch()
+    output = snakemake(drawn, "figures", "-n", "--config", "results_from=published")
+    assert not planned(output)
+    settings = ["results_from=published", f"retrain=[{cell}]"]
+    output = snakemake(drawn, "figures", "-n", "--config", *settings)
+    jobs = planned(output)
+    assert (jobs["render_figure"], jobs["render_claims"]) == (len(figures), 1)
+    assert jobs["train_cell"] == (2 if "-pre" in cell else 1)  # it forks from the dense one
+    for figure in figures:
+        assert figure in output
 
 
 def test_published_tables_render_every_figure_and_train_nothing(published, tmp_path):
