@@ -94,9 +94,7 @@ def data_folder(wildcards):
 def files_state(wildcards):
     """Changes when the user's own text or images do, so that the data are prepared again."""
     spec = CONFIG.tracks[wildcards.track].data
-    return originals.state(
-        spec, data_folder(wildcards), remember=not workflow.dryrun
-    )
+    return originals.state(spec, data_folder(wildcards), remember=not workflow.dryrun)
 
 
 # What every job that touches a model is told. The cache keeps finished runs and checkpoints: no rule
