@@ -13,9 +13,9 @@ from lowrank.study.shown import names_beside, shown
 ROOT = Path(__file__).parents[2]
 
 
-def beside(**studies):
+def beside(extensions=None, **studies):
     values = settings.read_yaml(ROOT / "config/smoke.yaml")
-    values["extensions"] = {"mine": "config/smoke.yaml"}
+    values["extensions"] = extensions or {}
     for name, section in studies.items():
         values["tracks"]["language"]["studies"][name] = section
     config = settings.parse(values)
@@ -33,9 +33,18 @@ def test_a_study_shows_its_own_cells_what_they_are_compared_with_and_dense():
     assert "small-images/spectral-r0.3-frobenius" not in cells["small-images", "initialisation"]
 
 
-def test_own_methods_share_their_looks_with_other_own_ones_only():
-    found = beside(initialisation={"ranks": [0.5], "inits": ["spectral", "mine"]})
-    assert found["language", "initialisation"] == ["mine"]
+def test_own_methods_share_their_looks_with_other_own_ones_only(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from lowrank.factor.init import initialisation\n\n\n"
+        '@initialisation("mine_for_looks")\n'
+        "def mine(weight, rank, generator, scale=1.0):\n"
+        "    return weight[:, :rank], weight[:rank].T\n"
+    )
+    own = "mine_for_looks"
+    study = {"ranks": [0.5], "inits": ["spectral", own]}
+    found = beside(extensions={own: str(file)}, initialisation=study)
+    assert found["language", "initialisation"] == [own]
     assert not found.get(("language", "pretraining"))
     assert ("language", "initialisation") not in beside()
 
