@@ -1,7 +1,7 @@
 """Reading and writing files so that a reader never meets half of one.
 
-Everything is written beside its place and moved there when complete, and folders of artefacts
-carry a manifest of SHA-256 sums by which damage is found and named.
+Everything is written beside its place and moved there when complete (and on the disk: `durable`),
+and folders of artefacts carry a manifest of SHA-256 sums by which damage is found and named.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowrank import durable
 from lowrank.errors import LowrankError
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def scratch(path: Path | str) -> Iterator[Path]:
     folder = path.parent / f".{path.name}.{secrets.token_hex(4)}{PART}"
     lock = None
     try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            durable.make_folder(path.parent)
             remove_leftovers(path.parent, path.name)
             lock = _make_and_hold(folder)
         yield folder
@@ -102,7 +103,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn a failure of the file system into one sentence."""
     try:
         yield
@@ -127,22 +128,20 @@ def _writing(path: Path) -> Iterator[None]:
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path of the same name; on success it replaces `path`, else it is removed."""
     path = Path(path)
-    with scratch(path) as folder, _writing(path):
+    with scratch(path) as folder, writing(path):
         yield folder / path.name
-        os.replace(folder / path.name, path)
+        durable.put(folder / path.name, path)
 
 
 @contextmanager
 def atomic_dir(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder of the same name; on success it replaces `path`, else it is removed."""
     path = Path(path)
-    with scratch(path) as folder, _writing(path):
+    with scratch(path) as folder, writing(path):
         new = folder / path.name
         new.mkdir()
         yield new
-        if path.exists():
-            os.rename(path, folder / "replaced")
-        os.replace(new, path)
+        durable.put(new, path)
 
 
 def sha256(path: Path | str) -> str:
@@ -174,13 +173,24 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents, if it is missing, for good."""
+    with writing(path):
+        durable.make_folder(path)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file in UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path | str, value: Any, *, allow_nan: bool = False) -> None:
     """Write a value as indented JSON, atomically; a file that already says so is left untouched."""
     text = json.dumps(value, indent=2, allow_nan=allow_nan) + "\n"
     if Path(path).is_file() and Path(path).read_text(errors="replace", encoding="utf-8") == text:
         return
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def expect_file(path: Path | str, what: str = "a file") -> None:

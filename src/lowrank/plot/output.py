@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from lowrank.files import atomic
+from lowrank.files import write_text
 from lowrank.plot import style
 from lowrank.plot.page import Page
 from lowrank.plot.results import locate
@@ -26,14 +26,8 @@ def publish(figure: Figure, table: Table | Page, prefix: Path | str) -> Image:
 
     prefix = locate(prefix)
     paths = style.save(figure, prefix)
-    _write(f"{prefix}.html", table.html(Path(prefix).name.replace("_", " ")))
-    _write(f"{prefix}.csv", table.csv())
-    _write(f"{prefix}.md", table.markdown())
-    _write(f"{prefix}.tex", table.latex())
+    write_text(f"{prefix}.html", table.html(Path(prefix).name.replace("_", " ")))
+    write_text(f"{prefix}.csv", table.csv())
+    write_text(f"{prefix}.md", table.markdown())
+    write_text(f"{prefix}.tex", table.latex())
     return Image(filename=str(paths[1]), width=int(96 * figure.get_figwidth()))
-
-
-def _write(path: Path | str, text: str) -> None:
-    """Write a text file, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from lowrank.errors import LowrankError
 from lowrank.files import read_sealed, sha256, write_sealed, write_table
@@ -160,7 +160,8 @@ def evaluate(
 def test_metrics(
     run: FinishedRun, evaluation: EvaluationSpec, data: Path, device: str
 ) -> dict[str, float | None]:
-    """A run's test metrics, computed once and kept in its folder; a diverged run has none."""
+    """A run's test metrics, computed once and kept in its folder, if that can be written; a diverged run
+    has none."""
     key = {
         "examples": evaluation.test_examples,
         "manifest": sha256(run.folder / "manifest.json"),
@@ -180,6 +181,7 @@ def test_metrics(
         metrics = {
             f"test_{name}": value if math.isfinite(value) else None for name, value in found.items()
         }
-    with FileLock(run.folder / "lock"):  # whoever holds it clears temporary files away
-        write_sealed(kept, {"key": key, "metrics": metrics})
+    if os.access(run.folder, os.W_OK):
+        with parallel.locked(run.folder / "lock"):  # whoever holds it clears temporary files away
+            write_sealed(kept, {"key": key, "metrics": metrics})
     return metrics

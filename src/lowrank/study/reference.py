@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
-from lowrank.files import MANIFEST
+from lowrank.files import MANIFEST, write_text
 from lowrank.study import config, sections
 from lowrank.study.claims import load as load_ledger
 from lowrank.study.publish import load
@@ -76,7 +76,7 @@ def write_reference(
     if check:
         return stale
     for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
+        write_text(path, wanted[path])
     return []
 
 

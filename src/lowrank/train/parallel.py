@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
+from lowrank.files import writing
 from lowrank.train.build import choose_device
 
 _mode = "ddp"
@@ -191,12 +192,11 @@ def locked(path: Path) -> Iterator[None]:
     together, so that what it wrote inside is there for all."""
     lock = FileLock(path)
     if world() == 1:
-        with lock:
-            yield
-        return
-    # Another run may hold it for hours: asking again each minute keeps below the collectives' timeout.
-    while not _as_main_sees(lambda: _take(lock)):
-        pass
+        _take(lock, -1)
+    else:
+        # Another run may hold it for hours: asking each minute keeps below the collectives' timeout.
+        while not _as_main_sees(lambda: _take(lock, 60)):
+            pass
     try:
         yield
         barrier()
@@ -204,11 +204,13 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _take(lock: Any) -> bool:
-    try:
-        lock.acquire(timeout=60)
-    except Timeout:
-        return False
+def _take(lock: Any, seconds: float) -> bool:
+    """Take the lock if it can be had within so many seconds (below zero: whenever it can be had)."""
+    with writing(lock.lock_file):
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
     return True
 
 

@@ -8,6 +8,7 @@ switch, and trains that dense run so far if nobody has.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ import pandas as pd
 from torch import nn
 
 from lowrank.files import (
+    MANIFEST,
     check_manifest,
     damaged,
+    make_folder,
     read_json,
     read_table,
     remove_leftovers,
@@ -89,14 +92,18 @@ def ensure_run(
     load_extensions(spec.extensions)
     task = make_task(spec, data, choose_device(device))
     folder = cache / spec.identity(task.digest)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    finished = (folder / MANIFEST).is_file()
+    if finished and not os.access(folder, os.W_OK):
+        # Somebody else's cache, or a read-only disk: nobody is at work there.
+        return checked_run(folder, spec)
     # Cells that share a run may be in progress side by side: the second waits and finds it finished.
     with parallel.locked(folder / "lock"):
         if parallel.is_main():
             remove_leftovers(folder)
         if until is not None and checkpoint.fork_path(folder, until).is_dir():
             return None
-        finished = (folder / "manifest.json").is_file()
+        finished = (folder / MANIFEST).is_file()
         if finished and until is None:
             if parallel.is_main():
                 checkpoint.prune(folder)
