@@ -71,10 +71,10 @@ def invented_images(tmp_path_factory):
 def forget_extensions():
     """A function that empties the registries of what is not built in, as in a new process; it is
     called at the end of the test, too."""
+    from lowrank.experiment import extensions
     from lowrank.factor.decay import DECAYS
     from lowrank.factor.init import INITIALISATIONS
     from lowrank.factor.truncate import TRUNCATIONS
-    from lowrank.study import extensions
 
     kept = [(registry, dict(registry)) for registry in (INITIALISATIONS, DECAYS, TRUNCATIONS)]
 

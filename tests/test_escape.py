@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from lowrank import escape
 from lowrank.plot import style
 from lowrank.plot.table import Column, Table, words
-from lowrank.study.paper import read_markdown
+from lowrank.report.paper import read_markdown
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from browser import chromium, hidden
 
-from lowrank.study import config as settings
-from lowrank.study.grid import expand
-from lowrank.study.tables import COLUMNS
+from lowrank.analysis.tables import COLUMNS
+from lowrank.experiment import config as settings
+from lowrank.experiment.expand import expand
 from lowrank.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent

@@ -12,10 +12,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lowrank.analysis import ledger
 from lowrank.errors import LowrankError
+from lowrank.experiment import config
+from lowrank.experiment.expand import expand
 from lowrank.strict_yaml import parse_yaml, read_yaml
-from lowrank.study import config, ledger
-from lowrank.study.grid import expand
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "config").glob("*.yaml"))

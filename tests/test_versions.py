@@ -14,7 +14,7 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import load_text, prepare_text
 from lowrank.errors import LowrankError
-from lowrank.study import jobs
+from lowrank.jobs import train as jobs
 from lowrank.train import result
 from lowrank.train.run import ensure_run
 from lowrank.versions import VERSIONS, source_digest

@@ -41,8 +41,8 @@ def _spec(path: Path, kind: Any) -> Any:
     the name it gives. The extensions it names are loaded."""
     from pydantic import ValidationError
 
+    from lowrank.experiment.complaints import complaint
     from lowrank.files import damaged, read_sealed, written_here
-    from lowrank.study.complaints import complaint
 
     what = _expected(kind)
     values = read_sealed(path, what)
@@ -55,7 +55,7 @@ def _spec(path: Path, kind: Any) -> Any:
     if name is not None and not path.absolute().as_posix().endswith(f"/{name}.json"):
         raise damaged(path, f"it describes {name}", what=what)
     if getattr(spec, "extensions", None):
-        from lowrank.study.extensions import load_extensions
+        from lowrank.experiment.extensions import load_extensions
 
         load_extensions(spec.extensions)
     return spec
@@ -114,8 +114,8 @@ def sweep(
     spec: Path, keep: tuple[int, ...], output: Path, mode: str, data: Path, cache: Path, device: str
 ) -> None:
     """Find an arm's best learning rate on validation data."""
-    from lowrank.study import jobs
-    from lowrank.study.spec import SweepGroup
+    from lowrank.experiment.cell import SweepGroup
+    from lowrank.jobs import train as jobs
     from lowrank.train import parallel
 
     with parallel.session(device, mode):
@@ -140,8 +140,8 @@ def train(
     device: str,
 ) -> None:
     """Train one cell, all its seeds."""
-    from lowrank.study import jobs
-    from lowrank.study.spec import Cell
+    from lowrank.experiment.cell import Cell
+    from lowrank.jobs import train as jobs
     from lowrank.train import parallel
 
     cell = _spec(spec, Cell)
@@ -158,8 +158,8 @@ def evaluate(
     specs: tuple[Path, ...], rates: Path, output: Path, data: Path, cache: Path, device: str
 ) -> None:
     """Read the test set for every run of the cells with these SPECS."""
-    from lowrank.study import jobs
-    from lowrank.study.spec import Cell
+    from lowrank.experiment.cell import Cell
+    from lowrank.jobs import train as jobs
 
     cells = [_spec(path, Cell) for path in specs]
     jobs.evaluate(cells, jobs.read_rates(rates, cells), data, cache, output, device)
@@ -185,10 +185,11 @@ def interpolate(
     device: str,
 ) -> None:
     """Measure losses between the solution of cell spec DENSE and those of OTHERS."""
+    from lowrank.experiment.cell import Cell
+    from lowrank.experiment.config import InterpolationStudy
     from lowrank.files import write_table
-    from lowrank.study import interpolation, jobs
-    from lowrank.study.config import InterpolationStudy
-    from lowrank.study.spec import Cell
+    from lowrank.jobs import interpolate as interpolation
+    from lowrank.jobs import train as jobs
 
     start, ends = _spec(dense, Cell), [_spec(path, Cell) for path in others]
     best = jobs.read_rates(rates, [start, *ends])
@@ -214,10 +215,10 @@ def posthoc(
     device: str,
 ) -> None:
     """Truncate the trained models of cell spec DENSE and evaluate them."""
+    from lowrank.experiment.cell import Cell, PostHocJob
     from lowrank.files import write_table
-    from lowrank.study import jobs
-    from lowrank.study import posthoc as method
-    from lowrank.study.spec import Cell, PostHocJob
+    from lowrank.jobs import posthoc as method
+    from lowrank.jobs import train as jobs
 
     cell, job = _spec(dense, Cell), _spec(study, PostHocJob)
     best = jobs.read_rates(rates, [cell])
@@ -231,7 +232,7 @@ def posthoc(
 def baselines(data: Path, output: Path) -> None:
     """Unigram and bigram losses of a prepared text."""
     from lowrank.files import write_table
-    from lowrank.study.baselines import ngram_losses
+    from lowrank.jobs.baselines import ngram_losses
 
     write_table(output, ngram_losses(data))
 
@@ -260,8 +261,8 @@ def tables(
     output: Path,
 ) -> None:
     """Gather the tables of single jobs into those that notebooks and the paper read."""
-    from lowrank.study.config import load
-    from lowrank.study.tables import collect
+    from lowrank.analysis.tables import collect
+    from lowrank.experiment.config import load
 
     named: dict[str, list[Path]] = {}
     for name, path in others:
@@ -276,11 +277,11 @@ def tables(
 @click.option("--output", type=FILE, required=True, help="Parquet file to write.")
 def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     """Judge the paper's claims on a scale's tables."""
+    from lowrank.analysis.claims import judge
+    from lowrank.analysis.claims import load as load_ledger
+    from lowrank.experiment.config import load
+    from lowrank.experiment.expand import decay_name
     from lowrank.files import read_table, write_table
-    from lowrank.study.claims import judge
-    from lowrank.study.claims import load as load_ledger
-    from lowrank.study.config import load
-    from lowrank.study.grid import decay_name
 
     settings, claimed = load(config), load_ledger(ledger)
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
@@ -306,7 +307,7 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
 @click.option("--output", type=FOLDER, required=True, help="Folder to write, published/<scale>.")
 def publish(tables: Path, config: Path, output: Path) -> None:
     """Copy a scale's tables, thinned, into a folder with a SHA-256 manifest."""
-    from lowrank.study.publish import publish as publish_tables
+    from lowrank.analysis.publish import publish as publish_tables
 
     publish_tables(tables, config, output)
 
@@ -331,9 +332,9 @@ def paper(
     output: Path,
 ) -> None:
     """Write the replication report of a scale; its sources lie in the current folder or below."""
-    from lowrank.study.claims import load as load_ledger
-    from lowrank.study.config import load
-    from lowrank.study.paper import compile_paper, export
+    from lowrank.analysis.claims import load as load_ledger
+    from lowrank.experiment.config import load
+    from lowrank.report.paper import compile_paper, export
 
     export(load(config), load_ledger(ledger), folder, figures, data, published)
     compile_paper(source, data, figures, output)
@@ -365,9 +366,9 @@ def plan(
     output: Path | None,
 ) -> None:
     """Print cells, parameters, FLOPs, time and memory before anything is launched."""
+    from lowrank.experiment.config import load
     from lowrank.files import atomic
-    from lowrank.study.config import load
-    from lowrank.study.plan import make_plan, measured_speed, show
+    from lowrank.jobs.plan import make_plan, measured_speed, show
 
     if output and not output.parent.is_dir():
         raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")
@@ -385,7 +386,7 @@ def plan(
 def check(file: Path) -> None:
     """Import a FILE of methods of your own and try each on small matrices (status 1 if one fails)."""
     from lowrank.files import expect_file
-    from lowrank.study.check import check_file, show
+    from lowrank.jobs.check import check_file, show
 
     if not file.exists():
         raise LowrankError(f"{file} is missing: give a Python file that registers a method.")
@@ -403,7 +404,7 @@ def check(file: Path) -> None:
 @click.option("--check", is_flag=True, help="Only say if the files are out of date (status 1).")
 def reference(output: Path, check: bool) -> None:
     """Write config/README.md and the JSON schema, and the README's verdicts (published/laptop)."""
-    from lowrank.study.reference import write_reference
+    from lowrank.report.reference import write_reference
 
     stale = write_reference(output, check, Path("README.md"), Path("published/laptop"))
     if stale:
@@ -428,9 +429,9 @@ def speed(
     specs: tuple[Path, ...], rates: Path, data: Path, device: str, rounds: int, output: Path
 ) -> None:
     """Time training steps of the cells with these SPECS, taking turns."""
+    from lowrank.experiment.cell import Cell
     from lowrank.files import write_table
-    from lowrank.study.spec import Cell
-    from lowrank.study.speed import measure_speed
+    from lowrank.jobs.speed import measure_speed
 
     cells = [_spec(path, Cell) for path in specs]
     write_table(output, measure_speed(cells, rates, data, device, rounds))

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from lowrank.cli import main
+from lowrank.experiment import config
+from lowrank.experiment.expand import Grid, expand
 from lowrank.files import read_json, read_table, write_sealed
-from lowrank.study import config
-from lowrank.study.grid import Grid, expand
 
 ROOT = Path(__file__).parents[2]
 NAME = "small-images"

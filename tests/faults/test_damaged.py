@@ -187,8 +187,8 @@ def test_a_run_in_the_place_of_another_is_named(whole, tmp_path):
 @pytest.mark.parametrize("damage", [truncate, empty, flip(0.5), swap], ids=lambda d: d.__name__)
 def test_a_damaged_checkpoint_is_named_and_an_older_state_taken(damage, whole, tmp_path, capfd):
     """A checkpoint only saves time: without it the run is the same, so nothing needs deleting."""
-    from lowrank.study import jobs
-    from lowrank.study.spec import Cell
+    from lowrank.experiment.cell import Cell
+    from lowrank.jobs import train as jobs
     from lowrank.train import checkpoint
     from lowrank.train.run import ensure_run
 

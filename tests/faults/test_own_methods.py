@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from faulty import DENSE, NAME, ROOT, VALUES, Track
 
 from lowrank.cli import main
+from lowrank.experiment.expand import expand
 from lowrank.files import read_table
-from lowrank.study.grid import expand
 
 IDEA = """
 import torch

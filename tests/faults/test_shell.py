@@ -10,8 +10,8 @@ import pytest
 from faulty import NAME, ROOT, VALUES, snakemake
 
 from lowrank.errors import LowrankError
-from lowrank.study import config
-from lowrank.study.grid import expand
+from lowrank.experiment import config
+from lowrank.experiment.expand import expand
 
 ATTACKS = [
     '"; touch pwned; "',

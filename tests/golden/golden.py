@@ -24,18 +24,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from invented import invent_images, invent_text
 
+from lowrank.analysis import ledger
+from lowrank.analysis.claims import judge
+from lowrank.analysis.tables import all_contrasts, collect
 from lowrank.data.images import load_images, prepare_images
 from lowrank.data.text import load_text, prepare_text
+from lowrank.experiment import config
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.expand import Grid, arm_name, decay_name, expand, interpolation_arms
 from lowrank.files import read_table, write_table
-from lowrank.study import config, jobs, ledger
-from lowrank.study.baselines import ngram_losses
-from lowrank.study.claims import judge
-from lowrank.study.grid import Grid, arm_name, decay_name, expand, interpolation_arms
-from lowrank.study.interpolation import interpolate
-from lowrank.study.plan import make_plan
-from lowrank.study.posthoc import posthoc
-from lowrank.study.spec import RunSpec
-from lowrank.study.tables import all_contrasts, collect
+from lowrank.jobs import train as jobs
+from lowrank.jobs.baselines import ngram_losses
+from lowrank.jobs.interpolate import interpolate
+from lowrank.jobs.plan import make_plan
+from lowrank.jobs.posthoc import posthoc
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
 

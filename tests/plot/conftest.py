@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lowrank.analysis.tables import all_contrasts
+from lowrank.experiment import config as settings
+from lowrank.experiment.expand import expand
 from lowrank.files import write_table
-from lowrank.study import config as settings
-from lowrank.study.grid import expand
-from lowrank.study.tables import all_contrasts
 
 SEEDS = (0, 1, 2)
 LAYERS = {"block.0.attention": 16, "block.0.mlp": 32}

@@ -7,10 +7,10 @@ import itertools
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from lowrank.analysis.claims import judge, load
 from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
 from lowrank.plot import claims
-from lowrank.study.claims import judge, load
 
 
 @pytest.fixture(scope="module")

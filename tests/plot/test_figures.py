@@ -11,13 +11,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from lowrank.analysis.shown import shown, studies_of
+from lowrank.analysis.stats import mean_interval
+from lowrank.analysis.tables import all_contrasts
 from lowrank.errors import LowrankError
+from lowrank.experiment.expand import expand
 from lowrank.files import read_table, write_table
 from lowrank.plot import load, publish, style
-from lowrank.study.grid import expand
-from lowrank.study.shown import shown, studies_of
-from lowrank.study.stats import mean_interval
-from lowrank.study.tables import all_contrasts
 
 FIGURES = {
     **{

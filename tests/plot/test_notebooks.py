@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from lowrank.experiment.config import Studies
 from lowrank.plot.results import locate
-from lowrank.study.config import Studies
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

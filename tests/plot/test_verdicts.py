@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lowrank.analysis.claims import judge, load
 from lowrank.files import read_table
 from lowrank.plot import claims, verdicts
-from lowrank.study.claims import judge, load
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from runs import FACTORS, PRETRAINING, RUNS, image_run, language_run
 
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.sections import DecaySpec
 from lowrank.factor.convert import factors
-from lowrank.study.sections import DecaySpec
-from lowrank.study.spec import RunSpec
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run

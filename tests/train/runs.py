@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lowrank.study.sections import (
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.sections import (
     DecaySpec,
     EvaluationSpec,
     FactorSpec,
@@ -10,7 +11,6 @@ from lowrank.study.sections import (
     PretrainingSpec,
     TrainingSpec,
 )
-from lowrank.study.spec import RunSpec
 
 EVALUATION = EvaluationSpec(validation_examples=16, test_examples=16, batch=8)
 FACTORS = FactorSpec(rank_fraction=0.5, rank_multiple=4)

@@ -10,9 +10,9 @@ import torch
 from runs import FACTORS, PRETRAINING, image_run, language_run
 from test_parallel import torchrun
 
+from lowrank.experiment.cell import Cell
+from lowrank.experiment.sections import DecaySpec
 from lowrank.files import write_sealed
-from lowrank.study.sections import DecaySpec
-from lowrank.study.spec import Cell
 from lowrank.train.run import ensure_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")

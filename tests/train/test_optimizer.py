@@ -9,9 +9,9 @@ import torch
 from runs import FACTORS, language_run
 from torch import nn
 
+from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.layers import from_dense
-from lowrank.study.sections import DecaySpec, TrainingSpec
 from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer, decay_strength, parameter_groups
 

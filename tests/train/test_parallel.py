@@ -16,9 +16,9 @@ from runs import language_run
 from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.cell import Cell
 from lowrank.files import write_sealed
 from lowrank.models import blocks, family
-from lowrank.study.spec import Cell
 from lowrank.train import checkpoint
 from lowrank.train.build import build_model, choose_device
 from lowrank.train.run import ensure_run

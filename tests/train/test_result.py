@@ -10,9 +10,9 @@ import torch
 from runs import FACTORS, PRETRAINING, language_run
 from safetensors.torch import load_file
 
+from lowrank.analysis.tables import COLUMNS
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.study.tables import COLUMNS
 from lowrank.train import result
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lowrank.study.sections import TrainingSpec
+from lowrank.experiment.sections import TrainingSpec
 from lowrank.train.schedule import learning_rate
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.study.sections import TrainingSpec
+from lowrank.experiment.sections import TrainingSpec
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.step import train_step
 

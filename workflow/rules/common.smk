@@ -8,14 +8,14 @@ from lowrank import interrupt
 from lowrank.data import originals
 from lowrank.errors import LowrankError
 from lowrank.files import write_sealed
-from lowrank.study import config as settings
-from lowrank.study.closing import closing
-from lowrank.study.contrasts import contrasts
-from lowrank.study.extensions import announce
-from lowrank.study.shown import names_beside, shown, studies_of
-from lowrank.study.grid import arm_name, interpolation_arms, timed_arms
-from lowrank.study.grid import expand as expand_grid
-from lowrank.study.targets import check_targets
+from lowrank.experiment import config as settings
+from lowrank.report.closing import closing
+from lowrank.analysis.contrasts import contrasts
+from lowrank.experiment.extensions import announce
+from lowrank.analysis.shown import names_beside, shown, studies_of
+from lowrank.experiment.expand import arm_name, interpolation_arms, timed_arms
+from lowrank.experiment.expand import expand as expand_grid
+from lowrank.experiment.targets import check_targets
 from lowrank.versions import VERSIONS
 from snakemake.logging import logger
 from snakemake.utils import update_config
@@ -110,7 +110,7 @@ SHOWN = shown(CONFIG, GRID)
 
 # What turns the results of jobs into tables.
 TABLE_SOURCES = [
-    f"src/lowrank/study/{name}.py" for name in ("contrasts", "stats", "tables")
+    f"src/lowrank/analysis/{name}.py" for name in ("contrasts", "stats", "tables")
 ]
 
 

@@ -170,7 +170,7 @@ rule judge_claims:
         tables=GATHERED,
         ledger="config/claims.yaml",
         config=f"{RESULTS}/specs/config.json",
-        code=multiext("src/lowrank/study/", "claims.py", "ledger.py", "matching.py"),
+        code=multiext("src/lowrank/analysis/", "claims.py", "ledger.py", "matching.py"),
     output:
         f"{RESULTS}/tables/claims.parquet",
     log:

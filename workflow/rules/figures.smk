@@ -68,8 +68,8 @@ def figure_sources(wildcards):
         *SHARED_LOOK,
         own,
         *TABLE_SOURCES,
-        "src/lowrank/study/evidence.py",
-        "src/lowrank/study/scaling.py",
+        "src/lowrank/analysis/evidence.py",
+        "src/lowrank/analysis/power_law.py",
     ]
 
 
@@ -153,7 +153,7 @@ rule render_claims:
     input:
         notebook="notebooks/claims.ipynb",
         tables=f"{RESULTS}/tables/claims.parquet",
-        sources=[*SHARED_LOOK, LOOK["claims"], "src/lowrank/study/evidence.py"],
+        sources=[*SHARED_LOOK, LOOK["claims"], "src/lowrank/analysis/evidence.py"],
     output:
         multiext(f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".md", ".tex"),
         picture=shown(f"figures/{CONFIG.scale}/claims.png", "figure", "all", "claims"),

@@ -10,7 +10,7 @@ rule write_paper:
         tables=multiext(f"{RESULTS}/tables/", "runs.parquet", "claims.parquet"),
         ledger="config/claims.yaml",
         config=f"{RESULTS}/specs/config.json",
-        code=multiext("src/lowrank/study/", "paper.py", "evidence.py"),
+        code=["src/lowrank/report/paper.py", "src/lowrank/analysis/evidence.py"],
         published=PUBLISHED_FILES,
     output:
         report(

@@ -14,7 +14,7 @@ from lowrank.models import Target
 if TYPE_CHECKING:
     from torch import nn
 
-    from lowrank.study.sections import ModelSpec
+    from lowrank.experiment.sections import ModelSpec
 
 GROUPS = {
     "attn.c_attn": "attention",

@@ -12,7 +12,7 @@ from lowrank.errors import LowrankError
 from lowrank.models import Target
 
 if TYPE_CHECKING:
-    from lowrank.study.sections import ModelSpec
+    from lowrank.experiment.sections import ModelSpec
 
 CONVOLUTION = re.compile(
     r"resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(layer\.\d+|shortcut)\.convolution"

@@ -11,7 +11,7 @@ from lowrank.errors import LowrankError
 from lowrank.models import Target
 
 if TYPE_CHECKING:
-    from lowrank.study.sections import ModelSpec
+    from lowrank.experiment.sections import ModelSpec
 
 STEM = 16
 """Channels of the first convolution; the three groups have 1, 2 and 4 times as many, widened."""

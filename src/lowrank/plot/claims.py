@@ -23,6 +23,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lowrank import escape
+from lowrank.analysis.evidence import measure
+from lowrank.analysis.ledger import DIRECTION
 from lowrank.errors import LowrankError
 from lowrank.files import read_table
 from lowrank.plot.arms import INITS, Kind, in_words
@@ -30,8 +32,6 @@ from lowrank.plot.page import Page
 from lowrank.plot.results import TRACKS, locate, records
 from lowrank.plot.style import BLACK, BLUE, FULL, GREY, VERMILLION, canvas, legend_below, widen
 from lowrank.plot.verdicts import page
-from lowrank.study.evidence import measure
-from lowrank.study.ledger import DIRECTION
 
 LOOKS = {
     "supported": Kind("supported", BLUE, "o"),

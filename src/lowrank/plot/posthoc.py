@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lowrank.analysis.stats import paired_contrasts
 from lowrank.plot import marks
 from lowrank.plot.arms import INITS, TRUNCATIONS, Kind, arm_label, in_words
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import canvas, legend_below, title_panels
 from lowrank.plot.summary import arms, summarise
 from lowrank.plot.table import Table, costs, difference, estimate, order, plain, qualities, words
-from lowrank.study.stats import paired_contrasts
 
 KEYS = ["method", "rank_fraction", "fine_tune_steps"]
 NONE = pd.Series(dtype=float)

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lowrank.experiment.shares import switch_step
 from lowrank.plot import marks
 from lowrank.plot.arms import FULL_RATE, INITS, RESET, Kind, arm_label
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import GREY, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, compare
 from lowrank.plot.table import Table, costs, count, difference, order, qualities, words
-from lowrank.study.shares import switch_step
 
 SWITCHED: Any = (0, (1, 1.5))
 """The line that joins an initialisation's switches, in both panels."""

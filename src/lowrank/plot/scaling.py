@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from lowrank import escape
+from lowrank.analysis.power_law import PowerLaw, power_law
 from lowrank.plot import marks
 from lowrank.plot.arms import INITS, Kind, in_words
 from lowrank.plot.results import Quality, Results, records
@@ -28,7 +29,6 @@ from lowrank.plot.table import (
     qualities,
     words,
 )
-from lowrank.study.scaling import PowerLaw, power_law
 
 ENOUGH = 4
 """Widths from which a power law is fitted: with three, its interval has one degree of freedom."""

@@ -1,6 +1,6 @@
 """From runs to what is shown of an arm: means over seeds with t intervals, and paired differences.
 
-The intervals are those of `lowrank.study.stats`; differences are read from the `contrasts` table, so
+The intervals are those of `lowrank.analysis.stats`; differences are read from the `contrasts` table, so
 that a figure and the claims never disagree.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lowrank.analysis.stats import mean_interval, possible
 from lowrank.exponential import exp
 from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
-from lowrank.study.stats import mean_interval, possible
 
 FACTS = (
     *("cell", "arm", "family", "width", "init", "rank_fraction", "matricisation", "layers"),

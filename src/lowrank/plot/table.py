@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from lowrank import escape
+from lowrank.analysis.evidence import NONE, number, significant
 from lowrank.plot.results import Quality
-from lowrank.study.evidence import NONE, number, significant
 
 STYLE = (
     "body{font:14px sans-serif;margin:1em}table{border-collapse:collapse}"

@@ -1,17 +1,17 @@
 """The page of the claims: each in words with its verdict and a line of evidence, then its contrasts.
 
 It is the file to open first (`claims.md`, `claims.html`). Nothing is computed here: the table
-`claims` judged, `lowrank.study.evidence` says it.
+`claims` judged, `lowrank.analysis.evidence` says it.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
+from lowrank.analysis import evidence
+from lowrank.analysis.evidence import counted, judged, margin_text, measure, p_text, side_text
 from lowrank.plot.page import Page, Part
 from lowrank.plot.table import NONE, Column, Table, words
-from lowrank.study import evidence
-from lowrank.study.evidence import counted, judged, margin_text, measure, p_text, side_text
 
 READING = (
     "Each line of evidence counts a claim's contrasts by verdict and quotes the least sure of those that "

@@ -10,9 +10,9 @@ from torch import nn
 
 from lowrank import models
 from lowrank.errors import LowrankError
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.sections import FactorSpec, ModelSpec
 from lowrank.factor.convert import factorize_model
-from lowrank.study.sections import FactorSpec, ModelSpec
-from lowrank.study.spec import RunSpec
 
 
 def build_model(spec: RunSpec, outputs: int, factorised: bool = True) -> nn.Module:

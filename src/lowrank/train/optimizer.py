@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import DECAYS, add_decay_, gradients, shrink_
 from lowrank.factor.own import origin
-from lowrank.study.sections import DecaySpec, TrainingSpec
 from lowrank.train import parallel
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.study.spec import RunSpec
 from lowrank.train import parallel
 from lowrank.train.build import build_model
 from lowrank.versions import VERSIONS, source_digest

@@ -17,6 +17,8 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.extensions import load_extensions
 from lowrank.files import (
     MANIFEST,
     check_manifest,
@@ -30,8 +32,6 @@ from lowrank.files import (
     write_table,
 )
 from lowrank.progress import Progress
-from lowrank.study.extensions import load_extensions
-from lowrank.study.spec import RunSpec
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, choose_device
 from lowrank.train.result import result_row

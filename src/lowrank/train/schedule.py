@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lowrank.study.sections import TrainingSpec
-from lowrank.study.shares import nearest, reached
+from lowrank.experiment.sections import TrainingSpec
+from lowrank.experiment.shares import nearest, reached
 
 
 def learning_rate(step: int, spec: TrainingSpec) -> float:

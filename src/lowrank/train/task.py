@@ -21,7 +21,7 @@ from lowrank.data.augment import Augment
 from lowrank.data.images import load_images
 from lowrank.data.text import load_text
 from lowrank.errors import LowrankError
-from lowrank.study.spec import RunSpec
+from lowrank.experiment.cell import RunSpec
 
 
 class Task(Protocol):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lowrank import models
 from lowrank.errors import LowrankError
-from lowrank.study.shares import spread
-from lowrank.study.spec import RunSpec
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.shares import spread
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, factorise
 from lowrank.train.optimizer import Optimizer

@@ -1,0 +1,331 @@
+"""From tables of results to a verdict on every claim of the ledger.
+
+**Three levels.** A *member* is one contrast (one rank, one switch, ...). A *test* is the family of
+all members of one test on one track, and a *claim* is all its tests on all tracks.
+
+**A member's verdict.** Let d be the paired difference, turned so that positive means that the arm
+does what the claim says is good, and m the margin (0 where there is none). Every kind asks two
+one-sided questions with the same threshold, so a member cannot be both supported and refuted:
+
+| kind | supported if d is significantly | refuted if d is significantly |
+|---|---|---|
+| better, lower, higher | above m | below m |
+| ratio_at_least | (log ratio) above log m | below log m |
+| not_worse | above -m | below -m |
+| equivalence ("as well as") | within (-m, m) by TOST, or above 0 | below -m |
+| equivalence, better_counts: false | within (-m, m) by TOST | below -m or above m |
+
+and inconclusive otherwise. It follows that a failed difference test supports nothing; that an arm
+significantly worse but within the margin supports "as well as" (the note says so), because the
+margin is what counts as a difference; and that worse by more than nothing but not surely by more
+than the margin is inconclusive, not refuted. "Above 0" adds no false support to TOST: both reject
+only where non-inferiority would, so the error stays alpha.
+
+**Errors.** alpha is 1 - confidence. Margin kinds (equivalence, not_worse) use one-sided p values
+and show the 1 - 2 alpha interval, as is usual for TOST; the others two-sided ones and the
+1 - alpha interval. p values for and against are each Holm-corrected over the test's family, and a verdict
+reads the corrected ones; intervals are not corrected.
+
+**Units.** absolute: arm - reference. relative: arm / reference - 1, tested on paired log ratios, so
+that a reference's own noise is not ignored, with threshold log(1 + m). factor: the ratio by which
+the arm is better, tested on logs.
+
+**Aggregation.** every: supported if all members that ran are, refuted if one is. any ("up to",
+"some"): supported if one is, refuted if all are. A claim is supported if all its tests that ran
+are, and refuted if one is. All else is inconclusive. Holm makes "every" harder than it need be (all
+members at alpha would do), which is the price of verdicts that agree across levels.
+
+**What is missing.** Absent cells, tables or metrics are "not run", with the reason. A diverged run
+is not a missing value but the worst one: dropping its pair flatters its side, so no verdict in
+favour of the side that diverged stands; it becomes inconclusive. Members without a variance (one
+pair, or differences that do not vary) are inconclusive, unless the test says the metric is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lowrank.analysis.ledger import (
+    DIRECTION,
+    PAPER_METRIC,
+    Claim,
+    ClaimTest,
+    Ledger,
+    Margin,
+    load,
+)
+from lowrank.analysis.matching import Member, NotRun, members, named, own_decays
+from lowrank.analysis.stats import Difference, holm, pair, paired_difference, smallest_detectable
+from lowrank.errors import LowrankError
+
+__all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "load"]
+
+VERDICTS = ("supported", "refuted", "inconclusive", "not run")
+COLUMNS = [
+    *("level", "claim", "statement", "track", "scale", "arm", "reference", "metric", "kind"),
+    *("estimate", "low", "high", "p", "p_corrected", "p_against", "margin", "unit"),
+    *("pairs", "dropped", "smallest_detectable", "verdict", "paper_value", "note"),
+]
+
+Row = dict[str, Any]
+
+
+def judge(
+    claims: Ledger,
+    tables: Mapping[str, pd.DataFrame],
+    confidence: float = 0.95,
+    *,
+    scale: str = "",
+    default_decay: Mapping[str, str] | None = None,
+    tracks: Collection[str] | None = None,
+) -> pd.DataFrame:
+    """Evaluate every claim on whatever results exist; one row a member, test and claim.
+
+    tables: by name (`runs`, `posthoc`, `barriers`, ...), each with seed and either cell
+    (`<track>/<arm>`) or track. default_decay: by track, the decay that arm names leave unsaid
+    (l2 if not given). tracks: those there are (all if not given); tests on others have no rows.
+    Columns are `COLUMNS`; p is for the claim, p_corrected its Holm correction,
+    p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
+    margin and smallest_detectable are in `unit`.
+    """
+    decays = own_decays(tables.get("runs"))
+    known = {name: named(table, default_decay or {}, decays) for name, table in tables.items()}
+    rows: list[Row] = []
+    for claim in claims.claims:
+        tests: list[Row] = []
+        for test in claim.tests:
+            for track in test.tracks:
+                if tracks is not None and track not in tracks:
+                    continue
+                judged = _judge_test(claims, claim, test, track, known, 1 - confidence)
+                tests.append(judged[-1])
+                rows += judged
+        rows.append(_summary(claim, tests))
+    sentences = {claim.id: claim.sentence for claim in claims.claims}
+    table = pd.DataFrame(
+        [{"scale": scale, "statement": sentences[row["claim"]], **row} for row in rows],
+        columns=COLUMNS,
+    )
+    counts = ["pairs", "dropped"]
+    return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def _summary(claim: Claim, tests: list[Row]) -> Row:
+    return {
+        "level": "claim",
+        "claim": claim.id,
+        "track": "all",
+        "verdict": _aggregate([row["verdict"] for row in tests], "every"),
+        "paper_value": _joined(tests),
+        "note": _tally([row["verdict"] for row in tests], "test"),
+    }
+
+
+def _judge_test(
+    ledger: Ledger,
+    claim: Claim,
+    test: ClaimTest,
+    track: str,
+    tables: Mapping[str, pd.DataFrame],
+    alpha: float,
+) -> list[Row]:
+    """The rows of one test on one track: its members, then the test itself."""
+    margin = ledger.margin(test)
+    common: Row = {
+        "claim": claim.id,
+        "track": track,
+        "metric": test.metric,
+        "kind": test.kind,
+        "margin": margin.value if margin else math.nan,
+        "unit": margin.unit if margin else "absolute",
+    }
+    rows = []
+    try:
+        for member in members(test, track, tables):
+            row = {**common, "level": "member", "arm": member.arm, "reference": member.reference}
+            row |= _compare(test, margin, member, alpha)
+            row["paper_value"] = _paper(ledger, test.metric, track, member)
+            rows.append(row)
+        reason = ""
+    except NotRun as absent:
+        reason = str(absent)
+    for raw, corrected in (("p", "p_corrected"), ("p_against", "p_against")):
+        for row, p in zip(rows, holm([row.get(raw, math.nan) for row in rows]), strict=True):
+            row[corrected] = p
+    for row in rows:
+        _decide(row, alpha)
+    verdicts = [row["verdict"] for row in rows]
+    summary = {
+        **common,
+        "level": "test",
+        "arm": str(test.arm),
+        "reference": str(test.reference),
+        "verdict": _aggregate(verdicts, test.aggregate),
+        "paper_value": _joined(rows),
+        "note": reason or _tally(verdicts, "contrast"),
+    }
+    return [*rows, summary]
+
+
+# What the numbers say
+
+
+def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: float) -> Row:
+    """The numbers of one member: estimate, interval, raw p for and against, notes."""
+    if member.b is None:
+        return {"verdict": "not run", "note": "no reference with the same placeholders"}
+    unit = margin.unit if margin else "absolute"
+    pairs = pair(member.a, member.b, test.metric)
+    a, b = pairs.a, pairs.b
+    if unit != "absolute":
+        if not ((a > 0).all() and (b > 0).all()):
+            raise LowrankError(
+                f"{test.metric} of {member.arm} and {member.reference} must be positive for a "
+                f"{unit} margin: use an absolute one."
+            )
+        a, b = np.log(a), np.log(b)
+    sign = {"lower": -1, "higher": 1}.get(test.kind, DIRECTION.get(test.metric, 1))
+    by_margin = test.kind in ("equivalence", "not_worse")
+    d = paired_difference(sign * a, sign * b, 1 - 2 * alpha if by_margin else 1 - alpha)
+    low, high = d.low, d.high
+    if test.exact and d.pairs and not d.standard_deviation > 0:
+        low = high = d.estimate
+    turn = 1 if unit == "factor" else sign
+    natural = sorted(_in_unit(turn * value, unit) for value in (low, high))
+    smallest = smallest_detectable(d.standard_deviation, d.pairs, alpha=alpha)
+    support, against = _p_values(test, d, _threshold(margin))
+    lost = {"arm": pairs.diverged_a, "reference": pairs.diverged_b}
+    return {
+        "estimate": _in_unit(turn * d.estimate, unit),
+        "low": natural[0],
+        "high": natural[1],
+        "p": support,
+        "p_against": against,
+        "pairs": d.pairs,
+        "dropped": pairs.dropped,
+        "smallest_detectable": _in_unit(smallest, unit),
+        "spoilt": _spoilt(test, lost),
+        "note": "; ".join(_notes(test, d, alpha, lost, pairs.missing)),
+    }
+
+
+def _threshold(margin: Margin | None) -> float:
+    if margin is None:
+        return 0.0
+    scales: dict[str, Callable[[float], float]] = {"relative": math.log1p, "factor": math.log}
+    return scales.get(margin.unit, float)(margin.value)
+
+
+def _in_unit(value: float, unit: str) -> float:
+    """From the scale of the test (logs for relative and factor) to the unit of the table."""
+    if unit == "absolute":
+        return value
+    with np.errstate(over="ignore"):
+        return float(np.expm1(value) if unit == "relative" else np.exp(value))
+
+
+def _p_values(test: ClaimTest, d: Difference, m: float) -> tuple[float, float]:
+    """Raw p for and against the claim: the table of the module's docstring."""
+    above: Callable[[float], float] = d.p_above
+    below: Callable[[float], float] = d.p_below
+    if not d.standard_error > 0:
+        if not (test.exact and d.pairs):
+            return math.nan, math.nan
+        above, below = _decided(d.estimate)
+    if test.kind == "not_worse":
+        return above(-m), below(-m)
+    if test.kind == "equivalence":
+        inside = max(above(-m), below(m))
+        if test.better_counts:
+            return min(inside, 2 * above(0.0)), below(-m)
+        return inside, min(1.0, 2 * below(-m), 2 * above(m))
+    return min(1.0, 2 * above(m)), min(1.0, 2 * below(m))
+
+
+def _decided(
+    value: float,
+) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """Stand-ins for one-sided p values where the difference is known: 0 if so, 1 if not."""
+    return (lambda bound: float(value <= bound)), (lambda bound: float(value >= bound))
+
+
+def _spoilt(test: ClaimTest, lost: Mapping[str, int]) -> tuple[str, ...]:
+    """The verdicts that diverged runs forbid: those that favour a side that diverged."""
+    both_ways = test.kind in ("lower", "higher") or not test.better_counts
+    if both_ways:
+        return ("supported", "refuted") if any(lost.values()) else ()
+    forbidden = {"supported": lost["arm"], "refuted": lost["reference"]}
+    return tuple(verdict for verdict, count in forbidden.items() if count)
+
+
+def _notes(
+    test: ClaimTest, d: Difference, alpha: float, lost: Mapping[str, int], missing: int
+) -> Iterator[str]:
+    if d.pairs == 0:
+        yield "no pair of finished runs"
+    elif d.pairs == 1 and not test.exact:
+        yield "one pair: no variance to judge by"
+    elif d.standard_deviation == 0 and not test.exact:
+        yield "the paired differences do not vary: no variance to judge by"
+    if test.kind in ("equivalence", "not_worse") and d.p < alpha:
+        yield f"on its own significantly {'better' if d.estimate > 0 else 'worse'}"
+    for side, count in lost.items():
+        if count:
+            yield f"{side} diverged at {count} seed{'s' if count > 1 else ''}"
+    if missing:
+        yield f"{missing} seed{'s' if missing > 1 else ''} on one side only"
+
+
+# From numbers to words
+
+
+def _decide(row: Row, alpha: float) -> None:
+    """Set a member's verdict from its corrected p values."""
+    spoilt = row.pop("spoilt", ())
+    if "verdict" in row:
+        return
+    row["verdict"] = "inconclusive"
+    if row["p_corrected"] < alpha:
+        row["verdict"] = "supported"
+    elif row["p_against"] < alpha:
+        row["verdict"] = "refuted"
+    if row["verdict"] in spoilt:
+        note = f"would be {row['verdict']} without the diverged runs"
+        row["note"] = "; ".join(filter(None, (row["note"], note)))
+        row["verdict"] = "inconclusive"
+
+
+def _aggregate(verdicts: Iterable[str], rule: str) -> str:
+    ran = [verdict for verdict in verdicts if verdict != "not run"]
+    if not ran:
+        return "not run"
+    one, all_ = ("refuted", "supported") if rule == "every" else ("supported", "refuted")
+    if one in ran:
+        return one
+    return all_ if set(ran) == {all_} else "inconclusive"
+
+
+def _tally(verdicts: list[str], what: str) -> str:
+    counts = [f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts]
+    plural = "" if len(verdicts) == 1 else "s"
+    return f"{len(verdicts)} {what}{plural}: {', '.join(counts)}"
+
+
+def _paper(ledger: Ledger, metric: str, track: str, member: Member) -> str:
+    """The paper's own numbers of both arms, where it gives both in the metric of the test."""
+    known = {
+        number.arm: str(number)
+        for number in ledger.paper
+        if number.track == track and PAPER_METRIC.get(metric) == number.metric
+    }
+    sides = (member.arm, member.reference)
+    return "; ".join(known[arm] for arm in sides) if all(arm in known for arm in sides) else ""
+
+
+def _joined(rows: list[Row]) -> str:
+    return "; ".join(dict.fromkeys(row["paper_value"] for row in rows if row["paper_value"]))

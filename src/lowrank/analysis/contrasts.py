@@ -1,0 +1,98 @@
+"""Which arms each study compares with which: the families of paired contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lowrank.experiment.config import Config, TrackConfig
+from lowrank.experiment.expand import (
+    Arm,
+    arm_name,
+    decay_arms,
+    initialisation_arms,
+    interpolation_arms,
+    layers_arms,
+    pretraining_arms,
+    scaling_arms,
+)
+
+
+def contrasts(config: Config) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """For each (track, study) the (cell, reference cell) pairs: a family for Holm's correction."""
+    families: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name, track in config.tracks.items():
+        for study, pairs in PAIRS.items():
+            named = [
+                (f"{name}/{arm_name(a, track)}", f"{name}/{arm_name(b, track)}")
+                for a, b in pairs(track)
+            ]
+            distinct = [pair for pair in dict.fromkeys(named) if pair[0] != pair[1]]
+            if distinct:
+                families[name, study] = distinct
+    return families
+
+
+def _initialisation(track: TrackConfig) -> Iterator[tuple[Arm, Arm]]:
+    """Each initialisation against dense, and against spectral at the same rank."""
+    for arm in initialisation_arms(track):
+        if arm.factors:
+            yield arm, Arm()
+            yield arm, arm.model_copy(update={"factors": _with(arm, init="spectral")})
+
+
+def _decay(track: TrackConfig) -> Iterator[tuple[Arm, Arm]]:
+    """Each decay against the track's own at the same rate; each lower rate against the full one."""
+    for arm in decay_arms(track):
+        own = _with(arm, decay=track.factors.decay)
+        yield arm, arm.model_copy(update={"factors": own})
+        yield arm, arm.model_copy(update={"rate_factor": 1.0})
+
+
+def _pretraining(track: TrackConfig) -> Iterator[tuple[Arm, Arm]]:
+    """Each switch against from scratch and against dense; each variant against the plain switch."""
+    for arm in pretraining_arms(track):
+        pre = arm.pretraining
+        if arm.factors and (pre or arm.length != 1.0):
+            yield arm, Arm(factors=arm.factors)
+            yield arm, Arm()
+        if arm.factors and pre:
+            plain = pre.model_copy(update={"rate_factor": 0.5, "moments": "carry"})
+            yield arm, Arm(factors=arm.factors, pretraining=plain)
+
+
+def _scaling(track: TrackConfig) -> Iterator[tuple[Arm, Arm]]:
+    """Low-rank against dense at each width, and pre-trained against from scratch."""
+    for arm in scaling_arms(track):
+        if arm.factors:
+            yield arm, Arm(width=arm.width, heads=arm.heads)
+        if arm.pretraining:
+            yield arm, arm.model_copy(update={"pretraining": None})
+
+
+def _layers(track: TrackConfig) -> Iterator[tuple[Arm, Arm]]:
+    """Each choice of layers against all of them and against dense."""
+    for arm in layers_arms(track):
+        yield arm, Arm(factors=track.factors)
+        yield arm, Arm()
+
+
+def _interpolation(track: TrackConfig) -> Iterator[tuple[Arm, Arm]]:
+    """Pre-trained against from scratch."""
+    for arm in interpolation_arms(track):
+        if arm.pretraining:
+            yield arm, Arm(factors=arm.factors)
+
+
+def _with(arm: Arm, **changes: object) -> object:
+    assert arm.factors is not None
+    return arm.factors.model_copy(update=changes)
+
+
+PAIRS = {
+    "initialisation": _initialisation,
+    "decay": _decay,
+    "pretraining": _pretraining,
+    "scaling": _scaling,
+    "layers": _layers,
+    "interpolation": _interpolation,
+}

@@ -1,0 +1,73 @@
+"""Which studies, and so which cells, a track's figure shows: it is drawn again when one of them changes.
+
+Beside the cells of its studies these are the cells that they are compared with, and the dense one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowrank.analysis.contrasts import contrasts
+from lowrank.experiment.cell import Cell
+from lowrank.experiment.config import Config
+from lowrank.experiment.expand import Grid, decay_name
+from lowrank.experiment.sections import DECAYS, INITIALISATIONS
+
+FIGURE_STUDIES = {
+    "effective_rank": ("decay",),
+    "spectra": ("decay", "initialisation"),
+    "parameters": ("scaling",),
+    "learning_rate": (),
+}
+
+
+def studies_of(figure: str) -> tuple[str, ...]:
+    """The studies whose cells a figure shows, any of which it can do without."""
+    return FIGURE_STUDIES.get(figure, (figure,))
+
+
+def shown(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]:
+    """The cells that each (track, study) shows."""
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in grid.cells.values():
+        for study in cell.studies:
+            cells.setdefault((cell.track, study), {})[cell.name] = None
+    for family, pairs in contrasts(config).items():
+        cells.setdefault(family, {}).update(
+            (name, None) for pair in pairs for name in pair if name in grid.cells
+        )
+    for (track, _), names in cells.items():
+        if f"{track}/dense" in grid.cells:
+            names[f"{track}/dense"] = None
+    return {family: list(names) for family, names in cells.items()}
+
+
+def names_beside(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]:
+    """Names of arms that each (track, study) does not show itself, but that share out colours and
+    markers with those that it does: own methods anywhere, and the switches of a track's lines and
+    widths."""
+    own = {name: _own_names(cell) for name, cell in grid.cells.items()}
+    found: dict[tuple[str, str], set[str]] = {}
+    for family, names in shown(config, grid).items():
+        if any(own[name] for name in names):
+            found[family] = {each for names in own.values() for each in names}
+    switching = ("scaling", "interpolation")
+    for track, section in config.tracks.items():
+        switches = {
+            cell.name
+            for cell in grid.of_track(track)
+            if cell.pretraining and set(cell.studies) & set(switching)
+        }
+        for study in switching:
+            found.setdefault((track, study), set()).update(switches)
+        for other in config.tracks:
+            methods = section.studies.posthoc.methods if section.studies.posthoc else ()
+            found.setdefault((other, "posthoc"), set()).update(methods)
+    return {family: sorted(names) for family, names in found.items()}
+
+
+def _own_names(cell: Cell) -> set[str]:
+    if cell.factors is None:
+        return set()
+    names = {cell.factors.init, decay_name(cell.factors.decay).removesuffix("-coupled")}
+    return names - INITIALISATIONS - DECAYS

@@ -1,0 +1,258 @@
+"""From the tables of single jobs to the tables that notebooks and the paper read.
+
+`runs` has one row a run; its columns are described in `COLUMNS`, and a test holds the two in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from lowrank.analysis.contrasts import contrasts
+from lowrank.analysis.publish import load as load_published
+from lowrank.analysis.stats import paired_contrasts
+from lowrank.errors import LowrankError
+from lowrank.experiment.config import Config
+from lowrank.experiment.rates import read_sweep
+from lowrank.files import damaged, read_table, write_table
+from lowrank.progress import say
+
+PER_CELL = ("runs", "history", "layers", "spectra")
+METRICS = {"language": ("test_loss",), "small-images": ("test_accuracy", "test_loss")}
+METRICS["large-images"] = METRICS["small-images"]
+COMMON = ("effective_rank",)
+
+COLUMNS = {
+    "cell": "track and arm: everything but the seed",
+    "track": "language, small-images or large-images",
+    "arm": "the cell's name within its track",
+    "studies": "the studies that use the cell, comma-separated",
+    "family": "model family",
+    "width": "model width (GPT-2: embedding size; Wide ResNet: width factor; ResNet: base size)",
+    "init": "initialisation of the factors; dense for the dense model",
+    "rank_fraction": "rank over the smaller side of each layer's matrix, before rounding",
+    "matricisation": "how convolution kernels are read as matrices",
+    "layers": "patterns of the layers factorised",
+    "dense_layers": "patterns of the layers left dense",
+    "decay": "what penalises the factors",
+    "decay_coupled": "decay added to the gradient (true) or subtracted from the weights (false)",
+    "pretraining": "share of the steps that were dense",
+    "moments": "optimiser moments at the switch: carry or reset",
+    "rate_factor": "what the arm's best learning rate was multiplied by",
+    "steps": "optimiser steps",
+    "digest": "digest of spec, data and training version; the run's folder in the cache",
+    "seed": "seed of initialisation and data order",
+    "learning_rate": "peak learning rate (after the switch, if there is one)",
+    "diverged": "whether the loss or a gradient stopped being finite",
+    "diverged_at": "the step at which it did",
+    "train_loss": "mean training loss of the last logging interval, nats a token or image",
+    "validation_loss": "loss on validation data after the last step",
+    "validation_perplexity": "exp of the validation loss",
+    "validation_word_perplexity": "perplexity a white-space word on validation data",
+    "validation_bits_per_byte": "bits a byte of UTF-8 on validation data",
+    "validation_accuracy": "top-1 accuracy on validation images, 0 to 1",
+    "effective_rank": "nuclear over operator norm of the products, mean over layers, at the end",
+    "entropy_rank": "exp of the entropy of normalised singular values, mean over layers",
+    "stable_rank": "squared Frobenius over squared operator norm, mean over layers",
+    "parameters": "parameters, tied weights counted once",
+    "dense_parameters": "parameters of the dense model",
+    "kept_parameters": "parameters over the dense model's",
+    "flops_per_position": "forward FLOPs a token or image (a multiply-add is two)",
+    "kept_flops": "forward FLOPs over the dense model's",
+    "training_flops": "FLOPs of the whole run, a backward pass counted as two forward ones",
+    "train_seconds": "seconds of training steps, without evaluation and probes",
+    "positions_per_second": "tokens or images trained on in a second",
+    "state_bytes": "bytes of parameters, gradients and optimiser state",
+    "peak_memory_bytes": "peak memory: resident set of the process, or allocated on the GPU",
+    "data_digest": "digest of the prepared data",
+    "devices": "devices the run was spread over",
+    "device": "processor or GPU",
+    "torch": "version of torch",
+    "transformers": "version of transformers",
+    "lowrank": "version of this package",
+    "source": "digest of this package's source when the run was made",
+    "training_version": "version of what a run computes (lowrank.versions)",
+    "threads": "processor threads of the process",
+    "finished_at": "when the run ended, UTC",
+    "evaluation_version": "version of how the test metrics are read (lowrank.versions)",
+    "test_loss": "loss on test data, nats a token or image",
+    "test_perplexity": "exp of the test loss",
+    "test_word_perplexity": "perplexity a white-space word on test data",
+    "test_bits_per_byte": "bits a byte of UTF-8 on test data",
+    "test_accuracy": "top-1 accuracy on test images, 0 to 1",
+}
+
+
+def collect(
+    config: Config,
+    cells: Iterable[Path],
+    evaluations: Iterable[Path],
+    rates: Iterable[Path],
+    others: dict[str, list[Path]],
+    output: Path,
+    published: Path | None = None,
+) -> None:
+    """Write all tables of a scale.
+
+    `cells` are folders of cells' tables, `evaluations` test metrics, `rates` sweep results, `others`
+    further tables by name (interpolation, barriers, posthoc, baselines). With `published`, tables
+    found there are the ground on which the given ones replace the rows of their cells.
+    """
+    folders = list(cells)
+    tables = {name: concat(_of_cell(f / f"{name}.parquet") for f in folders) for name in PER_CELL}
+    test = concat(_of_track(path) for path in evaluations)
+    if len(test):
+        tables["runs"] = tables["runs"].merge(test, on=["cell", "seed"], how="left")
+    tables["rates"] = _rates(rates)
+    for name, paths in others.items():
+        tables[name] = concat(read_table(path) for path in paths)
+    if published is not None:
+        ground = load_published(published)
+        ground.pop("claims", None)
+        say_what_differs(ground["runs"], tables["runs"])
+        tables = {name: over(ground.get(name), tables.get(name)) for name in {**tables, **ground}}
+    runs = tables["runs"]
+    if not len(runs):
+        raise LowrankError("There is no run to make tables of: train or publish some first.")
+    tables["runs"] = runs.reindex(columns=[name for name in COLUMNS if name in runs.columns])
+    tables["contrasts"] = all_contrasts(config, tables["runs"], tables.get("barriers"))
+    for name, table in tables.items():
+        write_table(output / f"{name}.parquet", table)
+    lost = diverged(runs)
+    if lost:
+        print(lost, flush=True)
+
+
+def diverged(runs: pd.DataFrame, most: int = 20) -> str:
+    """How many runs diverged, and which: at most `most` cells, each with its seeds; empty if none."""
+    lost = runs[runs["diverged"].eq(True)] if "diverged" in runs else runs[:0]
+    if lost.empty:
+        return ""
+    cells = [
+        f"{cell} ({', '.join(map(str, sorted(group['seed'])))})"
+        for cell, group in lost.groupby("cell", sort=False)
+    ]
+    more = f", and {len(cells) - most} more cells" if len(cells) > most else ""
+    which = ", ".join(cells[:most])
+    return f"{len(lost)} of {len(runs)} runs diverged, cell (seeds): {which}{more}."
+
+
+def say_what_differs(published: pd.DataFrame, fresh: pd.DataFrame) -> None:
+    """Say on the terminal if published runs that stay were made by other versions of a part, or on
+    other data, than the fresh ones that join them."""
+    if not len(fresh):
+        return
+    stay = published[~published["cell"].isin(fresh["cell"])]
+    found = []
+    for part in ("training", "evaluation"):
+        column = f"{part}_version"
+        old, new = (
+            sorted(set(runs[column].dropna().astype(int))) if column in runs else []
+            for runs in (stay, fresh)
+        )
+        if new and set(old) - set(new):
+            found.append(f"version {_listed(old)} of {part} (now {_listed(new)})")
+    tracks = [
+        str(track)
+        for track, rows in stay.groupby("track", sort=False)
+        if (data := set(fresh.loc[fresh["track"] == track, "data_digest"]))
+        and set(rows["data_digest"]) - data
+    ]
+    if tracks:
+        found.append(f"other data of {_listed(tracks)}")
+    if found:
+        say(
+            f"the published runs beside the {fresh['cell'].nunique()} retrained cells were made with "
+            f"{' and '.join(found)}: part of a difference between them may come from that."
+        )
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _of_cell(path: Path) -> pd.DataFrame:
+    """A cell's table; one that lies in another cell's folder is a LowrankError that names it."""
+    table = read_table(path)
+    for cell in table["cell"].unique() if "cell" in table else ():
+        if not path.absolute().parent.as_posix().endswith(f"/{cell}"):
+            raise damaged(path, f"it is a table of {cell}")
+    return table
+
+
+def _of_track(path: Path) -> pd.DataFrame:
+    """Test metrics of a track's runs, one row a run; another table is a LowrankError that names it."""
+    table = read_table(path)
+    if not len(table):
+        return table
+    tracks = {str(cell).split("/")[0] for cell in table.get("cell", [""])}
+    if tracks != {path.stem} or "seed" not in table or table.duplicated(["cell", "seed"]).any():
+        raise damaged(path, f"it holds no test metrics of {path.stem}, one row a run")
+    return table
+
+
+def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables one below the other; an empty one, or a column of nulls, leaves the types alone."""
+    full = [table for table in tables if len(table)]
+    if not full:
+        return pd.DataFrame()
+    columns = dict.fromkeys(column for table in full for column in table)
+    kept = [table.dropna(axis=1, how="all") for table in full]
+    return pd.concat(kept, ignore_index=True).reindex(columns=list(columns))
+
+
+def over(ground: pd.DataFrame | None, fresh: pd.DataFrame | None) -> pd.DataFrame:
+    """A published table with the rows of freshly made cells in the place of its own."""
+    tables = [table for table in (ground, fresh) if table is not None and len(table)]
+    if len(tables) < 2:
+        return concat(tables)
+    key = "cell" if "cell" in tables[0] else "group"
+    return concat([tables[0][~tables[0][key].isin(tables[1][key].unique())], tables[1]])
+
+
+def _rates(paths: Iterable[Path]) -> pd.DataFrame:
+    """One row a swept rate: its validation loss, whether it was chosen, and if at the edge."""
+    rows = []
+    for path in paths:
+        sweep = read_sweep(path)
+        for row in sweep["rates"]:
+            rows.append(
+                {
+                    "group": sweep["group"],
+                    "track": sweep["track"],
+                    "seed": sweep["seed"],
+                    **row,
+                    "chosen": row["learning_rate"] == sweep["learning_rate"],
+                    "at_edge": sweep["at_edge"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def all_contrasts(
+    config: Config, runs: pd.DataFrame, barriers: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Every study's paired contrasts, Holm-corrected within a study and metric.
+
+    An estimate is arm minus reference; contrasts whose cells are not there are left out.
+    """
+    parts = []
+    for (track, study), pairs in contrasts(config).items():
+        for metric in (*METRICS[track], *COMMON):
+            parts.append(_family(runs, pairs, metric, track, study))
+        if study == "interpolation" and barriers is not None and len(barriers):
+            for metric in ("barrier", "distance"):
+                parts.append(_family(barriers, pairs, metric, track, study))
+    return concat(parts)
+
+
+def _family(
+    table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
+) -> pd.DataFrame:
+    there = set(table["cell"])
+    known = [pair for pair in pairs if there.issuperset(pair)]
+    if metric not in table or not known:
+        return pd.DataFrame()
+    return paired_contrasts(table, known, metric).assign(track=track, study=study)

@@ -1,0 +1,1 @@
+"""What an experiment is: sections of the configuration, cells and their expansion."""

@@ -1,0 +1,205 @@
+"""What a run is: the frozen description that, with its data, determines a result.
+
+A *cell* is one point of the grid, everything but the seed. A *run* is a cell with a seed and with
+its learning rate resolved. A run's digest names its folder in the cache, so two cells that ask for
+the same run share it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from lowrank.errors import LowrankError
+from lowrank.experiment.config import PostHocStudy
+from lowrank.experiment.sections import (
+    EvaluationSpec,
+    FactorSpec,
+    ModelSpec,
+    PretrainingSpec,
+    Strict,
+    SweepSpec,
+    TrainingSpec,
+)
+from lowrank.experiment.shares import switch_step
+from lowrank.files import digest
+from lowrank.versions import VERSIONS
+
+CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
+"""Names become paths and words of shell commands, so nothing else may be in them."""
+
+NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_examples", "batch"}}
+"""Keys that do not influence what a run computes."""
+
+
+class Extension(Strict):
+    """A file that registers a method of the user's own."""
+
+    file: str
+    sha256: str
+
+
+class RunSpec(Strict):
+    """One training run."""
+
+    track: str
+    model: ModelSpec
+    training: TrainingSpec
+    factors: FactorSpec | None = None
+    pretraining: PretrainingSpec | None = None
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: int
+    extensions: dict[str, Extension] = {}
+    """The files that register the names this run uses; their contents determine the result."""
+
+    def identity(self, data_digest: str) -> str:
+        """The digest of all that determines the result: spec, data and the version of training."""
+        values = self.model_dump(mode="json")
+        for section, keys in NOT_DETERMINING.items():
+            for key in keys:
+                values[section].pop(key)
+        values["extensions"] = {name: ext.sha256 for name, ext in self.extensions.items()}
+        return digest({"run": values, "data": data_digest, "method": VERSIONS["training"]})
+
+    @property
+    def switch_step(self) -> int:
+        """Dense steps before the switch to factors; 0 when factorised from the first step."""
+        return switch_step(
+            self.pretraining.fraction if self.pretraining else 0.0, self.training.steps
+        )
+
+    def trunk(self) -> RunSpec:
+        """The dense run that this pre-trained one forks from."""
+        assert self.pretraining is not None, "only a pre-trained run has a trunk"
+        rate = self.pretraining.dense_learning_rate
+        training = self.training.model_copy(update={"learning_rate": rate})
+        update: dict[str, Any] = {
+            "training": training,
+            "factors": None,
+            "pretraining": None,
+            "extensions": {},
+        }
+        return self.model_copy(update=update)
+
+
+class SweepGroup(Strict):
+    """The arm whose learning rate is swept: its best rate serves every cell that names it."""
+
+    name: str
+    track: str
+    model: ModelSpec
+    training: TrainingSpec
+    factors: FactorSpec | None = None
+    evaluation: EvaluationSpec = EvaluationSpec()
+    sweep: SweepSpec
+    extensions: dict[str, Extension] = {}
+
+    def run(self, rate: float) -> RunSpec:
+        """The run of this sweep at one learning rate."""
+        return RunSpec(
+            track=self.track,
+            model=self.model,
+            training=self.training.model_copy(update={"learning_rate": rate}),
+            factors=self.factors,
+            evaluation=self.evaluation,
+            seed=self.sweep.seed,
+            extensions=self.extensions,
+        )
+
+
+class PostHocJob(Strict):
+    """The truncations of a track's dense model."""
+
+    study: PostHocStudy
+    factors: FactorSpec
+    """Which layers are truncated, and the decay of fine-tuning."""
+    extensions: dict[str, Extension] = {}
+
+
+class Cell(Strict):
+    """One point of the grid: a named arm with its seeds."""
+
+    name: str = Field(pattern=f"^{CELL_NAME}$")
+    track: str
+    studies: tuple[str, ...]
+    model: ModelSpec
+    training: TrainingSpec
+    factors: FactorSpec | None = None
+    pretraining: PretrainingSpec | None = None
+    evaluation: EvaluationSpec = EvaluationSpec()
+    rate_from: str | None = None
+    """The sweep group whose best rate is used; None: the training section gives the rate."""
+    rate_factor: float = 1.0
+    trunk: str | None = None
+    """The dense cell that a pre-trained one forks from, and whose sweep gives the dense rate."""
+    seeds: tuple[int, ...]
+    extensions: dict[str, Extension] = {}
+
+    @property
+    def arm(self) -> str:
+        """The name within the track."""
+        return self.name.split("/", 1)[1]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The sweep groups whose rates this cell needs."""
+        if self.rate_from is None:
+            return ()
+        return (self.rate_from,) if self.trunk is None else (self.rate_from, self.trunk)
+
+    @property
+    def fork_step(self) -> int:
+        """Dense steps before the switch to factors."""
+        return switch_step(
+            self.pretraining.fraction if self.pretraining else 0.0, self.training.steps
+        )
+
+    def runs(self, rates: dict[str, float]) -> list[RunSpec]:
+        """The cell's runs, one a seed, given the best rate of each sweep group it names."""
+        missing = [group for group in self.groups if group not in rates]
+        if missing:
+            raise LowrankError(f"{self.name} needs the learning rate of {', '.join(missing)}.")
+        rate = rates[self.rate_from] if self.rate_from else self.training.learning_rate
+        assert rate is not None
+        training = self.training.model_copy(update={"learning_rate": rate * self.rate_factor})
+        pretraining = self.pretraining
+        if pretraining and pretraining.dense_learning_rate is None and self.trunk:
+            update = {"dense_learning_rate": rates[self.trunk]}
+            pretraining = pretraining.model_copy(update=update)
+        return [
+            RunSpec(
+                track=self.track,
+                model=self.model,
+                training=training,
+                factors=self.factors,
+                pretraining=pretraining,
+                evaluation=self.evaluation,
+                seed=seed,
+                extensions=self.extensions,
+            )
+            for seed in self.seeds
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """The columns by which tables and notebooks tell cells apart."""
+        factors, pre = self.factors, self.pretraining
+        return {
+            "cell": self.name,
+            "track": self.track,
+            "arm": self.arm,
+            "studies": ",".join(self.studies),
+            "family": self.model.family,
+            "width": self.model.width,
+            "init": factors.init if factors else "dense",
+            "rank_fraction": factors.rank_fraction if factors else None,
+            "matricisation": factors.matricisation if factors else None,
+            "layers": ",".join(factors.layers) if factors else None,
+            "dense_layers": ",".join(factors.dense_layers) if factors else None,
+            "decay": factors.decay.kind if factors else None,
+            "decay_coupled": factors.decay.coupled if factors else None,
+            "pretraining": pre.fraction if pre else 0.0,
+            "moments": pre.moments if pre else None,
+            "rate_factor": pre.rate_factor if pre else self.rate_factor,
+            "steps": self.training.steps,
+        }

@@ -1,0 +1,88 @@
+"""Seconds a training step takes, dense and factorised, measured so that they can be compared.
+
+The models take turns, round after round, in one process: whatever else the machine does falls on all
+of them alike, and a round is a pair. Wall times of whole runs have no such partner.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lowrank.experiment.cell import Cell
+from lowrank.experiment.extensions import load_extensions
+from lowrank.jobs.train import read_rates
+from lowrank.train.build import choose_device
+from lowrank.train.schedule import learning_rate
+from lowrank.train.step import train_step
+from lowrank.train.task import make_task
+from lowrank.train.trainer import Trainer
+
+
+def measure_speed(
+    cells: list[Cell],
+    rates: Path,
+    data: Path,
+    device: str,
+    rounds: int = 5,
+    seconds: float = 0.4,
+) -> pd.DataFrame:
+    """One row a (cell, round): seconds a step, positions a second, bytes of training state.
+
+    Each round gives each cell about `seconds` of steps, at least two. `seed` numbers the rounds, the
+    pairs of a contrast. On a GPU, `peak_memory_bytes` is what the steps allocated at most.
+    """
+    where = choose_device(device)
+    best = read_rates(rates, cells)
+    trainers = {}
+    for cell in cells:
+        spec = cell.runs(best)[0]
+        load_extensions(spec.extensions)
+        trainers[cell.name] = Trainer(spec, make_task(spec, data, where), data)
+    steps = {
+        name: max(2, round(seconds / _time(trainer, 3)[0])) for name, trainer in trainers.items()
+    }
+    rows: list[dict[str, Any]] = []
+    for turn in range(rounds):
+        for name, trainer in trainers.items():
+            step_seconds, peak = _time(trainer, steps[name])
+            training = trainer.spec.training
+            positions = training.batch * (trainer.spec.model.context or 1)
+            rows.append(
+                {
+                    "cell": name,
+                    "track": trainer.spec.track,
+                    "seed": turn,
+                    "step_seconds": step_seconds,
+                    "positions_per_second": positions / step_seconds,
+                    "state_bytes": trainer.optimizer.state_bytes(),
+                    "peak_memory_bytes": peak,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _time(trainer: Trainer, steps: int) -> tuple[float, int | None]:
+    """Seconds a step over `steps` steps, and the peak memory of a GPU."""
+    task, training = trainer.task, trainer.spec.training
+    cuda = task.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(steps):
+        parts = [
+            task.batch(trainer.step, part, training.accumulation)
+            for part in range(training.accumulation)
+        ]
+        rate = learning_rate(trainer.step % training.steps, training)
+        train_step(trainer.forward, task, parts, trainer.optimizer, rate)
+        trainer.step += 1
+    if cuda:
+        torch.cuda.synchronize()
+    elapsed = time.perf_counter() - started
+    return elapsed / steps, torch.cuda.max_memory_allocated() if cuda else None

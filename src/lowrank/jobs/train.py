@@ -1,0 +1,187 @@
+"""What each job of the workflow does: sweep a learning rate, train a cell, evaluate a track."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lowrank.analysis.tables import concat
+from lowrank.errors import LowrankError
+from lowrank.experiment.cell import Cell, RunSpec, SweepGroup
+from lowrank.experiment.rates import read_sweep
+from lowrank.experiment.sections import EvaluationSpec
+from lowrank.files import read_sealed, sha256, write_sealed, write_table
+from lowrank.train import parallel
+from lowrank.train.build import choose_device
+from lowrank.train.run import TABLES, FinishedRun, ensure_run
+from lowrank.train.task import make_task
+from lowrank.versions import VERSIONS
+
+
+def sweep(
+    group: SweepGroup,
+    data: Path,
+    cache: Path,
+    output: Path,
+    device: str,
+    keep: Iterable[int] = (),
+) -> None:
+    """Train the arm at each learning rate and write the best on validation data.
+
+    While the best rate stands at an edge, the sweep goes on beyond that edge by the ratio of its
+    outermost two rates, at most `extend` times; `at_edge` says if it still does at the end. `keep` are
+    steps at which pre-trained cells fork, should they fork from one of these runs.
+    """
+    losses: dict[float, float] = {}
+
+    def measure(rate: float) -> None:
+        result = _finished(group.run(rate), data, cache, device, keep).result
+        _say_if_diverged(f"{group.name} at the rate {rate:g}", result)
+        loss = result["validation_loss"]
+        losses[rate] = math.inf if loss is None else loss
+
+    for rate in group.sweep.rates:
+        measure(rate)
+    for _ in range(group.sweep.extend):
+        further = _beyond(losses)
+        if further is not None:
+            measure(further)
+    best = min(losses, key=lambda rate: losses[rate])
+    if math.isinf(losses[best]):
+        raise LowrankError(
+            f"{group.name}: every learning rate of the sweep diverged; lower sweep.rates."
+        )
+    if not parallel.is_main():
+        return
+    rows = [
+        {"learning_rate": rate, "validation_loss": None if math.isinf(loss) else loss}
+        for rate, loss in sorted(losses.items())
+    ]
+    write_sealed(
+        output,
+        {
+            "group": group.name,
+            "track": group.track,
+            "learning_rate": best,
+            "at_edge": _beyond(losses) is not None,
+            "seed": group.sweep.seed,
+            "rates": rows,
+        },
+    )
+
+
+def _beyond(losses: dict[float, float]) -> float | None:
+    """The next rate beyond the edge at which the best one stands, rounded to three digits."""
+    rates = sorted(losses)
+    best = min(losses, key=lambda rate: losses[rate])
+    if len(rates) < 2 or best not in (rates[0], rates[-1]):
+        return None
+    if best == rates[-1]:
+        return float(f"{rates[-1] ** 2 / rates[-2]:.3g}")
+    return float(f"{rates[0] ** 2 / rates[1]:.3g}")
+
+
+def read_rates(folder: Path, cells: Iterable[Cell]) -> dict[str, float]:
+    """The best learning rate of every sweep group the cells name, from `folder/<group>.json`."""
+    groups = {group for cell in cells for group in cell.groups}
+    return {group: read_sweep(folder / f"{group}.json")["learning_rate"] for group in groups}
+
+
+def train(
+    cell: Cell,
+    rates: dict[str, float],
+    data: Path,
+    cache: Path,
+    output: Path,
+    device: str,
+    keep: Iterable[int] = (),
+) -> None:
+    """Train a cell, all seeds, and write its runs, history, layers and spectra tables.
+
+    Finished seeds are found in the cache. `keep` are the steps at which pre-trained cells fork.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("runs", *TABLES)}
+    for spec in cell.runs(rates):
+        run = _finished(spec, data, cache, device, keep)
+        _say_if_diverged(f"{cell.name} seed {spec.seed}", run.result)
+        parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
+        for name in TABLES:
+            parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
+    if not parallel.is_main():
+        return
+    for name, tables in parts.items():
+        write_table(output / f"{name}.parquet", concat(tables))
+
+
+def _say_if_diverged(name: str, result: dict[str, Any]) -> None:
+    if result.get("diverged") and parallel.is_main():
+        step = result["diverged_at"]
+        print(f"{name} diverged at step {step}: loss or weights are not finite.", flush=True)
+
+
+def _finished(
+    spec: RunSpec, data: Path, cache: Path, device: str, keep: Iterable[int] = ()
+) -> FinishedRun:
+    run = ensure_run(spec, data, cache, device, keep=keep)
+    assert run is not None
+    return run
+
+
+def runs_of(
+    cell: Cell, rates: dict[str, float], data: Path, cache: Path, device: str
+) -> list[FinishedRun]:
+    """The finished runs of a cell, one a seed."""
+    return [_finished(spec, data, cache, device) for spec in cell.runs(rates)]
+
+
+def evaluate(
+    cells: list[Cell],
+    rates: dict[str, float],
+    data: Path,
+    cache: Path,
+    output: Path,
+    device: str,
+) -> None:
+    """Read the test set for every run of the cells: one row a run, kept beside the run."""
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        for run in runs_of(cell, rates, data, cache, device):
+            metrics = test_metrics(run, cell.evaluation, data, device)
+            key = {"cell": cell.name, "seed": run.spec.seed}
+            rows.append({**key, "evaluation_version": VERSIONS["evaluation"], **metrics})
+    write_table(output, pd.DataFrame(rows))
+
+
+def test_metrics(
+    run: FinishedRun, evaluation: EvaluationSpec, data: Path, device: str
+) -> dict[str, float | None]:
+    """A run's test metrics, computed once and kept in its folder, if that can be written; a diverged run
+    has none."""
+    key = {
+        "examples": evaluation.test_examples,
+        "manifest": sha256(run.folder / "manifest.json"),
+        "version": VERSIONS["evaluation"],
+    }
+    kept = run.folder / "test.json"
+    if kept.is_file():
+        values = read_sealed(kept)
+        if values.get("key") == key and isinstance(values.get("metrics"), dict):
+            return values["metrics"]
+    metrics: dict[str, float | None] = {}
+    if not run.result["diverged"]:
+        where = choose_device(device)
+        task = make_task(run.spec, data, where)
+        model = run.model(task.outputs).to(where)
+        found = task.evaluate(model, "test", evaluation.test_examples, evaluation.batch)
+        metrics = {
+            f"test_{name}": value if math.isfinite(value) else None for name, value in found.items()
+        }
+    if os.access(run.folder, os.W_OK):
+        with parallel.locked(run.folder / "lock"):  # whoever holds it clears temporary files away
+            write_sealed(kept, {"key": key, "metrics": metrics})
+    return metrics

@@ -1,0 +1,1 @@
+"""The replication report and the reference pages."""

@@ -1,0 +1,286 @@
+"""The replication report: what it says of the results, as JSON, and its compilation by Typst.
+
+Every number in the report is read from here when it is compiled. Nothing is computed but means,
+differences to dense and counts; verdicts are those of the table `claims`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lowrank.analysis.claims import VERDICTS
+from lowrank.analysis.evidence import NONE, evidence, least_sure, not_run, p_text, resolution
+from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.publish import commit
+from lowrank.analysis.stats import mean_interval
+from lowrank.data.images_spec import ImageSpec
+from lowrank.data.spec import TextSpec
+from lowrank.errors import LowrankError
+from lowrank.escape import from_markdown, visible
+from lowrank.experiment.config import Config
+from lowrank.exponential import exp
+from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
+
+METRICS = {"perplexity": ("test_perplexity", 1.0), "top-1 (%)": ("test_accuracy", 100.0)}
+"""The paper's metrics: our column, and the factor to the paper's unit."""
+MEMBER = ("arm", "reference", "estimate", "p_corrected", "verdict")
+
+
+def export(
+    config: Config,
+    ledger: Ledger,
+    tables: Path,
+    figures: Path,
+    output: Path,
+    published: Path | None = None,
+) -> None:
+    """Write `facts.json` and a JSON file a figure's table into `output`.
+
+    `tables` is a scale's folder of tables (`runs` and `claims` are needed), `figures` its folder of
+    figures, `published` where its published tables are, if they are the ground.
+    """
+    runs = read_table(tables / "runs.parquet")
+    claims = read_table(tables / "claims.parquet")
+    shown = {}
+    for path in sorted(figures.rglob("*.md")):
+        name = path.relative_to(figures).with_suffix("").as_posix()
+        if name.split("/")[0] in config.tracks:
+            shown[name] = read_markdown(path)
+    facts = {
+        "scale": config.scale,
+        "config": config.model_dump(mode="json"),
+        "parameters": hyper_parameters(config),
+        "runs": _summary(runs),
+        "tracks": {
+            name: {"data": data_words(track.data), **_track(runs, name)}
+            for name, track in config.tracks.items()
+        },
+        "claims": _claims(ledger, claims),
+        "not_run": not_run(claims),
+        "verdicts": {
+            v: claims.loc[(claims["level"] == "claim") & (claims["verdict"] == v), "claim"].tolist()
+            for v in VERDICTS
+        },
+        "margins": {name: margin.model_dump() for name, margin in ledger.margins.items()},
+        "paper": _paper(ledger, runs),
+        "figures": sorted(shown),
+        "commit": _commit(published),
+        "published": _is_published(published),
+    }
+    write_json(output / "facts.json", _plain(facts))
+    for name, rows in shown.items():
+        write_json(output / f"{name}.json", _plain(rows))
+
+
+def compile_paper(source: Path, data: Path, figures: Path, output: Path) -> None:
+    """Compile `source` into `output`: a PDF, or page by page where its name has {p} and ends .png.
+
+    `data` is what `export` wrote. All paths must lie in the current folder, which is Typst's root.
+    Only the fonts within Typst are used, so every machine sets the same pages.
+    """
+    import typst
+
+    root = Path.cwd()
+    inputs = {"data": _within(root, data), "figures": _within(root, figures)}
+    options: dict[str, Any] = {"root": str(root), "sys_inputs": inputs, "ignore_system_fonts": True}
+    try:
+        if output.suffix == ".png":
+            typst.compile(str(source), output=str(output), format="png", ppi=110, **options)
+            return
+        with atomic(output) as temporary:
+            typst.compile(str(source), output=str(temporary), format="pdf", **options)
+    except (RuntimeError, typst.TypstError) as error:
+        raise LowrankError(f"{source} does not compile: {error}") from None
+
+
+def read_markdown(path: Path) -> list[list[str]]:
+    """The fields of a figure's Markdown table, its heading first; the rule is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_fields(line) for index, line in enumerate(lines) if index != 1]
+
+
+def hyper_parameters(config: Config) -> list[dict[str, Any]]:
+    """Every setting of the tracks: one row a key, one text a track (`–` where it has none)."""
+    flat = {
+        name: _flatten(track.model_dump(mode="json") | {"seeds": list(config.seeds_of(name))})
+        for name, track in config.tracks.items()
+    }
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    rows = []
+    for key in keys:
+        texts: dict[str, Any] = {track: values.get(key, "–") for track, values in flat.items()}
+        if set(texts.values()) != {"–"}:
+            rows.append({"key": key, **texts})
+    return rows
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[prefix + key] = _text(value)
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value) or "none"
+    if isinstance(value, dict):
+        kept = [
+            _text(v) if v is not True else k for k, v in value.items() if v not in (None, False)
+        ]
+        return " ".join(kept)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def data_words(data: TextSpec | ImageSpec) -> str:
+    """The data of a track in words: what they are and where they come from."""
+    if isinstance(data, TextSpec):
+        embedded, name, files = "the documentation of installed packages", data.name, data.train
+        tokens = f"{data.vocabulary} tokens" if data.tokenizer is None else data.tokenizer
+        after = f" ({tokens})"
+    else:
+        embedded, name, files, after = "scikit-learn's digits", data.path, data.path, ""
+    words = {"embedded": embedded, "hub": f"{name}", "local": f"local files {_text(files)}"}
+    return words[data.source] + after
+
+
+def _summary(runs: pd.DataFrame) -> dict[str, Any]:
+    def values(column: str) -> list[str]:
+        return sorted(map(str, runs[column].dropna().unique())) if column in runs else []
+
+    return {
+        "count": len(runs),
+        "cells": int(runs["cell"].nunique()),
+        "seeds": int(runs["seed"].nunique()),
+        "diverged": int(runs["diverged"].fillna(False).astype(bool).sum()),
+        "seconds": float(runs["train_seconds"].sum()),
+        "flops": float(runs["training_flops"].sum()),
+        "finished": max((text[:10] for text in values("finished_at")), default=""),
+        **{
+            key: values(key)
+            for key in ("device", "torch", "transformers", "lowrank", "training_version", "threads")
+        },
+    }
+
+
+def _track(runs: pd.DataFrame, track: str) -> dict[str, Any]:
+    rows = runs[runs["track"] == track]
+    dense = rows[rows["arm"] == "dense"]
+    return {
+        "runs": len(rows),
+        "seconds": float(rows["train_seconds"].sum()),
+        "parameters": int(dense["parameters"].iloc[0]) if len(dense) else None,
+        "training_flops": float(dense["training_flops"].mean()) if len(dense) else None,
+        "run_seconds": float(dense["train_seconds"].mean()) if len(dense) else None,
+        "digests": sorted(map(str, rows["data_digest"].dropna().unique()))
+        if "data_digest" in rows
+        else [],
+    }
+
+
+def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
+    found = {}
+    for claim in ledger.claims:
+        rows = table[table["claim"] == claim.id]
+        tests: list[dict[str, Any]] = []
+        members: list[dict[str, Any]] = []
+        for _, row in rows.iterrows():
+            if row["level"] == "member":
+                members.append({key: row[key] for key in MEMBER})
+            elif row["level"] == "test":
+                keys = ("track", "metric", "verdict")
+                tests.append({**{key: row[key] for key in keys}, "members": members})
+                members = []
+        if not (rows["level"] == "claim").any():
+            continue  # the table was judged by another ledger
+        least = least_sure(rows)
+        found[claim.id] = {
+            "statement": claim.sentence,
+            "verified": claim.verified,
+            "verdict": rows.loc[rows["level"] == "claim", "verdict"].item(),
+            "tests": tests,
+            "evidence": evidence(rows),
+            "resolution": resolution(rows),
+            "p": p_text(least) if least else NONE,
+        }
+    return found
+
+
+def _paper(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The paper's verified numbers beside ours of the same arm, with what each differs from its
+    dense: in nats for perplexities, which are compared by their logarithm, else in points."""
+    dense = {n.track: n.value for n in ledger.paper if n.arm == "dense"}
+    rows = []
+    for verified in ledger.paper:
+        column, factor = METRICS[verified.metric]
+        log = verified.metric == "perplexity"
+        ours = _values(runs, verified.track, verified.arm, column, factor, log)
+        base = _values(runs, verified.track, "dense", column, factor, log)
+        row: dict[str, Any] = verified.model_dump() | {"gap": None, "ours": None, "our_gap": None}
+        if verified.arm != "dense" and verified.track in dense:
+            there = dense[verified.track]
+            row["gap"] = math.log(verified.value / there) if log else verified.value - there
+        if len(ours):
+            found = mean_interval(ours)
+            ends = (found.estimate, found.low, found.high)
+            row["ours"] = [exp(x) if log else x for x in ends]
+            if row["gap"] is not None and len(base):
+                row["our_gap"] = found.estimate - float(base.mean())
+        rows.append(row)
+    return rows
+
+
+def _values(
+    runs: pd.DataFrame, track: str, arm: str, column: str, factor: float, log: bool
+) -> pd.Series:
+    if column not in runs:
+        return pd.Series(dtype=float)
+    rows = runs[(runs["track"] == track) & (runs["arm"] == arm)][column].dropna() * factor
+    return rows.map(math.log) if log else rows
+
+
+def _commit(published: Path | None) -> str:
+    """The commit that published the tables; that of the working tree where none did."""
+    if published is not None and _is_published(published):
+        return str(check_manifest(published)["commit"])
+    return commit()
+
+
+def _is_published(published: Path | None) -> bool:
+    return published is not None and (published / MANIFEST).is_file()
+
+
+def _fields(line: str) -> list[str]:
+    fields = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+    return [from_markdown(field.strip()) for field in fields]
+
+
+def _within(root: Path, path: Path) -> str:
+    absolute = path.resolve()
+    if not absolute.is_relative_to(root.resolve()):
+        raise LowrankError(f"{path} lies outside {root}: Typst reads files within it only.")
+    return "/" + absolute.relative_to(root.resolve()).as_posix()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON for Typst: NaN and infinity, which JSON has not, are null; texts, which may be a
+    stranger's, are one line of what can be seen."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,150 @@
+"""Text that is written from other files: `config/README.md`, the JSON schema, the README's verdicts.
+
+A test holds all three in step with what they are written from.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from lowrank.analysis.claims import load as load_ledger
+from lowrank.analysis.publish import load
+from lowrank.data.images_spec import ImageSpec
+from lowrank.data.spec import TextSpec
+from lowrank.experiment import config, sections
+from lowrank.files import MANIFEST, write_text
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "Top level": config.Config,
+    "tracks.<track>": config.TrackConfig,
+    "data (text)": TextSpec,
+    "data (images)": ImageSpec,
+    "model": sections.ModelSpec,
+    "training": sections.TrainingSpec,
+    "factors": sections.FactorSpec,
+    "factors.decay": sections.DecaySpec,
+    "evaluation": sections.EvaluationSpec,
+    "sweep": sections.SweepSpec,
+    "studies": config.Studies,
+    "studies.initialisation": config.InitialisationStudy,
+    "studies.decay": config.DecayStudy,
+    "studies.pretraining": config.PretrainingStudy,
+    "studies.scaling": config.ScalingStudy,
+    "studies.layers": config.LayersStudy,
+    "studies.interpolation": config.InterpolationStudy,
+    "studies.posthoc": config.PostHocStudy,
+}
+
+MARKS = ("<!-- verdicts: written by `lowrank reference` -->", "<!-- end of verdicts -->")
+
+INTRODUCTION = """# Configuration
+
+A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `gpu.yaml` and
+`paper.yaml`. `snakemake --config scale=gpu` picks one; `--configfile mine.yaml` takes any other file;
+`--config key=value` overrides a top-level key. An unknown key is refused with the nearest known one.
+Files mean what they look like: a key may stand once, `014`, `1:30`, `1_000`, `yes` and dates, which
+versions of YAML read differently, need quotes or plain digits, and every size, list and text has an upper
+bound (`schema.json`). Snakemake reads a file of `--configfile` with its own reader first; one that is
+named by `scale=` is read here alone. `extensions` run code with the rights of whoever starts the workflow.
+`claims.yaml` holds the paper's claims, how each is tested, and the margins.
+
+This page and `schema.json` are written by `lowrank reference` from the typed configuration in
+`src/lowrank/experiment/config.py` and `sections.py` beside it.
+"""
+
+
+def write_reference(
+    folder: Path, check: bool = False, readme: Path | None = None, published: Path | None = None
+) -> list[Path]:
+    """Write the files; with `check`, only return those that are not up to date.
+
+    The README's verdicts, between two marks, come from the published tables in `published`.
+    """
+    schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
+    wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
+    if readme is not None and published is not None and (published / MANIFEST).is_file():
+        before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        wanted[readme] = f"{before}{MARKS[0]}\n\n{verdicts(published)}\n\n{MARKS[1]}{after}"
+    stale = [path for path, text in wanted.items() if not _says(path, text)]
+    if check:
+        return stale
+    for path in stale:
+        write_text(path, wanted[path])
+    return []
+
+
+def verdicts(published: Path) -> str:
+    """The verdict table of a published scale, a row a claim and a column a track, as Markdown."""
+    tables = load(published)
+    claims = tables["claims"]
+    tracks = [track for track in sections.TRACKS if (claims["track"] == track).any()]
+    rows = [f"| claim | {' | '.join(tracks)} | together |", "|---" * (len(tracks) + 2) + "|"]
+    ledger = {claim.id: claim for claim in load_ledger(Path("config/claims.yaml")).claims}
+    for name, group in claims.groupby("claim", sort=False):
+        tests = group[group["level"] == "test"]
+        cells = [
+            ", ".join(dict.fromkeys(tests.loc[tests["track"] == track, "verdict"])) or "-"
+            for track in tracks
+        ]
+        overall = group.loc[group["level"] == "claim", "verdict"].item()
+        rows.append(f"| {ledger[str(name)].sentence} | {' | '.join(cells)} | **{overall}** |")
+    return "\n".join(rows)
+
+
+def _says(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+def _page() -> str:
+    parts = [INTRODUCTION]
+    for title, model in SECTIONS.items():
+        doc = (model.__doc__ or "").strip().split("\n\n")[0]
+        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            cells = (f"`{name}`", _type(field.annotation), _default(field), field.description or "")
+            rows.append(
+                "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
+            )
+        parts.append(f"## {title}\n\n{doc}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _type(annotation: Any) -> str:
+    """An annotation in words a reader of YAML knows."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is not Ellipsis:
+            return "two " + _type(arguments[0]) + "s"
+        return "list of " + _type(arguments[0])
+    if origin is dict:
+        return f"mapping to {_type(arguments[1])}"
+    if arguments:
+        named = [_type(a) for a in arguments if a is not type(None)]
+        return " or ".join(named) + (" or null" if type(None) in arguments else "")
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )
+
+
+def _default(field: Any) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    value = field.default
+    if isinstance(value, BaseModel):
+        return "the section's defaults"
+    if isinstance(value, tuple):
+        value = list(value)
+    return f"`{json.dumps(value)}`"

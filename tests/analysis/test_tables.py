@@ -1,0 +1,280 @@
+"""The tables of a scale: every row once, fresh rows in the place of old ones, contrasts as defined."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lowrank.analysis import tables
+from lowrank.analysis.publish import load
+from lowrank.analysis.stats import holm
+from lowrank.analysis.tables import say_what_differs
+from lowrank.errors import LowrankError
+from lowrank.experiment import config
+from lowrank.files import write_manifest, write_sealed, write_table
+
+
+def settings(**studies) -> config.Config:
+    """A language track with the given studies."""
+    track = {
+        "data": {"kind": "text"},
+        "model": {"family": "gpt2", "width": 16, "depth": 1, "heads": 2, "context": 16},
+        "training": {"steps": 10, "batch": 4},
+        "factors": {"rank_fraction": 0.5},
+        "sweep": {"rates": [0.01, 0.02]},
+        "studies": studies,
+    }
+    return config.parse({"scale": "test", "seeds": [0, 1, 2], "tracks": {"language": track}})
+
+
+def runs_of(**arms: list[float]) -> pd.DataFrame:
+    """Runs of language cells, one a seed, with their validation losses."""
+    return pd.DataFrame(
+        {"cell": f"language/{arm.replace('_r', '-r0.')}", "track": "language", "seed": seed, "validation_loss": loss, "effective_rank": 10 * loss, "diverged": False}
+        for arm, losses in arms.items()
+        for seed, loss in enumerate(losses)
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The files of two cells' jobs, of the track's evaluation, and of a sweep."""
+    runs = runs_of(dense=[3.0, 3.1, 3.2], spectral_r5=[3.3, 3.5, 3.4])
+    folders = []
+    for cell, rows in runs.groupby("cell"):
+        folders.append(tmp_path / "cells" / cell)
+        write_table(folders[-1] / "runs.parquet", rows)
+        for name in ("history", "layers", "spectra"):
+            write_table(folders[-1] / f"{name}.parquet", rows[["cell", "seed"]].assign(step=1))
+    test = runs[["cell", "seed"]].assign(test_loss=runs["validation_loss"] + 0.5)
+    write_table(tmp_path / "test/language.parquet", test.iloc[::-1])
+    rates = [
+        {"learning_rate": r, "validation_loss": loss} for r, loss in ((0.01, 3.1), (0.02, 3.0))
+    ]
+    sweep = {
+        "group": "language/dense",
+        "track": "language",
+        "learning_rate": 0.02,
+        "at_edge": True,
+        "seed": 4,
+        "rates": rates,
+    }
+    write_sealed(tmp_path / "rates/language/dense.json", sweep)
+    return {
+        "cells": folders,
+        "evaluations": [tmp_path / "test/language.parquet"],
+        "rates": [tmp_path / "rates/language/dense.json"],
+    }
+
+
+INITIALISATION = {"initialisation": {"ranks": [0.5], "inits": ["spectral"]}}
+
+
+def collected(made, tmp_path, published=None, others=None) -> dict[str, pd.DataFrame]:
+    output = tmp_path / "tables"
+    tables.collect(settings(**INITIALISATION), *made.values(), others or {}, output, published)
+    return {path.stem: pd.read_parquet(path) for path in output.glob("*.parquet")}
+
+
+def test_every_run_has_its_own_test_metrics(made, tmp_path):
+    runs = collected(made, tmp_path)["runs"]
+    assert len(runs) == 6
+    assert (runs["test_loss"] - runs["validation_loss"]).to_numpy() == pytest.approx(0.5)
+    assert list(runs.columns) == [name for name in tables.COLUMNS if name in runs]
+
+
+def test_a_run_without_test_metrics_stays(made, tmp_path):
+    table = pd.read_parquet(made["evaluations"][0])
+    write_table(made["evaluations"][0], table[table["seed"] != 1])
+    runs = collected(made, tmp_path)["runs"].set_index(["cell", "seed"])["test_loss"]
+    assert len(runs) == 6
+    assert runs.isna().sum() == 2
+    assert math.isnan(runs["language/dense", 1])
+
+
+def test_a_sweep_has_a_row_a_rate_and_says_which_was_chosen(made, tmp_path):
+    rates = collected(made, tmp_path)["rates"]
+    assert rates.to_dict("list") == {
+        "group": ["language/dense"] * 2, "track": ["language"] * 2, "seed": [4, 4],
+        "learning_rate": [0.01, 0.02], "validation_loss": [3.1, 3.0],
+        "chosen": [False, True], "at_edge": [True, True],
+    }  # fmt: skip
+
+
+def test_further_tables_are_put_together_by_name(made, tmp_path):
+    paths = []
+    for track in ("language", "small-images"):
+        paths.append(tmp_path / f"posthoc-{track}.parquet")
+        write_table(paths[-1], pd.DataFrame({"track": [track], "seed": [0]}))
+    found = collected(made, tmp_path, others={"posthoc": paths})["posthoc"]
+    assert list(found["track"]) == ["language", "small-images"]
+
+
+def test_no_run_at_all_is_an_error(tmp_path):
+    with pytest.raises(LowrankError, match="There is no run to make tables of"):
+        tables.collect(settings(), [], [], [], {}, tmp_path)
+
+
+def test_a_table_in_another_cells_folder_is_refused(made, tmp_path):
+    wrong = tmp_path / "cells/language/other"
+    (tmp_path / "cells/language/dense").rename(wrong)
+    with pytest.raises(LowrankError, match="it is a table of language/dense"):
+        collected({**made, "cells": [wrong]}, tmp_path)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda t: t.assign(cell="small-images/dense"),
+    lambda t: t.drop(columns="seed"),
+    lambda t: pd.concat([t, t.iloc[:1]]),
+])  # fmt: skip
+def test_an_evaluation_of_another_track_or_with_a_run_twice_is_refused(spoil, made, tmp_path):
+    path = made["evaluations"][0]
+    write_table(path, spoil(pd.read_parquet(path)))
+    with pytest.raises(LowrankError, match="no test metrics of language, one row a run"):
+        collected(made, tmp_path)
+
+
+# On published ground
+
+
+def test_rows_of_cells_made_anew_replace_published_ones_and_all_others_stay():
+    """Never both: a retrained cell's old rows would count as further seeds."""
+    ground = runs_of(dense=[3.0, 3.1, 3.2], spectral_r5=[3.3, 3.5, 3.4])
+    fresh = runs_of(spectral_r5=[2.3, 2.5])
+    found = tables.over(ground, fresh)
+    assert found.groupby("cell")["validation_loss"].apply(list).to_dict() == {
+        "language/dense": [3.0, 3.1, 3.2],
+        "language/spectral-r0.5": [2.3, 2.5],
+    }
+
+
+def test_rates_are_replaced_by_group():
+    ground = pd.DataFrame({"group": ["a", "a", "b"], "learning_rate": [1.0, 2.0, 1.0]})
+    fresh = pd.DataFrame({"group": ["a"], "learning_rate": [3.0]})
+    found = tables.over(ground, fresh)
+    assert found.to_dict("list") == {"group": ["b", "a"], "learning_rate": [1.0, 3.0]}
+
+
+def test_one_side_alone_is_the_table():
+    table = runs_of(dense=[3.0])
+    empty = pd.DataFrame()
+    for pair in ((table, None), (None, table), (table, empty), (empty, table)):
+        assert tables.over(*pair).equals(table)
+    assert len(tables.over(None, None)) == 0
+
+
+def test_concatenation_keeps_types_and_the_order_of_columns():
+    """A column of nulls says nothing of its type; an empty table nothing at all."""
+    first = pd.DataFrame({"a": [1, 2], "b": [None, None]})
+    second = pd.DataFrame({"a": [3], "c": [True], "b": ["x"]})
+    found = tables.concat([first, pd.DataFrame(), second])
+    assert list(found.columns) == ["a", "b", "c"]
+    assert found["a"].dtype == np.int64
+    assert list(found.index) == [0, 1, 2]
+    assert found["b"].isna().tolist() == [True, True, False]
+    assert len(tables.concat([])) == 0
+
+
+# Contrasts
+
+
+def test_contrasts_are_paired_differences_with_holm_within_study_and_metric():
+    study = {"initialisation": {"ranks": [0.5], "inits": ["spectral", "he"]}}
+    runs = runs_of(dense=[3.0, 3.1, 3.3], spectral_r5=[3.3, 3.5, 3.4], he_r5=[3.6, 3.8, 3.9])
+    runs["test_loss"] = runs["validation_loss"]
+    found = tables.all_contrasts(settings(**study), runs)
+    loss = found[found["metric"] == "test_loss"]
+    named = [
+        (a.split("/")[1], b.split("/")[1])
+        for a, b in zip(loss["arm"], loss["reference"], strict=True)
+    ]
+    assert named == [
+        ("spectral-r0.5", "dense"),
+        ("he-r0.5", "dense"),
+        ("he-r0.5", "spectral-r0.5"),
+    ]
+    assert loss["estimate"].to_numpy() == pytest.approx([0.8 / 3, 1.9 / 3, 1.1 / 3])
+    assert loss["p_corrected"].to_numpy() == pytest.approx(holm(loss["p"]))
+    assert set(found["study"]) == {"initialisation"}
+    assert set(found["track"]) == {"language"}
+    assert set(found["metric"]) == {"test_loss", "effective_rank"}
+
+
+def test_contrasts_whose_cells_are_not_there_are_left_out():
+    study = {"initialisation": {"ranks": [0.5], "inits": ["spectral", "he"]}}
+    runs = runs_of(dense=[3.0, 3.1, 3.3], he_r5=[3.6, 3.8, 3.9]).assign(test_loss=1.0)
+    found = tables.all_contrasts(settings(**study), runs)
+    assert set(zip(found["arm"], found["reference"], strict=True)) == {
+        ("language/he-r0.5", "language/dense")
+    }
+
+
+def test_barriers_and_distances_are_compared_where_there_are_lines():
+    study = {"interpolation": {"fractions": [0.25]}}
+    arms = {"dense": [3.0, 3.1], "spectral_r5": [3.3, 3.5], "spectral_r5-pre0.25": [3.1, 3.2]}
+    runs = runs_of(**arms).assign(test_loss=1.0)
+    low = runs[runs["cell"] != "language/dense"]
+    barriers = low[["cell", "seed"]].assign(
+        barrier=[1.0, 2.0, 0.5, 0.6], distance=[3.0, 3.0, 1.0, 1.5]
+    )
+    found = tables.all_contrasts(settings(**study), runs, barriers).set_index("metric")
+    assert found.loc["barrier", "estimate"] == pytest.approx(-0.95)
+    assert found.loc["distance", "estimate"] == pytest.approx(-1.75)
+    assert found.loc["barrier", "arm"] == "language/spectral-r0.5-pre0.25"
+    without = tables.all_contrasts(settings(**study), runs)
+    assert "barrier" not in set(without["metric"])
+
+
+# Published with other versions
+
+
+def published_runs(cells, **facts):
+    """One run a cell, of the versions and data given."""
+    columns = {"training_version": 1, "evaluation_version": 1, "data_digest": "a", **facts}
+    rows = [{"cell": cell, "track": cell.split("/")[0], **columns} for cell in cells]
+    return pd.DataFrame(rows)
+
+
+def test_runs_published_without_versions_of_parts_are_of_the_first(tmp_path):
+    old = published_runs(["language/dense"]).drop(columns="evaluation_version")
+    old = old.rename(columns={"training_version": "method_version"})
+    old.to_parquet(tmp_path / "runs.parquet")
+    write_manifest(tmp_path, ["runs.parquet"])
+    found = load(tmp_path)["runs"]
+    assert found[["training_version", "evaluation_version"]].to_numpy().tolist() == [[1, 1]]
+    assert "method_version" not in found
+
+
+@pytest.mark.parametrize(
+    ("fresh", "said"),
+    [
+        ({"training_version": 2}, ["version 1 of training (now 2)"]),
+        ({"evaluation_version": 3}, ["version 1 of evaluation (now 3)"]),
+        (
+            {"training_version": 2, "data_digest": "b"},
+            ["version 1 of training (now 2) and other data of language:"],
+        ),
+        ({"source": "moved"}, []),
+        ({}, []),
+    ],
+)
+def test_published_runs_of_another_version_beside_retrained_ones_are_said_in_a_sentence(
+    fresh, said, capsys
+):
+    published = published_runs(
+        ["language/dense", "language/he-r0.5", "small-images/dense"], source="old"
+    )
+    say_what_differs(published, published_runs(["language/he-r0.5"], **fresh))
+    error = capsys.readouterr().err
+    assert error.count("\n") == len(said)
+    assert all(part in error for part in said)
+
+
+def test_nothing_is_said_where_nothing_is_retrained_or_nothing_old_stays(capsys):
+    published = published_runs(["language/dense"])
+    say_what_differs(published, published.iloc[:0])
+    say_what_differs(published, published_runs(["language/dense"], training_version=2))
+    assert capsys.readouterr().err == ""

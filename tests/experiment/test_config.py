@@ -1,0 +1,162 @@
+"""The configuration: one truth for types, names, reference and shipped files."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lowrank.analysis.contrasts import contrasts
+from lowrank.errors import LowrankError
+from lowrank.experiment import config, sections
+from lowrank.experiment.expand import arm_name, expand, timed_arms
+from lowrank.report.reference import SECTIONS, write_reference
+
+ROOT = Path(__file__).parents[2]
+SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem != "claims")
+
+
+@pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
+def test_every_shipped_configuration_expands(path):
+    settings = config.load(path)
+    assert settings.scale == path.stem
+    grid = expand(settings)
+    assert {cell.track for cell in grid.cells.values()} == set(settings.tracks)
+    for cell in grid.cells.values():
+        assert all(group in grid.sweeps for group in cell.groups)
+        assert cell.trunk is None or cell.trunk in grid.cells
+
+
+@pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
+def test_every_contrast_compares_cells_of_the_grid(path):
+    settings = config.load(path)
+    grid = expand(settings)
+    for (track, study), pairs in contrasts(settings).items():
+        for cell, _ in pairs:
+            assert study in grid.cells[cell].studies
+            assert cell.startswith(f"{track}/")
+
+
+def test_arms_that_two_studies_share_are_one_cell():
+    cell = expand(config.load(ROOT / "config/laptop.yaml")).cells["language/spectral-r0.62"]
+    assert {"initialisation", "decay", "scaling", "layers", "posthoc"} <= set(cell.studies)
+
+
+def test_reference_and_readme_are_in_step_with_what_they_are_written_from(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    readme, published = ROOT / "README.md", ROOT / "published/laptop"
+    assert write_reference(ROOT / "config", True, readme, published) == []
+    assert "supported" in readme.read_text(encoding="utf-8")
+    documented = set(SECTIONS.values())
+    assert {
+        c
+        for c in sections.Strict.__subclasses__()
+        if c.__module__ in (config.__name__, sections.__name__)
+    } <= documented | {sections.PretrainingSpec}  # an arm, not a key
+
+
+def test_every_key_is_described_unless_it_is_a_study():
+    for section in SECTIONS.values():
+        if section is not config.Studies:
+            assert all(field.description for field in section.model_fields.values()), section
+
+
+def test_the_names_known_to_the_configuration_are_the_registered_ones():
+    from lowrank.factor.decay import DECAYS
+    from lowrank.factor.init import INITIALISATIONS
+    from lowrank.factor.truncate import TRUNCATIONS
+
+    assert set(INITIALISATIONS) == sections.INITIALISATIONS
+    assert set(DECAYS) == sections.DECAYS
+    assert set(TRUNCATIONS) == sections.TRUNCATIONS
+
+
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """Version and number of hashes of each package in a lock."""
+    entries = re.split(
+        r"^(?=[a-z])", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE
+    )[1:]
+    parts = [(entry.split("==", 1), entry.count("--hash=sha256:")) for entry in entries]
+    return {name: (rest.split()[0], hashes) for (name, rest), hashes in parts}
+
+
+def test_every_dependency_is_locked_with_a_hash():
+    locks = {name: locked(f"requirements{name}.lock") for name in ("", "-torch", "-cpu", "-slurm")}
+    assert all(hashes for lock in locks.values() for _, hashes in lock.values())
+    assert locks["-cpu"]["torch"][0] == locks["-torch"]["torch"][0] + "+cpu"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.split(r"[<>=]", name)[0].lower() for name in wanted} <= {*locks[""], "torch"}
+    assert set(project["optional-dependencies"]["slurm"]) <= set(locks["-slurm"])
+
+
+def test_conda_and_make_install_the_same_locks():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == ["-r requirements.lock", "-r requirements-torch.lock"]
+    installed = re.findall(
+        r"-r (requirements\S*\.lock)", (ROOT / "Makefile").read_text(encoding="utf-8")
+    )
+    assert {one.removeprefix("-r ") for one in pip} < set(installed)
+
+
+def test_the_bill_of_materials_names_what_is_locked():
+    rows = re.findall(
+        r"^\| (\S+) \| (\S+) \| (.+) \|$",
+        (ROOT / "docs/packages.md").read_text(encoding="utf-8"),
+        re.M,
+    )
+    bill = {name.replace("_", "-").replace(".", "-"): version for name, version, _ in rows[1:]}
+    versions = {name: version for name, (version, _) in locked("requirements.lock").items()}
+    assert bill.pop("torch").split("+")[0] == locked("requirements-torch.lock")["torch"][0]
+    bill.pop("pip", None)
+    assert bill and bill.items() <= versions.items()
+    components = json.loads((ROOT / "docs/packages.json").read_text(encoding="utf-8"))["components"]
+    assert {c["name"].lower() for c in components} - {name for name, _, _ in rows} <= {"lowrank"}
+
+
+def test_a_track_may_have_seeds_of_its_own():
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
+    values["tracks"]["small-images"]["seeds"] = [0, 1, 2, 3]
+    seeds = {cell.track: cell.seeds for cell in expand(config.parse(values)).cells.values()}
+    assert seeds == {"language": (0, 1), "small-images": (0, 1, 2, 3), "large-images": (0, 1)}
+
+
+def test_kernels_read_otherwise_are_an_arm_compared_and_timed():
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
+    values["tracks"]["small-images"]["studies"]["layers"] = {"matricisations": ["spatial"]}
+    settings = config.parse(values)
+    track, name = settings.tracks["small-images"], "small-images/spectral-r0.3"
+    factors = expand(settings).cells[f"{name}-spatial"].factors
+    assert factors == track.factors.model_copy(update={"matricisation": "spatial"})
+    assert (f"{name}-spatial", name) in contrasts(settings)["small-images", "layers"]
+    timed = [arm_name(arm, track) for arm in timed_arms(track)]
+    assert timed == ["dense", "spectral-r0.3", "spectral-r0.3-spatial"]
+
+
+def test_an_extension_is_part_of_the_digest_of_the_cells_that_use_it(tmp_path):
+    idea = tmp_path / "idea.py"
+    idea.write_text("# first\n", encoding="utf-8")
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
+    values["extensions"] = {"mine": str(idea)}
+    values["tracks"]["language"]["studies"]["initialisation"]["inits"] += ["mine"]
+
+    def identity(name: str) -> str:
+        cell = expand(config.parse(values)).cells[name]
+        return cell.runs({})[0].identity("data")
+
+    mine, other = identity("language/mine-r0.5"), identity("language/he-r0.5")
+    idea.write_text("# second\n", encoding="utf-8")
+    assert identity("language/mine-r0.5") != mine
+    assert identity("language/he-r0.5") == other
+
+
+def test_an_unknown_initialisation_names_the_nearest():
+    values = yaml.safe_load((ROOT / "config/smoke.yaml").read_text(encoding="utf-8"))
+    values["tracks"]["language"]["factors"]["init"] = "spectrl"
+    with pytest.raises(LowrankError, match="did you mean 'spectral'"):
+        expand(config.parse(values))

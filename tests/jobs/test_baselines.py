@@ -1,0 +1,79 @@
+"""Unigram and bigram losses of a text so small that they are computed by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lowrank.jobs import baselines
+
+TRAIN, VALIDATION, TEST = [0, 1, 0, 1, 2], [0, 1, 2], [2, 0, 0, 1]
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    manifest = {"vocabulary": 4, "counts": {"test": {"tokens": 4, "words": 2, "bytes": 10}}}
+    tokens = {
+        name: np.array(t, dtype=np.uint16)
+        for name, t in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    }
+    monkeypatch.setattr(
+        baselines, "load_text", lambda _: SimpleNamespace(manifest=manifest, tokens=tokens)
+    )
+    return baselines.ngram_losses(None).set_index("model")
+
+
+UNIGRAM = [3 / 9, 3 / 9, 2 / 9, 1 / 9]  # (2 + 1, 2 + 1, 1 + 1, 0 + 1) of 5 + 4
+# Pairs 01 01 10 12; 0 starts two, 1 starts two, 2 none.
+BIGRAM = {
+    (0, 1): (2 + UNIGRAM[1]) / 3,
+    (1, 2): (1 + UNIGRAM[2]) / 3,
+    (2, 0): (0 + UNIGRAM[0]) / 1,
+    (0, 0): (0 + UNIGRAM[0]) / 3,
+}
+
+
+def test_the_unigram_model_adds_one_to_every_count(losses):
+    validation = -(math.log(UNIGRAM[1]) + math.log(UNIGRAM[2])) / 2
+    test = -(math.log(UNIGRAM[0]) * 2 + math.log(UNIGRAM[1])) / 3
+    assert losses.loc["unigram", "validation_loss"] == pytest.approx(validation)
+    assert losses.loc["unigram", "test_loss"] == pytest.approx(test)
+
+
+def test_the_bigram_model_backs_off_to_the_unigram_model(losses):
+    """One token's worth of it in every row; a token that begins no pair leaves it alone."""
+    validation = -(math.log(BIGRAM[0, 1]) + math.log(BIGRAM[1, 2])) / 2
+    test = -(math.log(BIGRAM[2, 0]) + math.log(BIGRAM[0, 0]) + math.log(BIGRAM[0, 1])) / 3
+    assert losses.loc["bigram", "validation_loss"] == pytest.approx(validation)
+    assert losses.loc["bigram", "test_loss"] == pytest.approx(test)
+
+
+@pytest.mark.parametrize("model", ["unigram", "bigram"])
+def test_units_are_those_of_trained_models(model, losses):
+    """Four tokens are two words and ten bytes."""
+    row = losses.loc[model]
+    assert row["test_perplexity"] == pytest.approx(math.exp(row["test_loss"]))
+    assert row["test_word_perplexity"] == pytest.approx(math.exp(2 * row["test_loss"]))
+    assert row["test_bits_per_byte"] == pytest.approx(0.4 * row["test_loss"] / math.log(2))
+
+
+def test_rows_of_the_bigram_model_are_distributions(monkeypatch):
+    """Over all that may follow, the probabilities of each token's row add up to one."""
+    for first in range(4):
+        tokens = {"train": TRAIN, "validation": [0, 0], "test": [0, 0]}
+        total = 0.0
+        for second in range(4):
+            tokens["test"] = [first, second]
+            manifest = {"vocabulary": 4, "counts": {"test": {"tokens": 1, "words": 1, "bytes": 1}}}
+            data = SimpleNamespace(
+                manifest=manifest,
+                tokens={k: np.array(v, dtype=np.uint16) for k, v in tokens.items()},
+            )
+            monkeypatch.setattr(baselines, "load_text", lambda _, data=data: data)
+            total += math.exp(
+                -baselines.ngram_losses(None).set_index("model").loc["bigram", "test_loss"]
+            )
+        assert total == pytest.approx(1)

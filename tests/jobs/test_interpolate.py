@@ -1,0 +1,192 @@
+"""The line between two solutions: its weights, its barrier, its distance, its statistics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from stand_ins import MODEL, Run, Task, cell, install
+from torch import nn
+
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.config import InterpolationStudy
+from lowrank.experiment.sections import FactorSpec
+from lowrank.factor.convert import effective_weights
+from lowrank.jobs import interpolate as interpolation
+from lowrank.train.build import build_model
+
+FACTORS = FactorSpec(rank_fraction=0.5, rank_multiple=1, init="he")
+LAYERS = [
+    f"transformer.h.0.{name}.weight"
+    for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+]
+
+
+def run(seed: int, low: bool = False, diverged: bool = False) -> Run:
+    spec = RunSpec(
+        track="language",
+        model=MODEL,
+        training=cell().training,
+        factors=FACTORS if low else None,
+        evaluation=cell().evaluation,
+        seed=seed,
+    )
+
+    def build() -> nn.Module:
+        model = build_model(spec, 20)
+        with torch.no_grad():  # away from the draw, so that every weight and bias differs
+            for parameter in model.parameters():
+                parameter.add_(
+                    0.1
+                    * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+                )
+        return model
+
+    return Run(spec, build, diverged)
+
+
+def line(monkeypatch, losses, ends, starts, points=5):
+    """The tables of the lines from `starts` to `ends`, the losses on each line told beforehand."""
+    told = iter(losses)
+    weights = []
+
+    def loss(model):
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return next(told)
+
+    task = Task(loss)
+    runs = {"language/dense": starts, "language/low": ends}
+    install(monkeypatch, interpolation, runs, task)
+    study = InterpolationStudy(points=points)
+    tables = interpolation.interpolate(study, cell(), [cell("low")], {}, None, None, "cpu")
+    return *tables, weights, task
+
+
+LOSSES = [2.0, 2.4, 3.1, 2.2, 3.0]
+
+
+def test_the_barrier_is_the_highest_rise_above_the_straight_line_between_the_ends(monkeypatch):
+    """Losses 2.0, 2.4, 3.1, 2.2, 3.0; the chord is 2.0, 2.25, 2.5, 2.75, 3.0: 0.6 at the middle."""
+    points, summary, _, task = line(monkeypatch, LOSSES, [run(0, low=True)], [run(0)])
+    assert list(points["t"]) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert list(points["loss"]) == LOSSES
+    assert summary["barrier"].tolist() == pytest.approx([0.6])
+    assert task.evaluated == [("validation", 11, 5)] * 5
+    assert points[["cell", "track", "seed"]].drop_duplicates().to_dict("records") == [
+        {"cell": "language/low", "track": "language", "seed": 0}
+    ]
+
+
+def test_a_line_that_sinks_below_its_chord_has_no_barrier(monkeypatch):
+    _, summary, _, _ = line(monkeypatch, [3.0, 2.0, 1.0], [run(0, low=True)], [run(0)], points=3)
+    assert summary["barrier"].tolist() == [0.0]
+
+
+def test_every_weight_moves_straight_from_the_dense_model_to_the_product(monkeypatch):
+    start, end = run(0), run(0, low=True)
+    _, _, weights, _ = line(monkeypatch, LOSSES, [end], [start])
+    first, last = effective_weights(start.build()), effective_weights(end.build())
+    assert first.keys() == last.keys() == weights[0].keys()
+    for t, found in zip((0, 0.25, 0.5, 0.75, 1), weights, strict=True):
+        for name, tensor in found.items():
+            assert tensor == pytest.approx((1 - t) * first[name] + t * last[name], abs=1e-6), name
+
+
+def test_the_distance_is_relative_to_the_start_and_over_the_layers_that_may_be_factors(monkeypatch):
+    start, end = run(0), run(0, low=True)
+    _, summary, _, _ = line(monkeypatch, LOSSES, [end], [start])
+    first, last = effective_weights(start.build()), effective_weights(end.build())
+    moved = sum(float((last[n].double() - first[n].double()).square().sum()) for n in LAYERS)
+    size = sum(float(first[n].double().square().sum()) for n in LAYERS)
+    assert summary["distance"].tolist() == pytest.approx([math.sqrt(moved / size)], rel=1e-5)
+
+
+def test_the_control_goes_from_each_dense_solution_to_the_next_seeds(monkeypatch):
+    starts = [run(0), run(1), run(2)]
+    ends = [run(seed, low=True) for seed in range(3)]
+    points, summary, weights, _ = line(monkeypatch, LOSSES[:3] * 6, ends, starts, points=3)
+    named = list(zip(summary["cell"], summary["seed"], strict=True))
+    other = "language/dense-other-seed"
+    assert named == [*(("language/low", s) for s in range(3)), *((other, s) for s in range(3))]
+    dense = [effective_weights(start.build()) for start in starts]
+    for seed in range(3):
+        one, _, two = weights[9 + 3 * seed : 12 + 3 * seed]
+        for name in LAYERS:
+            assert one[name] == pytest.approx(dense[seed][name], abs=1e-7)
+            assert two[name] == pytest.approx(dense[(seed + 1) % 3][name], abs=1e-7)
+    assert len(points) == 18
+
+
+@pytest.mark.parametrize("side", ["start", "end"])
+def test_a_line_with_a_diverged_end_is_left_out(side, monkeypatch):
+    starts = [run(0, diverged=side == "start")]
+    ends = [run(0, low=True, diverged=side == "end")]
+    points, summary, _, _ = line(monkeypatch, [], ends, starts)
+    assert len(points) == len(summary) == 0
+    assert list(points.columns) == ["cell", "track", "seed", "t", "loss"]
+    assert list(summary.columns) == ["cell", "track", "seed", "barrier", "distance"]
+
+
+def test_whole_numbers_among_the_weights_are_not_mixed():
+    counter = torch.tensor(7)
+    assert interpolation._mix(counter, torch.tensor(9), 0.5).equal(counter)
+    mixed = interpolation._mix(torch.tensor([1.0]), torch.tensor([3.0]), 0.25)
+    assert mixed.item() == 1.5
+
+
+# Batch norm
+
+
+class Images:
+    """Batches of images; the loss is of no interest."""
+
+    def __init__(self) -> None:
+        self.batches, self.asked = (
+            [
+                5 + 3 * torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(s))
+                for s in range(4)
+            ],
+            [],
+        )
+
+    def batch(self, step, part, parts):
+        self.asked.append((step, part, parts))
+        return self.batches[step]
+
+    def loss(self, model, batch):
+        return model(batch).mean()
+
+
+def test_batch_norm_statistics_become_plain_means_over_the_batches():
+    """Of each batch's mean and unbiased variance, each batch counting alike; nothing else moves."""
+    model, task = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.5)), Images()
+    with torch.no_grad():
+        model[0].running_mean.fill_(100.0)
+        model[0].running_var.fill_(1e4)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.eval()
+    interpolation.recompute_batch_norm(model, task, 3)
+    means = torch.stack([b.mean((0, 2, 3)) for b in task.batches[:3]]).mean(0)
+    variances = torch.stack([b.var((0, 2, 3)) for b in task.batches[:3]]).mean(0)
+    assert model[0].running_mean == pytest.approx(means, rel=1e-5)
+    assert model[0].running_var == pytest.approx(variances, rel=1e-5)
+    assert model[0].momentum == 0.1
+    assert [step for step, _, _ in task.asked] == [0, 1, 2]
+    assert all(p.equal(weights[name]) for name, p in model.named_parameters())
+
+
+def test_a_model_without_batch_norm_is_left_alone():
+    task = Images()
+    interpolation.recompute_batch_norm(nn.Sequential(nn.LayerNorm(4)), task, 3)
+    assert not task.asked
+
+
+def test_statistics_are_recomputed_at_every_point_of_the_line(monkeypatch):
+    """A line through weights of other scales with one end's statistics would show a barrier of them."""
+    seen = []
+    monkeypatch.setattr(
+        interpolation, "recompute_batch_norm", lambda model, task, n: seen.append(n)
+    )
+    line(monkeypatch, LOSSES, [run(0, low=True)], [run(0)])
+    assert seen == [8] * 5

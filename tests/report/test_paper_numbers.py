@@ -1,0 +1,118 @@
+"""The numbers of the report: ours beside the paper's, in the paper's unit and with the right sign."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from scipy.stats import t as student
+
+from lowrank.analysis.ledger import Ledger
+from lowrank.report import paper
+
+
+def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:
+    keys = ("track", "arm", "metric", "value")
+    test = {
+        "tracks": ["language"],
+        "metric": "test_loss",
+        "kind": "lower",
+        "arm": "a",
+        "reference": "b",
+    }
+    claim = {"id": "c", "statement": "s", "verified": True, "tests": [test]}
+    entries = [dict(zip(keys, number, strict=True)) for number in numbers]
+    return Ledger.model_validate({"margins": {}, "paper": entries, "claims": [claim]})
+
+
+def runs(track: str, **values) -> pd.DataFrame:
+    """Three seeds of a dense and of a low-rank arm."""
+    column = "test_perplexity" if track == "language" else "test_accuracy"
+    return pd.DataFrame(
+        {"track": track, "arm": arm.replace("low", "spectral-r0.5"), "seed": seed, column: value}
+        for arm, entries in values.items()
+        for seed, value in enumerate(entries)
+    )
+
+
+def test_a_higher_perplexity_than_dense_is_a_gap_above_zero_in_nats():
+    numbers = ledger(
+        ("language", "dense", "perplexity", 40.0), ("language", "spectral-r0.5", "perplexity", 44.0)
+    )
+    table = runs("language", dense=[20.0, 21.0, 22.0], low=[30.0, 33.0, 36.0])
+    dense, low = paper._paper(numbers, table)
+    assert (dense["gap"], dense["our_gap"]) == (None, None)
+    assert low["gap"] == pytest.approx(math.log(44 / 40))
+    ours = [math.log(x) for x in (30, 33, 36)]
+    base = [math.log(x) for x in (20, 21, 22)]
+    assert low["our_gap"] == pytest.approx(sum(ours) / 3 - sum(base) / 3)
+    assert low["our_gap"] > 0
+    half = student.ppf(0.975, 2) * pd.Series(ours).std() / math.sqrt(3)
+    mean = sum(ours) / 3
+    assert low["ours"] == pytest.approx([math.exp(x) for x in (mean, mean - half, mean + half)])
+
+
+def test_a_lower_accuracy_than_dense_is_a_gap_below_zero_in_points():
+    numbers = ledger(
+        ("large-images", "dense", "top-1 (%)", 76.0),
+        ("large-images", "spectral-r0.5", "top-1 (%)", 75.5),
+    )
+    table = runs("large-images", dense=[0.9, 0.8, 0.85], low=[0.7, 0.75, 0.77])
+    _, low = paper._paper(numbers, table)
+    assert low["gap"] == pytest.approx(-0.5)
+    assert low["our_gap"] == pytest.approx(74 - 85)
+    assert low["ours"][0] == pytest.approx(74)
+    assert low["ours"][1] < 74 < low["ours"][2]
+
+
+def test_a_gap_needs_a_dense_model_of_the_same_track_and_runs_that_ended():
+    numbers = ledger(
+        ("language", "dense", "perplexity", 40.0),
+        ("large-images", "spectral-r0.5", "top-1 (%)", 75.5),
+    )
+    _, low = paper._paper(numbers, runs("large-images", low=[0.7, math.nan, 0.8]))
+    assert low["gap"] is None
+    assert low["our_gap"] is None
+    assert low["ours"][0] == pytest.approx(75)
+    dense, low = paper._paper(numbers, runs("language", low=[30.0]))
+    assert dense["ours"] is low["ours"] is None
+
+
+def test_a_tracks_facts_are_its_runs_and_its_dense_models():
+    table = pd.DataFrame(
+        {
+            "track": ["language"] * 3 + ["small-images"],
+            "arm": ["dense", "dense", "he-r0.5", "dense"],
+            "cell": ["language/dense"] * 2 + ["language/he-r0.5", "small-images/dense"],
+            "seed": [0, 1, 0, 0],
+            "diverged": [False, True, None, False],
+            "train_seconds": [2.0, 4.0, 10.0, 100.0],
+            "training_flops": [1.0, 3.0, 20.0, 300.0],
+            "parameters": [7, 7, 5, 9],
+            "data_digest": ["b", "a", "b", "c"],
+            "device": ["x", "x", "y", None],
+            "finished_at": [
+                "2020-01-02T00:00:00",
+                "2021-03-04T05:06:07",
+                "2020-01-01",
+                "2019-01-01",
+            ],
+        }
+    )
+    facts = paper._track(table, "language")
+    assert facts == {
+        "runs": 3,
+        "seconds": 16.0,
+        "parameters": 7,
+        "training_flops": 2.0,
+        "run_seconds": 3.0,
+        "digests": ["a", "b"],
+    }
+    summary = paper._summary(table)
+    assert {key: summary[key] for key in ("count", "cells", "seeds", "diverged", "seconds", "flops")} == {
+        "count": 4, "cells": 3, "seeds": 2, "diverged": 1, "seconds": 116.0, "flops": 324.0,
+    }  # fmt: skip
+    assert summary["finished"] == "2021-03-04"
+    assert summary["device"] == ["x", "y"]
+    assert summary["torch"] == []
