@@ -21,6 +21,7 @@ from lowrank.factor.layers import (
     FactorizedLinear,
     can_factorize,
     from_dense,
+    is_conv1d,
     matricise,
 )
 
@@ -304,3 +305,13 @@ def test_strided_convolutions_of_few_channels_leave_the_heap_sound():
         text=True,
     )
     assert done.stdout == "sound\n", done.stderr
+
+
+def test_another_class_called_conv1d_is_not_taken_for_that_of_transformers():
+    class Conv1D(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 4))
+
+    assert not is_conv1d(Conv1D())
+    assert not can_factorize(Conv1D())

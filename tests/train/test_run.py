@@ -10,6 +10,8 @@ from runs import FACTORS, PRETRAINING, RUNS, language_run
 from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
+from lowrank.files import sha256
+from lowrank.study.spec import Extension
 from lowrank.train import checkpoint
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
@@ -140,3 +142,25 @@ def test_nothing_temporary_remains(text_folder, tmp_path):
     ensure_run(RUNS["pretrained"], text_folder, tmp_path, "cpu")
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
     shutil.rmtree(tmp_path)
+
+
+EXTENSION = """
+from lowrank.factor.init import initialisation, he
+
+
+@initialisation("{name}")
+def mine(weight, rank, generator, scale=1.0):
+    U, V = he(weight, rank, generator, scale)
+    return 2 * U, V / 2
+"""
+
+
+def test_a_run_imports_the_file_that_registers_its_method(text_folder, tmp_path):
+    name = "mine_for_a_run"
+    path = tmp_path / "mine.py"
+    path.write_text(EXTENSION.format(name=name), encoding="utf-8")
+    spec = language_run(
+        factors=FACTORS.model_copy(update={"init": name}),
+        extensions={name: Extension(file=str(path), sha256=sha256(path))},
+    )
+    assert ensure_run(spec, text_folder, tmp_path / "runs", "cpu").result["diverged"] is False

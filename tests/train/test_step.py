@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lowrank.experiment.sections import TrainingSpec
+from lowrank.train import step
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.step import train_step
 
@@ -43,3 +44,12 @@ def test_a_step_over_parts_is_the_step_over_the_whole_batch(count, clip):
     for parameter, value in zip(model.parameters(), expected, strict=True):
         assert parameter.detach() == pytest.approx(value, rel=1e-4, abs=1e-6)
         assert parameter.grad is None
+
+
+def test_devices_exchange_gradients_at_the_last_part_alone(monkeypatch):
+    told = []
+    monkeypatch.setattr(step.parallel, "communicate", lambda model, now: told.append(now))
+    model = nn.Linear(3, 2)
+    spec = TrainingSpec(steps=1, batch=8)
+    train_step(model, Squares(), torch.ones(8, 3).chunk(4), Optimizer(model, spec, None), 0.5)
+    assert told == [False, False, False, True]

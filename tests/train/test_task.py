@@ -324,3 +324,21 @@ def test_the_forward_pass_has_the_precision_of_the_spec(precision, dtype, invent
     loss = task.loss(model, task.batch(0))
     assert model.noted == dtype
     assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("tokens", "windows"), [(17, 1), (32, 1), (33, 2), (48, 2), (49, 3)])
+def test_a_window_needs_the_token_after_it(tokens, windows, invented_text):
+    task = language(invented_text)
+    task.data.tokens["train"] = np.arange(tokens, dtype=np.uint16)
+    assert task.examples("train") == windows
+    last = task._windows("train", np.array([windows - 1]))
+    assert last.shape == (1, 17)
+
+
+def test_the_seed_of_an_augmentation_is_the_one_that_earlier_runs_had(invented_images, monkeypatch):
+    """Another formula would be as random, but runs of one version of the code must agree."""
+    task = images(invented_images, seed=3)
+    seeds = generators_of(task, monkeypatch)
+    for step, part in ((0, 0), (0, 1), (7, 2)):
+        task.batch(step, part, 3)
+    assert seeds == [3_027_009_081 + 0, 3_027_009_081 + 1, 3_027_009_081 + 7 * 1_009 + 2]
