@@ -84,11 +84,16 @@ SORTS = (
     Sort("accuracy", r".*accuracy", absolute=0.05),  # an image or two change sides
     Sort("barrier", r"barrier", absolute=1e-3),  # a small difference of losses
     Sort("perplexity a word", r".*word_perplexity", relative=2e-2),  # a high power
-    Sort("norm of one gradient or update", r"gradient_norm|update_norm", relative=0.2),
-    Sort("loss, perplexity a token, bits a byte", r".*(?:loss|perplexity|byte)", relative=2e-3),
-    Sort("rank, norm, singular value, distance, step size", r".*", relative=2e-3),
+    Sort("norm of one gradient or update", r"gradient_norm|update_norm", relative=0.5),
+    Sort("loss, perplexity a token, bits a byte", r".*(?:loss|perplexity|byte)", relative=4e-3),
+    Sort("rank, norm, singular value, distance, step size", r".*", relative=5e-3),
 )
 """Each column is of the first sort whose expression matches it."""
+
+
+def allowed(sort: Sort) -> str:
+    """How far numbers of a sort may differ, in words."""
+    return f"{sort.relative or sort.absolute:g}{'' if sort.relative else ' absolute'}"
 
 
 def sort_of(column: str) -> Sort:

@@ -24,6 +24,7 @@ from golden import (
     HERE,
     KEYS,
     SORTS,
+    allowed,
     derive,
     differences,
     make,
@@ -96,8 +97,7 @@ def document() -> None:
     for sort in SORTS:
         kind = int(not sort.relative)
         fields = [f"{values[sort.words][kind]:.0e}" for values in columns.values()]
-        allowed = f"{sort.relative or sort.absolute:g}{'' if sort.relative else ' absolute'}"
-        lines.append(f"| {' | '.join([sort.words, *fields, allowed])} |")
+        lines.append(f"| {' | '.join([sort.words, *fields, allowed(sort)])} |")
     text = DOCUMENT.read_text(encoding="utf-8")
     block = "\n".join(lines)
     new = re.sub(

@@ -25,7 +25,18 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from golden import DERIVED, KEYS, derive, differences, make, platform, read, sort_of
+from golden import (
+    DERIVED,
+    KEYS,
+    SORTS,
+    allowed,
+    derive,
+    differences,
+    make,
+    platform,
+    read,
+    sort_of,
+)
 
 from lowrank.versions import VERSIONS
 
@@ -146,3 +157,16 @@ def test_a_difference_is_told_with_the_version_to_raise():
         c
         for c, _ in differences("runs", table, table.iloc[1:].drop(columns="test_loss"), within(0))
     ] == ["", "test_loss"]
+
+
+def test_the_manual_says_what_is_allowed_and_nothing_that_was_measured_is_beyond_it():
+    text = (Path(__file__).parents[2] / "docs/determinism.md").read_text(encoding="utf-8")
+    rows = {
+        line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")
+        for line in text.splitlines()
+    }
+    for sort in SORTS:
+        _, *measured, limit = rows[sort.words]
+        assert limit == allowed(sort)
+        assert len(measured) == 2
+        assert all(float(value) <= (sort.relative or sort.absolute) / 4 for value in measured)
