@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
 from lowrank.files import sha256
-from lowrank.study.spec import Extension
+from lowrank.experiment.extensions import Extension
 from lowrank.train import checkpoint
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run

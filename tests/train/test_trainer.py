@@ -9,7 +9,7 @@ import torch
 from runs import FACTORS, PRETRAINING, image_run, language_run
 from torch import nn
 
-from lowrank.factor.convert import effective_weights
+from lowrank.factor.convert import effective_weights, factors
 from lowrank.train import checkpoint, trainer
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
@@ -123,6 +123,29 @@ def test_a_probed_run_trains_like_one_that_is_not(invented_text, tmp_path):
         )
     ]
     assert runs[0].table("history")["train_loss"].equals(runs[1].table("history")["train_loss"])
+
+
+def test_a_model_is_factorised_from_the_first_step_or_from_its_switch(invented_text, tmp_path):
+    """Its optimiser is built with it: one that waits for the switch would decay what is gone."""
+    low = begun(language_run(factors=FACTORS), invented_text, tmp_path / "low")
+    dense = begun(language_run(), invented_text, tmp_path / "dense")
+    later = begun(
+        language_run(factors=FACTORS, pretraining=PRETRAINING), invented_text, tmp_path / "later"
+    )
+    assert list(factors(low.model)) == low.layer_names
+    assert len(low.optimizer.factors) == 4
+    assert not factors(dense.model) and not factors(later.model)
+    assert dense.layer_names == low.layer_names
+    assert not hasattr(later, "optimizer")
+
+
+@pytest.mark.parametrize("layout", [False, True])
+def test_kernels_lie_in_the_memory_layout_of_the_spec(layout, invented_images, tmp_path):
+    training = {"batch": 12, "channels_last": layout}
+    model = begun(colour(image_run(training=training)), invented_images, tmp_path / "run").model
+    kernels = [p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert kernels
+    assert all(k.is_contiguous(memory_format=torch.channels_last) is layout for k in kernels)
 
 
 # Resuming
