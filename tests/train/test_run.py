@@ -10,8 +10,8 @@ from runs import FACTORS, PRETRAINING, RUNS, language_run
 from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.cell import Extension
 from lowrank.files import sha256
-from lowrank.experiment.extensions import Extension
 from lowrank.train import checkpoint
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
