@@ -92,8 +92,8 @@ def load_file(path: Path) -> list[tuple[str, str]]:
     """
     from lowrank.factor.decay import DECAYS
     from lowrank.factor.init import INITIALISATIONS
-    from lowrank.factor.registry import Registry
     from lowrank.factor.truncate import TRUNCATIONS
+    from lowrank.registry import Registry
 
     registries: tuple[Registry[Any], ...] = (INITIALISATIONS, DECAYS, TRUNCATIONS)
     digest = sha256(path)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowrank.factor.own import call_for_factors
-from lowrank.factor.registry import Registry
+from lowrank.registry import Registry
 
 Decay = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lowrank.factor.own import call_for_factors
-from lowrank.factor.registry import Registry
 from lowrank.factor.svd import svd, svdvals, working_precision
+from lowrank.registry import Registry
 
 Initialisation = Callable[[Tensor, int, torch.Generator, float], tuple[Tensor, Tensor]]
 

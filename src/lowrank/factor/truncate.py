@@ -21,8 +21,8 @@ from lowrank.errors import LowrankError
 from lowrank.factor.convert import evaluating, plan_replacements, replace_layers
 from lowrank.factor.layers import matricise
 from lowrank.factor.own import call, call_for_factors
-from lowrank.factor.registry import Registry
 from lowrank.factor.svd import svd
+from lowrank.registry import Registry
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Layers = dict[str, nn.Module]
