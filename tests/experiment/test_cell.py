@@ -240,3 +240,12 @@ def test_widths_keep_the_size_of_a_head_and_have_sweeps_of_their_own():
     assert set(found.sweeps) == {
         f"language/{arm}{w}" for arm in ("dense", "spectral-r0.5") for w in ("-w8", "", "-w32")
     }
+
+
+def test_a_dense_arm_is_swept_as_the_model_that_its_cells_are():
+    """Heads that a study gives for a width are those of the trunk, too."""
+    found = grid(scaling={"widths": [8, 32], "heads": [4, 8], "fraction": 0.25})
+    for name, sweep in found.sweeps.items():
+        assert sweep.model == found.cells[name].model
+    heads = {name: cell.model.heads for name, cell in found.cells.items()}
+    assert set(heads.values()) == {4, 8}

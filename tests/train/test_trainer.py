@@ -287,6 +287,28 @@ def test_a_batch_that_diverges_leaves_the_statistics_of_before(invented_images, 
     assert subject.step == 3
 
 
+@pytest.mark.parametrize(("spoilt", "probes"), [(1, 1), (4, 3), (6, 1), (12, 1)])
+def test_weights_that_stopped_being_finite_are_seen_before_they_are_measured_or_kept(
+    spoilt, probes, invented_text, tmp_path, monkeypatch
+):
+    """At probes, forks and the end, though loss and gradient of that step were finite."""
+    spec = language_run(training={"log_points": 1, "probe_points": probes})
+    subject = begun(spec, invented_text, tmp_path / "run")
+
+    def step(model, task, parts, optimizer, rate):
+        found = train_step(model, task, parts, optimizer, rate)
+        if subject.step + 1 == spoilt:
+            with torch.no_grad():
+                subject.model.transformer.wpe.weight[0, 0] = math.inf
+        return found
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    assert subject.train(12, [6], lambda _: None) is False
+    assert subject.record["diverged_at"] == spoilt
+    assert all(row["step"] < spoilt for row in subject.record["layers"])
+    assert all(number < spoilt for number, _ in checkpoint.saved(subject.folder))
+
+
 def test_weights_are_finite_or_not():
     spec = language_run(factors=FACTORS)
     subject = Trainer.__new__(Trainer)
