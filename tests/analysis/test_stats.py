@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
 
 from lowrank.analysis import stats
 from lowrank.errors import LowrankError
@@ -57,47 +58,61 @@ def test_the_difference_agrees_with_scipy():
     interval = theirs.confidence_interval(0.95)
     assert ours.p == pytest.approx(theirs.pvalue)
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
-    assert ours.interval(0.95) == (ours.low, ours.high)
     one_sided = scipy_stats.ttest_rel(a[0], b[0], alternative="greater").pvalue
     assert ours.p_above(0.0) == pytest.approx(one_sided)
     assert ours.p_below(0.0) == pytest.approx(1 - one_sided)
+
+
+def p_within(a, b, margin: float) -> np.ndarray:
+    """TOST's p of every simulated study."""
+    pairs = zip(a, b, strict=True)
+    return np.array([stats.paired_difference(x, y).p_within(margin) for x, y in pairs])
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_equivalence_is_found_at_the_margin_only_as_often_as_alpha(sign):
     # Far from the other margin TOST has its full size; a truth beyond the margin is found less.
     a, b = paired_samples(sign * 4.0, 5, seed=21)
-    rate = np.mean([stats.equivalence(x, y, 4.0).equivalent for x, y in zip(a, b, strict=True)])
-    assert abs(rate - 0.05) < monte_carlo(0.05)
+    assert abs((p_within(a, b, 4.0) < 0.05).mean() - 0.05) < monte_carlo(0.05)
 
 
 def test_equivalence_is_never_claimed_too_often_when_the_margin_is_narrow():
     a, b = paired_samples(0.5, 5, seed=22)
-    rate = np.mean([stats.equivalence(x, y, 0.5).equivalent for x, y in zip(a, b, strict=True)])
-    assert rate < 0.05 + monte_carlo(0.05)
+    assert (p_within(a, b, 0.5) < 0.05).mean() < 0.05 + monte_carlo(0.05)
 
 
 def test_equivalence_has_power_when_the_truth_is_well_inside_the_margin():
     a, b = paired_samples(0.0, 6, seed=23)
-    found = [stats.equivalence(x, y, 2.0) for x, y in zip(a, b, strict=True)]
-    assert np.mean([e.equivalent for e in found]) > 0.9
-    for e in found[:200]:  # the p value and the 1 - 2 alpha interval say the same
-        assert e.equivalent == (e.low > -2.0 and e.high < 2.0)
+    p = p_within(a, b, 2.0)
+    assert (p < 0.05).mean() > 0.9
+    for x, y, value in zip(a[:200], b[:200], p, strict=False):
+        found = stats.paired_difference(x, y, 0.9)  # the 1 - 2 alpha interval says the same
+        assert (value < 0.05) == (found.low > -2.0 and found.high < 2.0)
 
 
-@pytest.mark.parametrize("lower_is_better", [True, False])
-def test_noninferiority_has_its_size_at_the_margin_and_power_without_a_loss(lower_is_better):
-    worse = 1.0 if lower_is_better else -1.0
+def test_equivalence_agrees_with_statsmodels():
+    a, b = paired_samples(0.3, 6, seed=24)
+    theirs = ttost_paired(a[0], b[0], -1.5, 1.5)[0]
+    assert stats.paired_difference(a[0], b[0]).p_within(1.5) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_noninferiority_has_its_size_at_the_margin_and_power_without_a_loss(sign):
     rates = {}
-    for truth in (1.5 * worse, 0.0):
+    for truth in (1.5 * sign, 0.0):
         a, b = paired_samples(truth, 6, seed=31)
-        found = [
-            stats.noninferiority(x, y, 1.5, lower_is_better=lower_is_better)
-            for x, y in zip(a, b, strict=True)
-        ]
-        rates[truth == 0] = np.mean([n.noninferior for n in found])
+        found = [stats.paired_difference(x, y) for x, y in zip(a, b, strict=True)]
+        p = [d.p_below(1.5) if sign > 0 else d.p_above(-1.5) for d in found]
+        rates[truth == 0] = np.mean(np.array(p) < 0.05)
     assert abs(rates[False] - 0.05) < monte_carlo(0.05)
     assert rates[True] > 0.9
+
+
+def test_a_known_difference_is_decided_without_a_variance():
+    known = stats.Known(**vars(stats.paired_difference([3.0, 4.0], [2.0, 3.0])))
+    assert (known.p_above(0.5), known.p_below(0.5)) == (0.0, 1.0)
+    assert (known.p_above(1.0), known.p_below(1.0)) == (1.0, 1.0), "beyond means more than equal"
+    assert (known.p_within(1.5), known.p_within(1.0)) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("true_nulls", [4, 2])
@@ -148,7 +163,7 @@ def test_one_pair_has_an_estimate_and_claims_nothing_else():
     assert (d.estimate, d.low, d.high, d.pairs) == (0.5, -math.inf, math.inf, 1)
     assert math.isnan(d.p)
     assert math.isnan(d.standard_deviation)
-    assert not stats.equivalence([3.0], [3.0], 1.0).equivalent
+    assert math.isnan(d.p_within(1.0))
     assert stats.smallest_detectable(math.nan, 1) == math.inf
 
 
@@ -160,7 +175,7 @@ def test_equal_differences_are_not_taken_for_certainty(difference):
     assert (d.low, d.high) == (-math.inf, math.inf)
     assert math.isnan(d.p)
     assert math.isnan(d.p_above(-1.0))
-    assert not stats.equivalence(b + difference, b, 1.0).equivalent
+    assert math.isnan(d.p_within(1.0))
     assert math.isnan(stats.smallest_detectable(0.0, 3))
 
 
@@ -185,7 +200,6 @@ def test_the_mean_interval_covers_the_mean():
         (lambda: stats.paired_difference([1.0, 2.0], [1.0]), "not 2 and 1"),
         (lambda: stats.paired_difference([1.0, math.nan], [1.0, 2.0]), "first values"),
         (lambda: stats.paired_difference([1.0], [1.0], confidence=95), "not 95"),
-        (lambda: stats.equivalence([1.0], [1.0], 0.0), "margin is a positive number, not 0.0"),
         (lambda: stats.smallest_detectable(1.0, 3, power=0.01), "power 0.01"),
     ],
 )

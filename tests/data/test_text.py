@@ -41,7 +41,7 @@ def documents_of(data: TextData, split: str) -> list[str]:
     """The documents back from the tokens."""
     tokenizer = Tokenizer.from_file(str(data.folder / "tokenizer.json"))
     tokens = np.asarray(data.tokens[split]).astype(int)
-    ends = np.flatnonzero(tokens == data.eos_id)
+    ends = np.flatnonzero(tokens == data.manifest["eos_id"])
     parts = np.split(tokens, ends + 1)[:-1]
     return [tokenizer.decode(part[:-1].tolist(), skip_special_tokens=False) for part in parts]
 
@@ -64,7 +64,9 @@ def test_embedded_text_has_three_splits_and_a_complete_manifest(embedded):
     for split in SPLITS:
         counts = embedded.counts(split)
         assert counts["tokens"] == len(embedded.tokens[split])
-        assert counts["documents"] == int((embedded.tokens[split] == embedded.eos_id).sum())
+        assert counts["documents"] == int(
+            (embedded.tokens[split] == embedded.manifest["eos_id"]).sum()
+        )
         assert embedded.tokens[split].max() < embedded.vocabulary
     assert 150_000 < sum(embedded.counts(split)["bytes"] for split in SPLITS) < 210_000
 
@@ -176,7 +178,7 @@ def test_a_pretrained_tokenizer_is_taken_as_it_is(tmp_path):
     data = load_text(prepare_text(spec, tmp_path / "out", root=tmp_path))
     assert data.manifest["dtype"] == "uint32"
     assert data.vocabulary == 70_001
-    assert data.eos_id == 70_000
+    assert data.manifest["eos_id"] == 70_000
     assert set(np.unique(data.tokens["train"])) == {0, 5, 70_000}
 
 

@@ -23,7 +23,6 @@ from lowrank.factor.convert import (
     factors,
     layer_seed,
     parameter_count,
-    select,
     to_dense,
 )
 from lowrank.factor.layers import Factorized, FactorizedConv2d, FactorizedLinear, from_dense
@@ -212,21 +211,6 @@ def test_ranks_are_the_nearest_multiple_within_the_matrix(m, n, fraction, multip
 def test_impossible_ranks_are_errors(fraction, multiple):
     with pytest.raises(LowrankError, match=str(multiple if multiple < 1 else fraction)):
         choose_rank(64, 64, fraction, multiple)
-
-
-def test_select_takes_patterns_in_the_models_order_and_once(gpt2, scales):
-    candidates = list(scales(gpt2))
-    chosen = select(gpt2, ["*.mlp.c_fc", "transformer.h.0.*"], candidates)
-    assert chosen == [*candidates[:4], "transformer.h.1.mlp.c_fc"]
-    assert select(gpt2, [], candidates) == []
-
-
-def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_candidates(gpt2, scales):
-    candidates = list(scales(gpt2))
-    with pytest.raises(LowrankError, match=r"'\*\.attn\.cproj' matches no layer.*mlp\.c_fc"):
-        select(gpt2, ["*.mlp.*", "*.attn.cproj"], candidates)
-    with pytest.raises(LowrankError, match=r"Unknown layer 'transformer\.h\.9\.mlp\.c_fc'"):
-        select(gpt2, ["*"], ["transformer.h.9.mlp.c_fc"])
 
 
 def refused(model: nn.Module, names: dict[str, float], match: str, **options: object) -> None:

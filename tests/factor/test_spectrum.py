@@ -10,7 +10,6 @@ import torch
 from lowrank.factor.spectrum import (
     difference_norm,
     effective_rank,
-    effective_step_size,
     entropy_rank,
     product_norm,
     singular_values,
@@ -97,12 +96,6 @@ def test_difference_norm_of_float32_factors_keeps_small_differences():
     moved[0, 0] += 1e-3
     explicit = torch.linalg.norm((moved.double() - U.double()) @ V.double().T)
     torch.testing.assert_close(difference_norm(moved, V, U, V), explicit, rtol=1e-6, atol=0.0)
-
-
-def test_effective_step_size_is_the_rate_over_the_squared_norm():
-    assert effective_step_size(0.1, 2.0) == pytest.approx(0.025)
-    assert effective_step_size(0.5, 0.0) == math.inf
-    assert effective_step_size(0.5, 1e200) == 0.0
 
 
 @pytest.mark.parametrize(

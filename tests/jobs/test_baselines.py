@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lowrank.data.text import TextData
 from lowrank.jobs import baselines
 
 TRAIN, VALIDATION, TEST = [0, 1, 0, 1, 2], [0, 1, 2], [2, 0, 0, 1]
@@ -20,9 +21,7 @@ def losses(monkeypatch):
         name: np.array(t, dtype=np.uint16)
         for name, t in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
     }
-    monkeypatch.setattr(
-        baselines, "load_text", lambda _: SimpleNamespace(manifest=manifest, tokens=tokens)
-    )
+    monkeypatch.setattr(baselines, "load_text", lambda _: TextData(Path(), manifest, tokens))
     return baselines.ngram_losses(None).set_index("model")
 
 
@@ -68,10 +67,8 @@ def test_rows_of_the_bigram_model_are_distributions(monkeypatch):
         for second in range(4):
             tokens["test"] = [first, second]
             manifest = {"vocabulary": 4, "counts": {"test": {"tokens": 1, "words": 1, "bytes": 1}}}
-            data = SimpleNamespace(
-                manifest=manifest,
-                tokens={k: np.array(v, dtype=np.uint16) for k, v in tokens.items()},
-            )
+            arrays = {k: np.array(v, dtype=np.uint16) for k, v in tokens.items()}
+            data = TextData(Path(), manifest, arrays)
             monkeypatch.setattr(baselines, "load_text", lambda _, data=data: data)
             total += math.exp(
                 -baselines.ngram_losses(None).set_index("model").loc["bigram", "test_loss"]

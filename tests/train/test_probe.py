@@ -186,3 +186,10 @@ def test_a_snapshot_does_not_follow_the_model():
     for name, tensors in kept.items():
         assert all(a.equal(b) for a, b in zip(tensors, copies[name], strict=True))
         assert not any(t.requires_grad for t in tensors)
+
+
+def test_the_effective_step_size_is_infinite_at_a_zero_weight():
+    model = nn.Sequential(nn.Linear(3, 2))
+    nn.init.zeros_(model[0].weight)
+    (row,) = probe.measure(model, ["0"], 0.5, probe.snapshot(model, ["0"]))
+    assert row["effective_step_size"] == math.inf

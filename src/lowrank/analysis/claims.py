@@ -60,7 +60,14 @@ from lowrank.analysis.ledger import (
     load,
 )
 from lowrank.analysis.matching import Member, NotRun, members, named, own_decays
-from lowrank.analysis.stats import Difference, holm, pair, paired_difference, smallest_detectable
+from lowrank.analysis.stats import (
+    Difference,
+    Known,
+    holm,
+    pair,
+    paired_difference,
+    smallest_detectable,
+)
 from lowrank.errors import LowrankError
 
 __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "load"]
@@ -231,27 +238,18 @@ def _in_unit(value: float, unit: str) -> float:
 
 def _p_values(test: ClaimTest, d: Difference, m: float) -> tuple[float, float]:
     """Raw p for and against the claim: the table of the module's docstring."""
-    above: Callable[[float], float] = d.p_above
-    below: Callable[[float], float] = d.p_below
     if not d.standard_error > 0:
         if not (test.exact and d.pairs):
             return math.nan, math.nan
-        above, below = _decided(d.estimate)
+        d = Known(**vars(d))
     if test.kind == "not_worse":
-        return above(-m), below(-m)
+        return d.p_above(-m), d.p_below(-m)
     if test.kind == "equivalence":
-        inside = max(above(-m), below(m))
+        inside = d.p_within(m)
         if test.better_counts:
-            return min(inside, 2 * above(0.0)), below(-m)
-        return inside, min(1.0, 2 * below(-m), 2 * above(m))
-    return min(1.0, 2 * above(m)), min(1.0, 2 * below(m))
-
-
-def _decided(
-    value: float,
-) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """Stand-ins for one-sided p values where the difference is known: 0 if so, 1 if not."""
-    return (lambda bound: float(value <= bound)), (lambda bound: float(value >= bound))
+            return min(inside, 2 * d.p_above(0.0)), d.p_below(-m)
+        return inside, min(1.0, 2 * d.p_below(-m), 2 * d.p_above(m))
+    return min(1.0, 2 * d.p_above(m)), min(1.0, 2 * d.p_below(m))
 
 
 def _spoilt(test: ClaimTest, lost: Mapping[str, int]) -> tuple[str, ...]:

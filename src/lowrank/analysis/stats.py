@@ -7,6 +7,10 @@ Two cases have no t interval, and none is invented for them: a single pair (no v
 by) and pairs whose differences are all the same (t would be 0/0 or infinite; with a few seeds and
 a coarse metric, such as accuracy on a few hundred images, equal differences happen by luck). Then
 the interval is the whole line and p is NaN, which no rule can read as significant.
+
+Distributions are scipy's. statsmodels has Holm's correction, TOST and power too, and is what the tests
+compare these with; it is no dependency, because a call of its `multipletests` takes 40 ms (it collects
+garbage), its power is solved to six digits only, and each process would import it for half a second.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ class Difference:
     high: float
     standard_deviation: float  # of the differences, with n - 1; NaN for fewer than two pairs
     pairs: int
-    p: float  # NaN where there is no test; the docstrings of subclasses say which test it is
+    p: float  # NaN where there is no test
 
     @property
     def standard_error(self) -> float:
@@ -68,35 +72,23 @@ class Difference:
         """One-sided p against "the true difference is at least `value`"; NaN without a variance."""
         return float(stdtr(self.pairs - 1, (self.estimate - value) / self.standard_error))
 
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """The two-sided t interval at another confidence."""
-        return _interval(self.estimate, self.standard_error, self.pairs, confidence)
+    def p_within(self, margin: float) -> float:
+        """TOST's p (Schuirmann 1987) against "the true difference is `margin` or more in size"; it is
+        below alpha where the 1 - 2 alpha interval lies inside the margin."""
+        return max(self.p_above(-margin), self.p_below(margin))
 
 
 @dataclass(frozen=True)
-class Equivalence(Difference):
-    """Two one-sided tests: p is against "|difference| >= margin"; the interval is 1 - 2 alpha."""
+class Known(Difference):
+    """A difference that is exact, such as one of bytes: p is 0 or 1, whatever the variance."""
 
-    margin: float
-    alpha: float
+    def p_above(self, value: float) -> float:
+        """0 where the difference is above `value`, else 1."""
+        return float(self.estimate <= value)
 
-    @property
-    def equivalent(self) -> bool:
-        """Whether the interval lies inside the margin, which is the same as p < alpha."""
-        return self.p < self.alpha
-
-
-@dataclass(frozen=True)
-class Noninferiority(Difference):
-    """One-sided: p is against "a is worse than b by the margin or more"; interval 1 - 2 alpha."""
-
-    margin: float
-    alpha: float
-
-    @property
-    def noninferior(self) -> bool:
-        """Whether a is shown to be worse by less than the margin, if at all."""
-        return self.p < self.alpha
+    def p_below(self, value: float) -> float:
+        """0 where the difference is below `value`, else 1."""
+        return float(self.estimate >= value)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Difference:
@@ -119,37 +111,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> D
     return Difference(estimate, low, high, deviation, n, p)
 
 
-def equivalence(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Paired TOST (Schuirmann 1987): is the true difference inside (-margin, margin)?"""
-    _check_margin(margin)
-    d = paired_difference(a, b, confidence=1 - 2 * alpha)
-    p = max(d.p_above(-margin), d.p_below(margin))
-    return Equivalence(
-        d.estimate, d.low, d.high, d.standard_deviation, d.pairs, p, margin=margin, alpha=alpha
-    )
-
-
-def noninferiority(
-    a: ArrayLike,
-    b: ArrayLike,
-    margin: float,
-    alpha: float = 0.05,
-    *,
-    lower_is_better: bool = True,
-) -> Noninferiority:
-    """Is a shown to be worse than b by less than `margin`? One-sided paired t test."""
-    _check_margin(margin)
-    d = paired_difference(a, b, confidence=1 - 2 * alpha)
-    p = d.p_below(margin) if lower_is_better else d.p_above(-margin)
-    return Noninferiority(
-        d.estimate, d.low, d.high, d.standard_deviation, d.pairs, p, margin=margin, alpha=alpha
-    )
-
-
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm-corrected p values (Holm 1979), in the order of `p_values`, shape (tests,).
 
-    Written out because statsmodels' multipletests collects garbage on every call: 20 to 40 ms.
     A NaN stays NaN and is not counted in the family: what could not be tested cannot be rejected.
     """
     p = np.asarray(p_values, dtype=float)
@@ -319,8 +283,3 @@ def _interval(mean: float, error: float, n: int, confidence: float) -> tuple[flo
         return -math.inf, math.inf
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     return mean - half, mean + half
-
-
-def _check_margin(margin: float) -> None:
-    if not 0 < margin < math.inf:
-        raise LowrankError(f"A margin is a positive number, not {margin}.")

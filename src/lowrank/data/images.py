@@ -249,12 +249,16 @@ def _shorten(path: Path, count: int) -> None:
 class ImageData:
     """A prepared data set: memory-mapped images, labels and manifest."""
 
-    folder: Path
     manifest: dict[str, Any]
     images: dict[str, NDArray[np.uint8]]
     """By split, (N, H, W, C), read-only."""
     labels: dict[str, NDArray[np.int64]]
     """By split, (N,)."""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal characters that stand for the content."""
+        return self.manifest["digest"]
 
     @property
     def classes(self) -> list[str]:
@@ -286,7 +290,6 @@ def load_images(folder: Path | str, verify: bool = True) -> ImageData:
         )
     check_prepared(folder, manifest, "images")
     return ImageData(
-        folder,
         manifest,
         {name: np.load(folder / f"images-{name}.npy", mmap_mode="r") for name in SPLITS},
         {name: np.load(folder / f"labels-{name}.npy") for name in SPLITS},

@@ -130,11 +130,6 @@ class TextData:
         return self.manifest["vocabulary"]
 
     @property
-    def eos_id(self) -> int:
-        """The token after every document."""
-        return self.manifest["eos_id"]
-
-    @property
     def digest(self) -> str:
         """16 hexadecimal characters that stand for the content."""
         return self.manifest["digest"]

@@ -7,7 +7,6 @@ first layer is touched.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,24 +46,6 @@ def choose_rank(m: int, n: int, fraction: float, multiple: int = 16) -> int:
         return full
     steps = max(1, int(fraction * full / multiple + 0.5))
     return min(full, steps * multiple)
-
-
-def select(model: nn.Module, patterns: Iterable[str], candidates: Iterable[str]) -> list[str]:
-    """The candidates (layers of `model` by name) that match any shell-style pattern, in order.
-
-    A pattern that matches none, or a candidate that the model lacks, raises LowrankError.
-    """
-    names = list(candidates)
-    _known(model, names)
-    chosen: set[str] = set()
-    for pattern in patterns:
-        matches = fnmatch.filter(names, pattern)
-        if not matches:
-            raise LowrankError(
-                f"The pattern '{pattern}' matches no layer: candidates are {', '.join(names)}."
-            )
-        chosen.update(matches)
-    return [name for name in names if name in chosen]
 
 
 def factorize_model(

@@ -6,8 +6,6 @@ taken for each group's product by itself and has the shape (...).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -62,12 +60,6 @@ def difference_norm(U1: Tensor, V1: Tensor, U0: Tensor, V0: Tensor) -> Tensor:
         torch.cat([U1.double(), -U0.double()], dim=-1),
         torch.cat([V1.double(), V0.double()], dim=-1),
     )
-
-
-def effective_step_size(lr: float, norm: float) -> float:
-    """lr / |W|_F^2, the step at a weight whose scale does not matter (Khodak et al. 2021); infinite
-    at a zero weight."""
-    return lr / norm / norm if norm else math.inf
 
 
 def _to_largest(s: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def ngram_losses(folder: Path) -> pd.DataFrame:
     backs off to it with k = PRIOR_TOKENS.
     """
     data = load_text(folder)
-    vocabulary = int(data.manifest["vocabulary"])
+    vocabulary = data.vocabulary
     train = np.asarray(data.tokens["train"]).astype(np.int64)
     counts = np.bincount(train, minlength=vocabulary)
     unigram = (counts + 1) / (counts.sum() + vocabulary)

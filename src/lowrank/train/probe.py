@@ -6,6 +6,7 @@ factors. For a dense layer the matrix itself takes the product's place, so the c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -59,7 +60,7 @@ def measure(
                 "layer": name,
                 "product_norm": norm,
                 "update_norm": update,
-                "effective_step_size": spectrum.effective_step_size(rate, norm),
+                "effective_step_size": rate / norm / norm if norm else math.inf,
                 "effective_rank": float(spectrum.effective_rank(values).mean()),
                 "entropy_rank": float(spectrum.entropy_rank(values).mean()),
                 "stable_rank": float(spectrum.stable_rank(values).mean()),

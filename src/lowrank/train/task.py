@@ -97,8 +97,8 @@ class LanguageTask(_Common):
     def __init__(self, spec: RunSpec, folder: Path, device: torch.device) -> None:
         super().__init__(spec, device)
         self.data = load_text(folder)
-        self.digest: str = self.data.manifest["digest"]
-        self.outputs: int = self.data.manifest["vocabulary"]
+        self.digest = self.data.digest
+        self.outputs = self.data.vocabulary
         self.context = int(spec.model.context or 0)
         for split, tokens in self.data.tokens.items():
             if len(tokens) <= self.context:
@@ -151,8 +151,8 @@ class ImageTask(_Common):
     def __init__(self, spec: RunSpec, folder: Path, device: torch.device) -> None:
         super().__init__(spec, device)
         self.data = load_images(folder)
-        self.digest: str = self.data.manifest["digest"]
-        self.outputs: int = len(self.data.manifest["classes"])
+        self.digest = self.data.digest
+        self.outputs = len(self.data.classes)
         training = spec.training
         channels = len(self.data.manifest["mean"])
         if channels != spec.model.channels:
