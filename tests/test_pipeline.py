@@ -88,7 +88,7 @@ def test_every_figure_has_its_table_and_its_executed_notebook(project):
     pictures = sorted((project / "figures/smoke").rglob("*.png"))
     assert {path.stem for path in pictures} >= {"initialisation", "decay", "posthoc"}
     for picture in pictures:
-        for ending in (".pdf", ".csv", ".md", ".tex"):
+        for ending in (".pdf", ".csv", ".json", ".md", ".tex"):
             assert picture.with_suffix(ending).stat().st_size > 0
     executed = project / "results/smoke/notebooks/language/initialisation.ipynb"
     assert '"output_type"' in executed.read_text(encoding="utf-8")

@@ -46,11 +46,6 @@ def markdown(text: str) -> str:
     return re.sub(r"(?i)\b(www)(\.)|\b(\w+)(:)(?=//)", r"\1\3\\\2\4", text)
 
 
-def from_markdown(text: str) -> str:
-    """What `markdown` was given."""
-    return html.unescape(re.sub(r"\\(.)", r"\1", text))
-
-
 LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
@@ -83,10 +84,14 @@ def test_figure_has_sane_widths_and_no_text_that_is_small_cut_off_or_overlapping
 def test_publish_writes_picture_and_table(name, drawn, tmp_path):
     figure, table = drawn("language", name)
     publish(figure, table, tmp_path / "language" / name)
-    files = {e: tmp_path / f"language/{name}.{e}" for e in ("pdf", "png", "csv", "md", "tex")}
+    files = {
+        e: tmp_path / f"language/{name}.{e}" for e in ("pdf", "png", "csv", "json", "md", "tex")
+    }
     assert files["pdf"].read_bytes().startswith(b"%PDF")
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(files["csv"])) == len(table.numbers)
+    heading, *rows = json.loads(files["json"].read_text(encoding="utf-8"))
+    assert heading == list(table.shown().columns) and len(rows) == len(table.numbers)
     assert files["md"].read_text(encoding="utf-8") == table.markdown()
     assert files["tex"].read_text(encoding="utf-8") == table.latex()
 

@@ -110,7 +110,7 @@ def test_notebook_runs_alone_from_its_own_folder(tables, tmp_path):
         check=True,
         capture_output=True,
     )
-    for ending in ("pdf", "png", "csv", "md", "tex"):
+    for ending in ("pdf", "png", "csv", "json", "md", "tex"):
         assert (tmp_path / f"figures/laptop/language/initialisation.{ending}").is_file()
     executed = nbformat.read(folder / "out.ipynb", as_version=4)
     shown = [

@@ -19,7 +19,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config, Studies
 from lowrank.experiment.config import load as load_config
 from lowrank.experiment.config import parse as parse_config
-from lowrank.files import write_table
+from lowrank.files import write_json, write_table
 from lowrank.plot import claims as claims_figure
 from lowrank.plot import initialisation, publish
 from lowrank.plot import load as results
@@ -139,14 +139,12 @@ def test_every_published_scale_makes_its_report(scale, project):
     for name, track in settings.tracks.items():
         for study in ("initialisation", "decay", "effective_rank", *Studies.model_fields):
             if getattr(track.studies, "decay" if study == "effective_rank" else study):
-                for ending in ("pdf", "md"):
+                for ending in ("pdf", "json"):
                     path = project / f"figures/{name}/{study}.{ending}"
                     path.parent.mkdir(exist_ok=True)
                     shutil.copy(project / f"figures/claims.{ending}", path)
         _, table = initialisation.draw(results(folder, name))
-        (project / f"figures/{name}/initialisation.md").write_text(
-            table.markdown(), encoding="utf-8"
-        )
+        write_json(project / f"figures/{name}/initialisation.json", table.fields())
     facts = export(project, settings, "published-tables")
     assert compiled(project).startswith(b"%PDF")
     boxes = sum(claim["verdict"] != "not run" for claim in facts["claims"].values())
@@ -289,12 +287,10 @@ def test_names_from_tables_stay_text_in_the_report(project):
         write_table(project / "tables/claims.parquet", judged)
         rows = [["arm", "test loss", HOSTILE[0]], ["a", HOSTILE[1], HOSTILE[2]]] if strange else []
         rows = rows or [["arm", "test loss", "x"], ["a", "b", "c"]]
-        lines = ["| " + " | ".join(map(escape.markdown, row)) + " |\n" for row in rows]
         folder = project / "figures/language"
         folder.mkdir(exist_ok=True)
-        (folder / "initialisation.md").write_text(
-            lines[0] + "| --- |\n" + lines[1], encoding="utf-8"
-        )
+        fields = [[escape.visible(text) for text in row] for row in rows]
+        write_json(folder / "initialisation.json", fields)
         shutil.copy(project / "figures/claims.pdf", folder / "initialisation.pdf")
         settings = load_config(ROOT / "config/smoke.yaml")
         known = Ledger.model_validate(ledger)
@@ -334,12 +330,6 @@ def test_every_setting_of_the_configuration_is_listed():
         "large-images": "–",
     }
     assert rows["seeds"]["language"] == "0, 1, 2"
-
-
-def test_markdown_is_read_back_as_it_was_shown(tmp_path):
-    path = tmp_path / "table.md"
-    path.write_text("| a\\_b | c \\| d |\n| :--- | ---: |\n| 1 | 0.5\\* |\n", encoding="utf-8")
-    assert paper.read_markdown(path) == [["a_b", "c | d"], ["1", "0.5*"]]
 
 
 def test_a_source_that_is_wrong_is_told_in_a_sentence(project):

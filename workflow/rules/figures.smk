@@ -14,7 +14,7 @@ FIGURE_TABLES = {
     "claims": ["claims"],
 }
 ACROSS = ["claims"]  # drawn once, of all tracks
-FIGURE_ENDINGS = ["pdf", "png", "html", "csv", "md", "tex"]
+FIGURE_ENDINGS = ["pdf", "png", "html", "csv", "json", "md", "tex"]
 
 
 def has_figure(track, name):
@@ -127,7 +127,7 @@ rule render_figure:
         tables=figure_tables,
     output:
         multiext(
-            f"figures/{CONFIG.scale}/{{track}}/{{name}}", ".pdf", ".csv", ".md", ".tex"
+            f"figures/{CONFIG.scale}/{{track}}/{{name}}", ".pdf", ".csv", ".json", ".md", ".tex"
         ),
         picture=shown(f"figures/{CONFIG.scale}/{{track}}/{{name}}.png", "figure"),
         table=shown(f"figures/{CONFIG.scale}/{{track}}/{{name}}.html", "table"),
@@ -155,7 +155,7 @@ rule render_claims:
         tables=f"{RESULTS}/tables/claims.parquet",
         sources=[*SHARED_LOOK, LOOK["claims"], "src/lowrank/analysis/evidence.py"],
     output:
-        multiext(f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".md", ".tex"),
+        multiext(f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".json", ".md", ".tex"),
         picture=shown(f"figures/{CONFIG.scale}/claims.png", "figure", "all", "claims"),
         table=shown(f"figures/{CONFIG.scale}/claims.html", "table", "all", "claims"),
     log:

@@ -64,6 +64,10 @@ class Page:
         """Every column of the numbers."""
         return self.numbers.to_csv(index=False, lineterminator="\n")
 
+    def fields(self) -> list[list[str]]:
+        """The fields of the page's one table."""
+        return self.table.fields()
+
     def markdown(self) -> str:
         """GitHub's tables under headings."""
         parts = "\n\n".join(filter(None, (part.markdown() for part in self.parts)))

@@ -1,6 +1,7 @@
 """The numbers of a figure as a table: the columns that are shown, rounded and in the figure's units.
 
-As CSV all numbers are written in full precision and in the units of the study's tables.
+As CSV all numbers are written in full precision and in the units of the study's tables; as JSON, which
+the report reads, the fields are as they are shown.
 """
 
 from __future__ import annotations
@@ -70,6 +71,12 @@ class Table:
     def csv(self) -> str:
         """Every column of the numbers."""
         return self.numbers.to_csv(index=False, lineterminator="\n")
+
+    def fields(self) -> list[list[str]]:
+        """The heading, then a list of texts a row: what the report sets."""
+        shown = self.shown()
+        lines = [list(shown.columns), *shown.to_numpy().tolist()]
+        return [[escape.visible(text) for text in line] for line in lines]
 
     def markdown(self) -> str:
         """A GitHub table; numbers to the right."""

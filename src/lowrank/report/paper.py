@@ -7,7 +7,6 @@ differences to dense and counts; verdicts are those of the table `claims`.
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lowrank.analysis.stats import mean_interval
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
-from lowrank.escape import from_markdown, visible
+from lowrank.escape import visible
 from lowrank.experiment.config import Config
 from lowrank.exponential import exp
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
@@ -39,18 +38,14 @@ def export(
     output: Path,
     published: Path | None = None,
 ) -> None:
-    """Write `facts.json` and a JSON file a figure's table into `output`.
+    """Write `facts.json` into `output`; the figures' tables are read where they lie.
 
     `tables` is a scale's folder of tables (`runs` and `claims` are needed), `figures` its folder of
     figures, `published` where its published tables are, if they are the ground.
     """
     runs = read_table(tables / "runs.parquet")
     claims = read_table(tables / "claims.parquet")
-    shown = {}
-    for path in sorted(figures.rglob("*.md")):
-        name = path.relative_to(figures).with_suffix("").as_posix()
-        if name.split("/")[0] in config.tracks:
-            shown[name] = read_markdown(path)
+    drawn = [path.relative_to(figures) for path in sorted(figures.rglob("*.json"))]
     facts = {
         "scale": config.scale,
         "config": config.model_dump(mode="json"),
@@ -68,13 +63,11 @@ def export(
         },
         "margins": {name: margin.model_dump() for name, margin in ledger.margins.items()},
         "paper": _paper(ledger, runs),
-        "figures": sorted(shown),
+        "figures": [p.with_suffix("").as_posix() for p in drawn if p.parts[0] in config.tracks],
         "commit": _commit(published),
         "published": _is_published(published),
     }
     write_json(output / "facts.json", _plain(facts))
-    for name, rows in shown.items():
-        write_json(output / f"{name}.json", _plain(rows))
 
 
 def compile_paper(source: Path, data: Path, figures: Path, output: Path) -> None:
@@ -96,12 +89,6 @@ def compile_paper(source: Path, data: Path, figures: Path, output: Path) -> None
             typst.compile(str(source), output=str(temporary), format="pdf", **options)
     except (RuntimeError, typst.TypstError) as error:
         raise LowrankError(f"{source} does not compile: {error}") from None
-
-
-def read_markdown(path: Path) -> list[list[str]]:
-    """The fields of a figure's Markdown table, its heading first; the rule is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_fields(line) for index, line in enumerate(lines) if index != 1]
 
 
 def hyper_parameters(config: Config) -> list[dict[str, Any]]:
@@ -258,11 +245,6 @@ def _commit(published: Path | None) -> str:
 
 def _is_published(published: Path | None) -> bool:
     return published is not None and (published / MANIFEST).is_file()
-
-
-def _fields(line: str) -> list[str]:
-    fields = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
-    return [from_markdown(field.strip()) for field in fields]
 
 
 def _within(root: Path, path: Path) -> str:
