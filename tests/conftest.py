@@ -32,6 +32,12 @@ def digits_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def folder_of(text_folder, digits_folder):
+    """A function from a run to its prepared data."""
+    return lambda spec: text_folder if spec.track == "language" else digits_folder
+
+
 @pytest.fixture(scope="session")
 def invented_text(tmp_path_factory):
     """A prepared text of invented words, 300 tokens: the same with every version of Python."""

@@ -16,6 +16,7 @@ from lowrank.experiment.sections import (
     SweepSpec,
     TrainingSpec,
 )
+from lowrank.versions import VERSIONS
 
 MODEL = ModelSpec(family="gpt2", width=16, depth=1, heads=2, context=16)
 TRAINING = TrainingSpec(steps=20, batch=4)
@@ -36,6 +37,16 @@ def cell(**changes) -> Cell:
         "rate_from": "language/low",
     }
     return Cell(**{**values, **changes})
+
+
+def test_runs_made_before_a_key_came_keep_their_identity(monkeypatch):
+    """The digest as it was before Llama and ViT brought keys of their own."""
+    monkeypatch.setitem(VERSIONS, "training", 2)
+    spec = cell().runs({"language/low": 0.03})[0]
+    assert spec.identity("data") == "b5924b51656a51d6"
+    for changes in ({"tied_head": False}, {"tied_head": True}):
+        model = ModelSpec(**{**MODEL.model_dump(), **changes})
+        assert spec.model_copy(update={"model": model}).identity("data") != "b5924b51656a51d6"
 
 
 def test_a_cells_runs_are_its_seeds_at_its_share_of_the_sweeps_best_rate():

@@ -8,6 +8,7 @@ from torch import nn
 
 from lowrank.errors import LowrankError
 from lowrank.models import wide_resnet
+from lowrank.models.networks.wide_resnet import Block
 
 torch.set_num_threads(1)
 
@@ -58,7 +59,7 @@ def test_targets_are_all_convolutions_but_the_first():
 
 def test_a_block_without_shortcut_passes_its_input_on_untouched():
     """Pre-activation: the residual path carries neither normalisation nor activation."""
-    block = wide_resnet.Block(8, 8, 1, 0.0)
+    block = Block(8, 8, 1, 0.0)
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 8, 4, 4)
     assert block.shortcut is None
@@ -66,7 +67,7 @@ def test_a_block_without_shortcut_passes_its_input_on_untouched():
 
 
 def test_a_shortcut_projects_the_activated_input():
-    block = wide_resnet.Block(8, 16, 2, 0.0)
+    block = Block(8, 16, 2, 0.0)
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 8, 4, 4)
     assert block.shortcut is not None

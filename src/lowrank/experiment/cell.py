@@ -32,6 +32,11 @@ CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
 NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_examples", "batch"}}
 """Keys that do not influence what a run computes."""
 
+LEFT_OUT_AT_DEFAULT = {
+    "model": {"kv_heads", "mlp_width", "tied_head", "patch", "image_size"},
+}
+"""Keys that came after runs had been made: at their defaults those runs keep their digests."""
+
 
 class Extension(Strict):
     """A file that registers a method of the user's own."""
@@ -59,6 +64,11 @@ class RunSpec(Strict):
         for section, keys in NOT_DETERMINING.items():
             for key in keys:
                 values[section].pop(key)
+        for section, keys in LEFT_OUT_AT_DEFAULT.items():
+            fields = type(getattr(self, section)).model_fields
+            for key in keys:
+                if values[section][key] == fields[key].default:
+                    values[section].pop(key)
         values["extensions"] = {name: ext.sha256 for name, ext in self.extensions.items()}
         return digest({"run": values, "data": data_digest, "method": VERSIONS["training"]})
 

@@ -17,7 +17,6 @@ from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.complaints import complaint, shown
 from lowrank.experiment.sections import (
     DECAYS,
-    GROUPS,
     INITIALISATIONS,
     TRUNCATIONS,
     Count,
@@ -37,6 +36,7 @@ from lowrank.experiment.sections import (
 )
 from lowrank.experiment.shares import nearest
 from lowrank.files import read_sealed
+from lowrank.models import FAMILIES
 from lowrank.strict_yaml import read_yaml
 
 
@@ -177,18 +177,19 @@ class TrackConfig(Strict):
 
     @model_validator(mode="after")
     def _studies_fit(self) -> TrackConfig:
-        studies, steps, family = self.studies, self.training.steps, self.model.family
+        studies, steps, family = self.studies, self.training.steps, FAMILIES[self.model.family]
         if studies.layers:
-            if studies.layers.matricisations and family == "gpt2":
+            if studies.layers.matricisations and not family.convolutions:
                 raise ValueError(
-                    "studies.layers.matricisations: gpt2 has no convolutions: leave it out"
+                    f"studies.layers.matricisations: {self.model.family} has no convolutions to factorise: "
+                    "leave it out"
                 )
             for group in studies.layers.groups:
-                if group not in GROUPS[family]:
+                if group not in family.groups:
                     raise ValueError(
-                        str(unknown("group in studies.layers.groups", group, GROUPS[family]))
+                        str(unknown("group in studies.layers.groups", group, family.groups))
                     )
-        if studies.scaling and family == "gpt2" and self.model.heads:
+        if studies.scaling and self.model.heads:
             size = self.model.width // self.model.heads
             for index, width in enumerate(studies.scaling.widths):
                 given = studies.scaling.heads
@@ -263,11 +264,12 @@ class Config(Strict):
             if name in INITIALISATIONS | DECAYS | TRUNCATIONS:
                 raise ValueError(f"extensions.{name}: {name} is built in: choose another name")
         for name, track in self.tracks.items():
-            text = isinstance(track.data, TextSpec)
-            if text != (name == "language") or text != (track.model.family == "gpt2"):
+            text, task = isinstance(track.data, TextSpec), FAMILIES[track.model.family].task
+            if text != (name == "language") or text != (task == "language"):
                 raise ValueError(
                     f"tracks.{name}: {track.model.family} on {'text' if text else 'images'} does "
-                    "not fit: language is gpt2 on text, the others are residual networks on images"
+                    "not fit: language is a language model on text, the others are image models on "
+                    "images"
                 )
             parts = self.devices * track.training.accumulation
             if track.training.batch % parts:

@@ -5,7 +5,7 @@ All are typed, frozen, and strict about unknown keys. They enter the digests of 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from lowrank.experiment.complaints import shown
+from lowrank.models import FAMILIES
 
 # Bounds that no model or run comes near, so that a slip of some zeros is found before hours of work;
 # float32 ends at 3e38.
@@ -52,8 +53,10 @@ def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct_seeds)
 ]
-GROUPS = {"gpt2": {"attention", "mlp"}, "wide_resnet": {"conv"}, "resnet": {"conv"}}
-"""The groups of layers that each model family has."""
+if TYPE_CHECKING:
+    FamilyName = str
+else:
+    FamilyName = Literal[tuple(FAMILIES)]
 
 
 class Strict(BaseModel):
@@ -82,41 +85,60 @@ class Strict(BaseModel):
 class ModelSpec(Strict):
     """The dense model of a track."""
 
-    family: Literal["gpt2", "wide_resnet", "resnet"] = Field(description="Which model is built.")
+    family: FamilyName = Field(description="Which model is built.")
     width: Size = Field(
-        description="GPT-2: embedding size. Wide ResNet: width factor. ResNet: base hidden size "
-        "(ResNet-50: 256)."
+        description="GPT-2, Llama, ViT: size of the hidden vectors. Wide ResNet: width factor. "
+        "ResNet: base hidden size (ResNet-50: 256)."
     )
     depth: Few | None = Field(
-        None, description="GPT-2: blocks. Wide ResNet: 6n + 4 layers. ResNet: see `depths`."
+        None,
+        description="GPT-2, Llama, ViT: blocks. Wide ResNet: 6n + 4 layers. ResNet: see `depths`.",
     )
-    heads: Few | None = Field(None, description="GPT-2: attention heads.")
-    context: Size | None = Field(None, description="GPT-2: tokens in an example.")
+    heads: Few | None = Field(None, description="GPT-2, Llama, ViT: attention heads.")
+    kv_heads: Few | None = Field(
+        None,
+        description="Llama: heads of keys and values, each shared by heads / kv_heads queries; null: "
+        "as many as heads.",
+    )
+    mlp_width: Size | None = Field(
+        None,
+        description="Llama, ViT: hidden size of the MLP; null: Llama 8/3 of the width, rounded up to a "
+        "multiple of 16, ViT 4 times the width.",
+    )
+    context: Size | None = Field(None, description="GPT-2, Llama: tokens in an example.")
+    tied_head: bool | None = Field(
+        None,
+        description="GPT-2, Llama: whether the head is the embedding; null: GPT-2 yes, Llama no.",
+    )
     depths: tuple[Few, ...] | None = Field(
         None, description="ResNet: bottleneck blocks in each stage (ResNet-50: [3, 4, 6, 3])."
     )
+    patch: Few | None = Field(None, description="ViT: side of a patch, in pixels.")
+    image_size: Few | None = Field(
+        None, description="ViT: side of the images the model sees, a multiple of `patch`."
+    )
     init_std: Positive = Field(
-        0.02, description="GPT-2: standard deviation of initial weights and embeddings."
+        0.02,
+        description="GPT-2, Llama, ViT: standard deviation of initial weights and embeddings.",
     )
     channels: Few = Field(3, description="Image models: input channels.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability.")
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSpec:
-        needed = {
-            "gpt2": ("depth", "heads", "context"),
-            "wide_resnet": ("depth",),
-            "resnet": ("depths",),
-        }[self.family]
-        for key in needed:
+        family = FAMILIES[self.family]
+        for key in family.needs:
             if getattr(self, key) is None:
                 raise ValueError(f"{key} is missing: the family {self.family} needs it")
-        if self.family == "gpt2" and self.heads and self.width % self.heads:
-            raise ValueError(
-                f"heads: {self.heads} do not divide the width {self.width}: give a divisor of it"
-            )
-        if self.family == "wide_resnet" and (self.depth or 0) % 6 != 4:
-            raise ValueError(f"depth: {self.depth} must be 6n + 4, such as 10, 16 or 28")
+        known = {"family", "width", *family.needs, *family.takes}
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key not in known and value != field.default:
+                raise ValueError(
+                    f"{key}: {shown(value)} says nothing to the family {self.family}: leave it out"
+                )
+        if problem := family.problem(self):
+            raise ValueError(problem)
         return self
 
 

@@ -115,7 +115,7 @@ def _measure(
         model = models.family(spec.family).build(spec, outputs)
         if factor is not None:
             factorise(model, spec, factor, seed=0)
-        if spec.family == "gpt2":
+        if models.family(spec.family).task == "language":
             example = torch.zeros((1, int(spec.context or 0)), dtype=torch.long)
         else:
             example = torch.zeros((1, spec.channels, side, side))

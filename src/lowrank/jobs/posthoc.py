@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.truncate import truncate_model
 from lowrank.jobs.train import runs_of
+from lowrank.models import family
 from lowrank.train.build import choose_device, select_targets
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import FinishedRun
@@ -92,7 +94,13 @@ def _truncated(
     for length in study.fine_tune_steps:
         model = copy.deepcopy(truncated).to(where)
         finite = _fine_tune(
-            model, task, run.spec.training, factor, study.fine_tune_rate_factor, length
+            model,
+            task,
+            run.spec.training,
+            factor,
+            study.fine_tune_rate_factor,
+            length,
+            family(run.spec.model.family).embeddings,
         )
         held_out = ("test", dense.evaluation.test_examples, dense.evaluation.batch)
         metrics = {f"test_{k}": v for k, v in task.evaluate(model, *held_out).items()}
@@ -129,6 +137,7 @@ def _fine_tune(
     factor: FactorSpec,
     rate_factor: float,
     length: int,
+    embeddings: Collection[str],
 ) -> bool:
     """Train the truncated model for `length` steps, on the batches that follow the dense run's, with
     a cosine schedule of its own; whether every loss and gradient was finite."""
@@ -143,7 +152,7 @@ def _fine_tune(
         }
     )
     model.train()
-    optimizer = Optimizer(model, short, factor.decay)
+    optimizer = Optimizer(model, short, factor.decay, embeddings)
     finite = torch.tensor(True, device=task.device)
     for step in range(short.steps):
         position = training.steps + step

@@ -1,22 +1,25 @@
-"""How each model is built and which of its layers may be factorised.
+"""Model families: how each model is built and which of its layers may be factorised.
 
-A family is a module with two functions: `build(spec, outputs)` gives the dense model, `targets(model)`
-the layers that may be factorised. Layers that always stay dense (embeddings, head, first convolution,
-classifier) are simply not targets.
+A family is one module that enters a `Family` record. Layers that always stay dense (embeddings, head,
+first convolution, classifier) are simply not targets. The records are read with every configuration:
+torch and transformers are imported when a model is built, not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
 from posixpath import commonpath
-from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
-from lowrank.errors import LowrankError, unknown
+from lowrank.errors import LowrankError
+from lowrank.registry import Registry
 
-FAMILIES = ("gpt2", "wide_resnet", "resnet")
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lowrank.experiment.sections import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,45 @@ class Target:
     """What the model multiplies this layer's usual initial standard deviation by."""
 
 
-def family(name: str) -> ModuleType:
-    """The module of a model family; only what is used is imported."""
-    if name not in FAMILIES:
-        raise unknown("model family", name, FAMILIES)
-    return import_module(f"lowrank.models.{name}")
+@dataclass(frozen=True)
+class Family:
+    """What the rest of the code knows of a kind of model."""
+
+    label: str
+    """Its name for readers."""
+    task: Literal["language", "images"]
+    """What it maps: tokens (batch, length) to `.logits`, or images (N, channels, H, W) to logits."""
+    groups: tuple[str, ...]
+    """The groups of its targets."""
+    needs: tuple[str, ...]
+    """Keys of the model section that must be given."""
+    takes: tuple[str, ...]
+    """Keys that may be given beside `family`, `width` and those it needs."""
+    build: Callable[[ModelSpec, int], nn.Module]
+    """The dense model with so many outputs (tokens or classes)."""
+    targets: Callable[[nn.Module], list[Target]]
+    """The layers that may be factorised, named alike before and after they are."""
+    problem: Callable[[ModelSpec], str | None] = lambda spec: None
+    """What is wrong with a model section, as `key: value must ...`; None if nothing."""
+    convolutions: bool = False
+    """Whether targets are convolutions, so that kernels can be read as matrices in several ways."""
+    embeddings: tuple[str, ...] = ()
+    """Patterns of parameters that are embeddings although no nn.Embedding holds them."""
+
+
+FAMILIES: Registry[Family] = Registry("model family", package="lowrank.models")
+
+
+def family(name: str) -> Family:
+    """The record of a model family; LowrankError for an unknown one."""
+    return FAMILIES[name]
+
+
+def heads_problem(spec: ModelSpec) -> str | None:
+    """Attention heads must divide the width."""
+    if spec.heads and spec.width % spec.heads:
+        return f"heads: {spec.heads} do not divide the width {spec.width}: give a divisor of it"
+    return None
 
 
 def blocks(targets: Iterable[Target]) -> list[str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from lowrank.models import Target
+from lowrank.models import FAMILIES, Family, Target, heads_problem
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lowrank.experiment.sections import ModelSpec
 
-GROUPS = {
+LAYERS = {
     "attn.c_attn": "attention",
     "attn.c_proj": "attention",
     "mlp.c_fc": "mlp",
@@ -40,6 +40,7 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
         "resid_pdrop": spec.dropout,
         "embd_pdrop": spec.dropout,
         "attn_pdrop": spec.dropout,
+        "tie_word_embeddings": spec.tied_head is not False,
         "use_cache": False,
         "attn_implementation": "sdpa",
         "bos_token_id": 0,
@@ -60,5 +61,20 @@ def targets(model: Any) -> list[Target]:
             scale=1 / math.sqrt(2 * blocks) if layer.endswith("c_proj") else 1.0,
         )
         for block in range(blocks)
-        for layer, group in GROUPS.items()
+        for layer, group in LAYERS.items()
     ]
+
+
+FAMILIES.add(
+    "gpt2",
+    Family(
+        label="GPT-2",
+        task="language",
+        groups=("attention", "mlp"),
+        needs=("depth", "heads", "context"),
+        takes=("init_std", "dropout", "tied_head"),
+        build=build,
+        targets=targets,
+        problem=heads_problem,
+    ),
+)

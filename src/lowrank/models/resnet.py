@@ -6,12 +6,12 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
 from lowrank.errors import LowrankError
-from lowrank.models import Target
+from lowrank.models import FAMILIES, Family, Target
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from lowrank.experiment.sections import ModelSpec
 
 CONVOLUTION = re.compile(
@@ -74,3 +74,18 @@ def targets(model: Any) -> list[Target]:
             block = blocks.setdefault((match[1], match[2]), len(blocks))
             found.append(Target(name, "conv", block))
     return found
+
+
+FAMILIES.add(
+    "resnet",
+    Family(
+        label="ResNet",
+        task="images",
+        groups=("conv",),
+        needs=("depths",),
+        takes=("channels", "dropout"),
+        build=build,
+        targets=targets,
+        convolutions=True,
+    ),
+)

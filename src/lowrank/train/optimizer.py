@@ -6,6 +6,9 @@ embeddings do not decay; factors decay as the factor section says, outside torch
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +22,13 @@ from lowrank.train import parallel
 class Optimizer:
     """AdamW or SGD over three groups, with the factors' decay beside it."""
 
-    def __init__(self, model: nn.Module, spec: TrainingSpec, decay: DecaySpec | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: TrainingSpec,
+        decay: DecaySpec | None,
+        embeddings: Collection[str] = (),
+    ) -> None:
         self.model, self.spec = model, spec
         self.factor_decay = decay or DecaySpec(kind="none")
         self.factor_strength = decay_strength(self.factor_decay, spec)
@@ -27,7 +36,7 @@ class Optimizer:
             (module.U, module.V) for module in factor_modules(model).values()
         ]
         self._try_decay()
-        groups = parameter_groups(model)
+        groups = parameter_groups(model, embeddings)
         decays = {"matrices": spec.weight_decay, "vectors": 0.0, "factors": 0.0}
         arguments = [
             {"params": list(named.values()), "weight_decay": decays[group], "name": group}
@@ -116,20 +125,31 @@ def decay_strength(decay: DecaySpec, spec: TrainingSpec) -> float:
     return spec.weight_decay
 
 
-def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+def parameter_groups(
+    model: nn.Module, embeddings: Collection[str] = ()
+) -> dict[str, dict[str, nn.Parameter]]:
     """Every parameter in exactly one of `factors`, `matrices`, `vectors`, by name.
 
-    Embeddings, whose rows are vectors, count as vectors; so do biases and gains.
+    Embeddings, whose rows are vectors, count as vectors; so do biases and gains. `embeddings` are
+    patterns of parameters that are embeddings although no nn.Embedding holds them; one that matches
+    nothing is an error.
     """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in embeddings:
+        assert fnmatch.filter(names, pattern), f"no parameter is an embedding '{pattern}'"
     factors = {id(p) for m in factor_modules(model).values() for p in (m.U, m.V)}
-    embeddings = {
+    rows = {
         id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)
     }  # a tied head is its embedding
     groups: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "vectors": {}, "factors": {}}
     for name, parameter in model.named_parameters():
         if id(parameter) in factors:
             groups["factors"][name] = parameter
-        elif parameter.ndim < 2 or id(parameter) in embeddings:
+        elif (
+            parameter.ndim < 2
+            or id(parameter) in rows
+            or any(fnmatch.fnmatchcase(name, pattern) for pattern in embeddings)
+        ):
             groups["vectors"][name] = parameter
         else:
             groups["matrices"][name] = parameter

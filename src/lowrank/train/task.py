@@ -22,6 +22,7 @@ from lowrank.data.images import load_images
 from lowrank.data.text import load_text
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import RunSpec
+from lowrank.models import family
 
 
 class Task(Protocol):
@@ -169,6 +170,12 @@ class ImageTask(_Common):
             channels_last=training.channels_last,
         )
         self._splits: dict[str, tuple[Any, Any]] = {}
+        seen, wanted = tuple(self.example().shape[2:]), spec.model.image_size
+        if wanted is not None and seen != (wanted, wanted):
+            raise LowrankError(
+                f"model.image_size: {wanted}, but the model sees images of {seen[0]} x {seen[1]}: "
+                "give their size, or crop them to it with training.crop."
+            )
 
     def example(self) -> Tensor:
         height, width, channels = self.data.images["train"].shape[1:]
@@ -225,5 +232,5 @@ class ImageTask(_Common):
 
 def make_task(spec: RunSpec, folder: Path, device: torch.device) -> Task:
     """The task of a run over the prepared data in `folder`."""
-    kind = LanguageTask if spec.model.family == "gpt2" else ImageTask
+    kind = LanguageTask if family(spec.model.family).task == "language" else ImageTask
     return kind(spec, folder, device)

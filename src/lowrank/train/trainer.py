@@ -44,12 +44,13 @@ class Trainer:
         if self.spec.training.channels_last and not parallel.sharded():
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
-        targets = models.family(self.spec.model.family).targets(self.model)
+        family = models.family(self.spec.model.family)
+        targets = family.targets(self.model)
         self.layer_names = [target.name for target in targets]
         blocks, compiled = models.blocks(targets), self.spec.training.compile
         self.forward = parallel.wrap(self.model, blocks, self.task.device, compiled)
         decay = self.spec.factors.decay if self.spec.factors else None
-        self.optimizer = Optimizer(self.model, self.spec.training, decay)
+        self.optimizer = Optimizer(self.model, self.spec.training, decay, family.embeddings)
 
     def resume(self, until: int | None = None) -> None:
         """Take up the newest usable checkpoint up to step `until`; a damaged one is named and an older

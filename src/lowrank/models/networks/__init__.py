@@ -1,0 +1,1 @@
+"""Networks of our own: modules of torch, imported only to build one."""
