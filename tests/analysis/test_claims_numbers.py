@@ -12,6 +12,7 @@ from scipy.stats import t as student
 from lowrank.analysis import claims
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.stats import holm
+from lowrank.errors import LowrankError
 
 BASE = 3 + np.array([0.02, -0.03, 0.05, 0.0, 0.01])
 NOISE = np.array([0.004, -0.006, 0.001, 0.003, -0.002])
@@ -248,3 +249,12 @@ def test_the_smallest_detectable_difference_is_in_the_unit_of_the_table():
     absolute, relative = (rows_[unit]["smallest_detectable"] for unit in ("absolute", "relative"))
     assert absolute > 0
     assert relative == pytest.approx(absolute / 3, rel=0.05)  # losses are about 3
+
+
+@pytest.mark.parametrize("arm", ["spectral-r0.5", "spectral_ones-r0.5"])
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_ratios_are_of_positive_numbers_on_either_side(arm, value):
+    table = tables(0.0)["runs"]
+    table.loc[(table["cell"] == f"language/{arm}") & (table["seed"] == 2), "test_loss"] = value
+    with pytest.raises(LowrankError, match="must be positive for a relative margin"):
+        claims.judge(ledger("lower", "relative"), {"runs": table})

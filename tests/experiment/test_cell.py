@@ -260,3 +260,27 @@ def test_a_dense_arm_is_swept_as_the_model_that_its_cells_are():
         assert sweep.model == found.cells[name].model
     heads = {name: cell.model.heads for name, cell in found.cells.items()}
     assert set(heads.values()) == {4, 8}
+
+
+def test_cells_and_sweeps_have_the_files_of_the_methods_they_use_and_no_others(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from lowrank.factor.init import he, initialisation\ninitialisation('mine')(he)\n",
+        encoding="utf-8",
+    )
+    track = {
+        "data": {"kind": "text"},
+        "model": {"family": "gpt2", "width": 16, "depth": 1, "heads": 2, "context": 16},
+        "training": {"steps": 20, "batch": 4},
+        "factors": {"rank_fraction": 0.5},
+        "sweep": {"rates": [0.01, 0.02]},
+        "studies": {"initialisation": {"ranks": [0.5], "inits": ["mine", "spectral"]}},
+    }
+    values = {"scale": "test", "seeds": [0], "extensions": {"mine": "mine.py"}}
+    found = expand(config.parse({**values, "tracks": {"language": track}}), tmp_path)
+    for group in (found.cells, found.sweeps):
+        used = {name: list(one.extensions) for name, one in group.items()}
+        assert used == {
+            "language/dense": [],
+            "language/mine-r0.5": ["mine"],
+            "language/spectral-r0.5": [],
+        }
