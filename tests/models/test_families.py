@@ -17,8 +17,8 @@ from lowrank.experiment.sections import EvaluationSpec, FactorSpec, ModelSpec, T
 from lowrank.factor.convert import effective_weights, factorize_model, factors
 from lowrank.factor.flops import forward_flops
 from lowrank.models import FAMILIES, family
+from lowrank.optimizers.base import parameter_groups
 from lowrank.train.build import build_model
-from lowrank.train.optimizer import parameter_groups
 from lowrank.train.run import ensure_run
 
 SMALL = {

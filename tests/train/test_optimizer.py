@@ -12,8 +12,9 @@ from torch import nn
 from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.layers import from_dense
+from lowrank.optimizers.base import parameter_groups
 from lowrank.train.build import build_model
-from lowrank.train.optimizer import Optimizer, decay_strength, parameter_groups
+from lowrank.train.optimizer import Optimizer, decay_strength
 
 RATE = 0.1
 

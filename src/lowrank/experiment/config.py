@@ -37,6 +37,7 @@ from lowrank.experiment.sections import (
 from lowrank.experiment.shares import nearest
 from lowrank.files import read_sealed
 from lowrank.models import FAMILIES
+from lowrank.optimizers import OPTIMIZERS
 from lowrank.strict_yaml import read_yaml
 
 
@@ -178,6 +179,11 @@ class TrackConfig(Strict):
     @model_validator(mode="after")
     def _studies_fit(self) -> TrackConfig:
         studies, steps, family = self.studies, self.training.steps, FAMILIES[self.model.family]
+        if family.convolutions and not OPTIMIZERS[self.training.optimizer].kernels:
+            raise ValueError(
+                f"training.optimizer: {self.training.optimizer} moves matrices, and {self.model.family} "
+                "is made of convolutions: use adamw or sgd"
+            )
         if studies.layers:
             if studies.layers.matricisations and not family.convolutions:
                 raise ValueError(
@@ -270,6 +276,12 @@ class Config(Strict):
                     f"tracks.{name}: {track.model.family} on {'text' if text else 'images'} does "
                     "not fit: language is a language model on text, the others are image models on "
                     "images"
+                )
+            optimizer, cut = track.training.optimizer, self.parallel == "fsdp" and self.devices > 1
+            if cut and not OPTIMIZERS[optimizer].sharded:
+                raise ValueError(
+                    f"tracks.{name}.training.optimizer: {optimizer} needs whole matrices, and parallel: "
+                    "fsdp cuts them: use ddp"
                 )
             parts = self.devices * track.training.accumulation
             if track.training.batch % parts:

@@ -19,6 +19,7 @@ from pydantic import (
 
 from lowrank.experiment.complaints import shown
 from lowrank.models import FAMILIES
+from lowrank.optimizers import OPTIMIZERS
 
 # Bounds that no model or run comes near, so that a slip of some zeros is found before hours of work;
 # float32 ends at 3e38.
@@ -55,8 +56,9 @@ Seeds = Annotated[
 ]
 if TYPE_CHECKING:
     FamilyName = str
+    OptimizerName = str
 else:
-    FamilyName = Literal[tuple(FAMILIES)]
+    FamilyName, OptimizerName = Literal[tuple(FAMILIES)], Literal[tuple(OPTIMIZERS)]
 
 
 class Strict(BaseModel):
@@ -145,17 +147,23 @@ class ModelSpec(Strict):
 class TrainingSpec(Strict):
     """How a model is trained."""
 
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="The optimiser.")
+    optimizer: OptimizerName = Field(
+        "adamw",
+        description="The optimiser. muon: for the matrices between embedding and head, factors among "
+        "them, AdamW for the rest; both at AdamW's rate.",
+    )
     learning_rate: Positive | None = Field(
         None,
         description="Peak learning rate. Left out, it is the best of the arm's sweep on validation "
         "data.",
     )
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW: decay of both moments.")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.95), description="AdamW, also within muon: decay of both moments."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD: momentum.")
     nesterov: bool = Field(False, description="SGD: Nesterov's momentum.")
     weight_decay: NotNegative = Field(
-        0.1, description="Decay of the dense matrices (AdamW: decoupled, SGD: coupled)."
+        0.1, description="Decay of the dense matrices (AdamW, Muon: decoupled, SGD: coupled)."
     )
     coupled_decay: NotNegative | None = Field(
         None,

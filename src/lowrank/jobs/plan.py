@@ -22,9 +22,11 @@ from lowrank.experiment.cell import Cell
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.expand import expand
 from lowrank.experiment.extensions import load_extensions
-from lowrank.experiment.sections import FactorSpec, ModelSpec
+from lowrank.experiment.sections import FactorSpec, ModelSpec, TrainingSpec
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
+from lowrank.optimizers import OPTIMIZERS
+from lowrank.optimizers.base import standard_groups
 from lowrank.report.closing import larger_than_dense
 from lowrank.train.build import factorise
 
@@ -32,8 +34,6 @@ PRETRAINED_VOCABULARY = 50_257
 """Tokens assumed for a pretrained tokeniser (GPT-2's)."""
 HUB_CLASSES = {"uoft-cs/cifar100": (100, 32), "ILSVRC/imagenet-1k": (1000, 224)}
 """Classes and image side of the hub data sets the configurations name."""
-STATES = {"adamw": 4, "sgd": 3}
-"""Values of four bytes a parameter has: weight, gradient and the optimiser's moments."""
 
 
 def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataFrame:
@@ -65,8 +65,8 @@ def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataF
 
 def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict[str, Any]:
     shape = _shape(track)
-    dense = _measure(cell.model, None, shape)
-    own = _measure(cell.model, cell.factors, shape)
+    dense = _measure(cell.model, None, shape, cell.training)
+    own = _measure(cell.model, cell.factors, shape, cell.training)
     training = cell.training
     share = cell.fork_step / training.steps
     forward = share * dense[1] + (1 - share) * own[1]
@@ -83,7 +83,7 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         "kept_flops": own[1] / dense[1],
         "training_flops": total,
         "hours": total / speed / 3600 if speed else None,
-        "state_bytes": 4 * STATES[training.optimizer] * own[0],
+        "state_bytes": own[4],
     }
 
 
@@ -107,21 +107,28 @@ def _shape(track: TrackConfig) -> tuple[int, int]:
 
 @cache
 def _measure(
-    spec: ModelSpec, factor: FactorSpec | None, shape: tuple[int, int]
-) -> tuple[int, int, int | None, int | None]:
-    """Parameters, forward FLOPs of one example, smallest and largest rank."""
+    spec: ModelSpec, factor: FactorSpec | None, shape: tuple[int, int], training: TrainingSpec
+) -> tuple[int, int, int | None, int | None, int]:
+    """Parameters, forward FLOPs of one example, smallest and largest rank, and bytes of weights,
+    gradients and optimiser state."""
     outputs, side = shape
     with torch.device("meta"):
-        model = models.family(spec.family).build(spec, outputs)
+        family = models.family(spec.family)
+        model = family.build(spec, outputs)
         if factor is not None:
             factorise(model, spec, factor, seed=0)
-        if models.family(spec.family).task == "language":
+        if family.task == "language":
             example = torch.zeros((1, int(spec.context or 0)), dtype=torch.long)
         else:
             example = torch.zeros((1, spec.channels, side, side))
         flops = forward_flops(model, example)
     ranks = [layer.rank for layer in factors(model).values()]
-    return parameter_count(model), flops, min(ranks, default=None), max(ranks, default=None)
+    count = parameter_count(model)
+    targets = [target.name for target in family.targets(model)]
+    groups = standard_groups(model, training, targets, family.embeddings)
+    values = sum(OPTIMIZERS[training.optimizer].values(group) for group in groups)
+    size = 4 * (2 * count + values)
+    return count, flops, min(ranks, default=None), max(ranks, default=None), size
 
 
 def measured_speed(published: Path) -> float | None:

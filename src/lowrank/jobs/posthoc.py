@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from torch import nn
 
 from lowrank.experiment.cell import Cell
 from lowrank.experiment.config import PostHocStudy
-from lowrank.experiment.sections import FactorSpec, TrainingSpec
+from lowrank.experiment.sections import FactorSpec, ModelSpec, TrainingSpec
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.truncate import truncate_model
 from lowrank.jobs.train import runs_of
 from lowrank.models import family
+from lowrank.optimizers.base import standard_groups
 from lowrank.train.build import choose_device, select_targets
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import FinishedRun
@@ -100,7 +100,7 @@ def _truncated(
             factor,
             study.fine_tune_rate_factor,
             length,
-            family(run.spec.model.family).embeddings,
+            run.spec.model,
         )
         held_out = ("test", dense.evaluation.test_examples, dense.evaluation.batch)
         metrics = {f"test_{k}": v for k, v in task.evaluate(model, *held_out).items()}
@@ -137,7 +137,7 @@ def _fine_tune(
     factor: FactorSpec,
     rate_factor: float,
     length: int,
-    embeddings: Collection[str],
+    spec: ModelSpec,
 ) -> bool:
     """Train the truncated model for `length` steps, on the batches that follow the dense run's, with
     a cosine schedule of its own; whether every loss and gradient was finite."""
@@ -152,7 +152,10 @@ def _fine_tune(
         }
     )
     model.train()
-    optimizer = Optimizer(model, short, factor.decay, embeddings)
+    record = family(spec.family)
+    names = [target.name for target in record.targets(model)]
+    groups = standard_groups(model, short, names, record.embeddings)
+    optimizer = Optimizer(model, short, factor.decay, groups)
     finite = torch.tensor(True, device=task.device)
     for step in range(short.steps):
         position = training.steps + step

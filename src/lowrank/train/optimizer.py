@@ -1,33 +1,32 @@
-"""The optimiser: parameter groups that cover the model exactly once, and what a switch does to them.
-
-Three groups: dense matrices decay with the training section's `weight_decay`; gains, biases and
-embeddings do not decay; factors decay as the factor section says, outside torch's optimiser.
-"""
+"""The optimiser of a run: its groups, each moved by a registered algorithm, the factors' decay beside
+them, and its state by name."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lowrank.errors import LowrankError
 from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import DECAYS, add_decay_, gradients, shrink_
 from lowrank.factor.own import origin
+from lowrank.optimizers import OPTIMIZERS, Role
+from lowrank.optimizers.base import Group, check_cover, standard_groups
 from lowrank.train import parallel
 
 
 class Optimizer:
-    """AdamW or SGD over three groups, with the factors' decay beside it."""
+    """Algorithms over groups that cover the model, with the factors' decay beside them."""
 
     def __init__(
         self,
         model: nn.Module,
         spec: TrainingSpec,
         decay: DecaySpec | None,
-        embeddings: Collection[str] = (),
+        groups: Sequence[Group] | None = None,
     ) -> None:
         self.model, self.spec = model, spec
         self.factor_decay = decay or DecaySpec(kind="none")
@@ -36,23 +35,23 @@ class Optimizer:
             (module.U, module.V) for module in factor_modules(model).values()
         ]
         self._try_decay()
-        groups = parameter_groups(model, embeddings)
-        decays = {"matrices": spec.weight_decay, "vectors": 0.0, "factors": 0.0}
-        arguments = [
-            {"params": list(named.values()), "weight_decay": decays[group], "name": group}
-            for group, named in groups.items()
-            if named
-        ]
-        self.parameters = [p for named in groups.values() for p in named.values()]
-        fused = self.parameters[0].is_cuda
-        if spec.optimizer == "adamw":
-            self.torch: torch.optim.Optimizer = torch.optim.AdamW(
-                arguments, lr=0.0, betas=spec.betas, fused=fused or None
-            )
-        else:
-            self.torch = torch.optim.SGD(
-                arguments, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov
-            )
+        groups = standard_groups(model, spec) if groups is None else groups
+        check_cover(model, groups)
+        self.parameters = [p for group in groups for p in group.parameters.values()]
+        by_name: dict[str, list[Group]] = {}
+        for group in groups:
+            by_name.setdefault(group.optimizer or spec.optimizer, []).append(group)
+        self.torch: list[torch.optim.Optimizer] = []
+        self.roles: dict[str, Mapping[str, Role]] = {}
+        for name, own in by_name.items():
+            algorithm = OPTIMIZERS[name]
+            if parallel.sharded() and not algorithm.sharded:
+                raise LowrankError(
+                    f"optimizer: {name} needs whole matrices, and parallel: fsdp cuts them: use ddp."
+                )
+            self.torch += algorithm.build(own, spec)
+            for group in own:
+                self.roles |= dict.fromkeys(group.parameters, algorithm.states)
 
     @torch.no_grad()
     def _try_decay(self) -> None:
@@ -81,34 +80,51 @@ class Optimizer:
             add_decay_(self.factors, decay.kind, strength)
         else:
             shrink_(self.factors, decay.kind, rate * strength)
-        for group in self.torch.param_groups:
-            group["lr"] = rate
-        self.torch.step()
-        self.torch.zero_grad(set_to_none=True)
+        for algorithm in self.torch:
+            for group in algorithm.param_groups:
+                group["lr"] = rate * group["rate_factor"]
+            algorithm.step()
+            algorithm.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """The state as flat tensors, `<parameter name>/<key>`, for safetensors."""
         names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
         return {
             f"{names[parameter]}/{key}": value
-            for parameter, state in self.torch.state.items()
+            for algorithm in self.torch
+            for parameter, state in algorithm.state.items()
             for key, value in state.items()
             if isinstance(value, Tensor)
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take over a state written by `state`; parameters it does not name start anew."""
+        """Take over a state written by `state`; parameters it does not name start anew, and what it
+        names that is no state of theirs is left."""
+        owners = {
+            parameter: algorithm
+            for algorithm in self.torch
+            for group in algorithm.param_groups
+            for parameter in group["params"]
+        }
         parameters = dict(self.model.named_parameters())
         for name, value in tensors.items():
             parameter, _, key = name.rpartition("/")
-            if parameter in parameters:
-                target = parameters[parameter]
-                # Adam's step counter lives on the host unless the fused kernel is used.
-                on_host = key == "step" and not target.is_cuda
-                value = value.clone() if on_host else value.to(target.device, copy=True)
-                if key != "step":
-                    value = parallel.like(value, target)
-                self.torch.state[target][key] = value
+            role = self.roles.get(parameter, {}).get(key)
+            if role is None:
+                continue
+            target = parameters[parameter]
+            # Adam's step counter lives on the host unless the fused kernel is used.
+            on_host = role == "step" and not target.is_cuda
+            value = value.clone() if on_host else value.to(target.device, copy=True)
+            if role != "step" and value.shape == target.shape:
+                value = parallel.like(value, target)
+            owners[target].state[target][key] = value
+
+    def reset(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Forget the state of these parameters."""
+        for parameter in parameters:
+            for algorithm in self.torch:
+                algorithm.state.pop(parameter, None)
 
     def state_bytes(self) -> int:
         """Bytes of parameters, gradients and optimiser state, over all devices that share them."""
@@ -123,37 +139,3 @@ def decay_strength(decay: DecaySpec, spec: TrainingSpec) -> float:
     if decay.coupled and spec.coupled_decay is not None:
         return spec.coupled_decay
     return spec.weight_decay
-
-
-def parameter_groups(
-    model: nn.Module, embeddings: Collection[str] = ()
-) -> dict[str, dict[str, nn.Parameter]]:
-    """Every parameter in exactly one of `factors`, `matrices`, `vectors`, by name.
-
-    Embeddings, whose rows are vectors, count as vectors; so do biases and gains. `embeddings` are
-    patterns of parameters that are embeddings although no nn.Embedding holds them; one that matches
-    nothing is an error.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in embeddings:
-        assert fnmatch.filter(names, pattern), f"no parameter is an embedding '{pattern}'"
-    factors = {id(p) for m in factor_modules(model).values() for p in (m.U, m.V)}
-    rows = {
-        id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)
-    }  # a tied head is its embedding
-    groups: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "vectors": {}, "factors": {}}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in factors:
-            groups["factors"][name] = parameter
-        elif (
-            parameter.ndim < 2
-            or id(parameter) in rows
-            or any(fnmatch.fnmatchcase(name, pattern) for pattern in embeddings)
-        ):
-            groups["vectors"][name] = parameter
-        else:
-            groups["matrices"][name] = parameter
-    covered = [id(p) for named in groups.values() for p in named.values()]
-    assert len(covered) == len(set(covered)), "a parameter is in two groups"
-    assert set(covered) == {id(p) for p in model.parameters()}, "a parameter is in no group"
-    return groups

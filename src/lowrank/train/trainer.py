@@ -16,12 +16,14 @@ from lowrank import models
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
+from lowrank.factor.moments import carry_moments
+from lowrank.optimizers import OPTIMIZERS
+from lowrank.optimizers.base import standard_groups
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, factorise
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.schedule import learning_rate
 from lowrank.train.step import train_step
-from lowrank.train.switch import carry_moments
 from lowrank.train.task import Task
 
 
@@ -49,8 +51,10 @@ class Trainer:
         self.layer_names = [target.name for target in targets]
         blocks, compiled = models.blocks(targets), self.spec.training.compile
         self.forward = parallel.wrap(self.model, blocks, self.task.device, compiled)
+        training = self.spec.training
         decay = self.spec.factors.decay if self.spec.factors else None
-        self.optimizer = Optimizer(self.model, self.spec.training, decay, family.embeddings)
+        groups = standard_groups(self.model, training, self.layer_names, family.embeddings)
+        self.optimizer = Optimizer(self.model, training, decay, groups)
 
     def resume(self, until: int | None = None) -> None:
         """Take up the newest usable checkpoint up to step `until`; a damaged one is named and an older
@@ -81,7 +85,8 @@ class Trainer:
         names = factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
         parallel.share_(self.model)
         carry = self.spec.pretraining.moments == "carry"
-        state = carry_moments(state, self.model, names, carry)
+        roles = OPTIMIZERS[self.spec.training.optimizer].states if carry else None
+        state = carry_moments(state, self.model, names, roles)
         self._prepare()
         self.optimizer.load_state(state)
 

@@ -8,7 +8,10 @@ from torch import nn
 
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.layers import matricise
-from lowrank.train.switch import carry_moments
+from lowrank.factor.moments import carry_moments
+from lowrank.optimizers import OPTIMIZERS
+
+ROLES = {**OPTIMIZERS["adamw"].states, **OPTIMIZERS["sgd"].states}
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -45,7 +48,7 @@ def test_a_first_moment_becomes_that_of_the_factors_gradients(case, key):
     build, matricisation = CASES[case]
     model, shape = switched(build(), matricisation)
     moment = draw(*shape, seed=3)
-    carried = carry_moments({f"0.weight/{key}": moment}, model, ["0"], carry=True)
+    carried = carry_moments({f"0.weight/{key}": moment}, model, ["0"], ROLES)
     layer = model[0]
     U, V = (factor.detach().clone().requires_grad_() for factor in (layer.U, layer.V))
     matrix = matricise(build(), matricisation, moment)
@@ -62,7 +65,7 @@ def test_a_second_moment_is_that_of_uncorrelated_gradients(case):
     build, matricisation = CASES[case]
     model, shape = switched(build(), matricisation)
     moment = draw(*shape, seed=4).square()
-    carried = carry_moments({"0.weight/exp_avg_sq": moment}, model, ["0"], carry=True)
+    carried = carry_moments({"0.weight/exp_avg_sq": moment}, model, ["0"], ROLES)
     matrix = matricise(build(), matricisation, moment)
     U, V = model[0].U.detach(), model[0].V.detach()
     at_U = torch.einsum("...ij,...jk->...ik", matrix, V * V)
@@ -74,7 +77,7 @@ def test_a_second_moment_is_that_of_uncorrelated_gradients(case):
 
 def test_both_factors_go_on_counting_steps_each_for_itself():
     model, _ = switched(nn.Linear(7, 5), "channel")
-    carried = carry_moments({"0.weight/step": torch.tensor(17.0)}, model, ["0"], carry=True)
+    carried = carry_moments({"0.weight/step": torch.tensor(17.0)}, model, ["0"], ROLES)
     assert {name: float(step) for name, step in carried.items()} == {
         "0.U/step": 17.0,
         "0.V/step": 17.0,
@@ -91,7 +94,7 @@ def test_other_parameters_keep_their_state_and_reset_factors_have_none(carry):
         **{f"0.bias/{key}": draw(5) for key in ("exp_avg", "step")},
     }
     moments = {f"0.weight/{key}": draw(*shape) for key in ("exp_avg", "exp_avg_sq")}
-    found = carry_moments({**moments, **others}, model, ["0"], carry)
+    found = carry_moments({**moments, **others}, model, ["0"], ROLES if carry else None)
     assert all(found[name].equal(tensor) for name, tensor in others.items())
     factors = {f"0.{side}/{key}" for side in "UV" for key in ("exp_avg", "exp_avg_sq")}
     assert set(found) - set(others) == (factors if carry else set())
@@ -100,4 +103,4 @@ def test_other_parameters_keep_their_state_and_reset_factors_have_none(carry):
 def test_a_state_with_no_rule_is_an_error_and_not_a_guess():
     model, shape = switched(nn.Linear(7, 5), "channel")
     with pytest.raises(AssertionError, match="no rule to carry the optimiser's 'max_exp_avg_sq'"):
-        carry_moments({"0.weight/max_exp_avg_sq": draw(*shape)}, model, ["0"], carry=True)
+        carry_moments({"0.weight/max_exp_avg_sq": draw(*shape)}, model, ["0"], ROLES)

@@ -1,0 +1,116 @@
+"""Parameter groups, which cover a model exactly once.
+
+By default three: dense matrices decay with the training section's `weight_decay`; gains, biases and
+embeddings do not decay; factors decay as the factor section says, outside torch's optimiser.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lowrank.factor.convert import factors as factor_modules
+
+if TYPE_CHECKING:
+    from lowrank.experiment.sections import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that one optimiser moves alike."""
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    weight_decay: float = 0.0
+    """Decay within the optimiser."""
+    rate_factor: float = 1.0
+    """What the learning rate is multiplied by."""
+    optimizer: str | None = None
+    """The registered optimiser; None: the training section's."""
+    hidden: frozenset[str] = frozenset()
+    """Names of those that are weights between embedding and head."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What a method tells an optimiser of its own: further keys of torch's parameter group."""
+
+    def for_torch(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The group, or those of its parameters, as torch's optimisers take it."""
+        chosen = self.parameters if names is None else {n: self.parameters[n] for n in names}
+        return {
+            "params": list(chosen.values()),
+            "weight_decay": self.weight_decay,
+            "rate_factor": self.rate_factor,
+            "name": self.name,
+            **self.options,
+        }
+
+
+def standard_groups(
+    model: nn.Module,
+    spec: TrainingSpec,
+    targets: Collection[str] = (),
+    embeddings: Collection[str] = (),
+) -> list[Group]:
+    """The groups of a dense or factorised model; `targets` are the layers between embedding and head."""
+    decays = {"matrices": spec.weight_decay}
+    layers = {*targets, *factor_modules(model)}
+    return [
+        Group(
+            name,
+            named,
+            decays.get(name, 0.0),
+            hidden=frozenset(
+                parameter
+                for parameter in named
+                if name != "vectors" and parameter.rpartition(".")[0] in layers
+            ),
+        )
+        for name, named in parameter_groups(model, embeddings).items()
+        if named
+    ]
+
+
+def parameter_groups(
+    model: nn.Module, embeddings: Collection[str] = ()
+) -> dict[str, dict[str, nn.Parameter]]:
+    """Every parameter in exactly one of `factors`, `matrices`, `vectors`, by name.
+
+    Embeddings, whose rows are vectors, count as vectors; so do biases and gains. `embeddings` are
+    patterns of parameters that are embeddings although no nn.Embedding holds them; one that matches
+    nothing is an error.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in embeddings:
+        assert fnmatch.filter(names, pattern), f"no parameter is an embedding '{pattern}'"
+    factors = {id(p) for m in factor_modules(model).values() for p in (m.U, m.V)}
+    rows = {
+        id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)
+    }  # a tied head is its embedding
+    groups: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "vectors": {}, "factors": {}}
+    for name, parameter in trained(model).items():
+        if id(parameter) in factors:
+            groups["factors"][name] = parameter
+        elif (
+            parameter.ndim < 2
+            or id(parameter) in rows
+            or any(fnmatch.fnmatchcase(name, pattern) for pattern in embeddings)
+        ):
+            groups["vectors"][name] = parameter
+        else:
+            groups["matrices"][name] = parameter
+    return groups
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that have gradients, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def check_cover(model: nn.Module, groups: Iterable[Group]) -> None:
+    """Every trained parameter is in exactly one group."""
+    covered = [id(p) for group in groups for p in group.parameters.values()]
+    assert len(covered) == len(set(covered)), "a parameter is in two groups"
+    assert set(covered) == {id(p) for p in trained(model).values()}, "a parameter is in no group"
