@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
 from lowrank.analysis.shown import shown, studies_of
@@ -539,3 +540,38 @@ def _canvas(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return canvas
+
+
+def _dots(ax) -> list[tuple[float, float]]:
+    dots = [c for c in ax.collections if isinstance(c, PathCollection)]
+    return sorted(tuple(map(float, dot)) for c in dots for dot in c.get_offsets())
+
+
+def test_every_seed_that_ended_is_a_dot_in_the_row_of_its_arm(tables):
+    from lowrank.plot import layers
+
+    results = load(tables, "small-images")
+    figure, table = layers.draw(results)
+    runs = results.table("runs")
+    expected = [
+        (100 * value, row)
+        for row, cell in enumerate(table.numbers["cell"])
+        for value in runs.loc[(runs["cell"] == cell) & ~runs["diverged"], "test_accuracy"]
+    ]
+    assert len(expected) >= 6
+    assert np.array(_dots(figure.axes[0])) == pytest.approx(np.array(sorted(expected)))
+
+
+def test_every_layer_is_a_dot_at_its_mean_over_seeds_at_the_end(tables):
+    from lowrank.plot import effective_rank
+
+    results = load(tables, "language")
+    figure, table = effective_rank.draw(results)
+    rows = results.table("layers")
+    rows = rows[rows["step"] == 20]
+    for ax, measure in zip(figure.axes, effective_rank.MEASURES, strict=False):
+        means = rows.groupby(["cell", "layer"])[measure].mean()
+        cells = enumerate(table.numbers["cell"])
+        expected = [(place, value) for place, cell in cells for value in means[cell]]
+        dots = [dot for dot in _dots(ax) if np.isfinite(dot).all()]
+        assert np.array(dots) == pytest.approx(np.array(sorted(expected)))

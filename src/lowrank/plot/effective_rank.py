@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from lowrank.plot import marks
@@ -19,13 +20,16 @@ MEASURES = {
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
-    """Three measures of rank, means over layers: at the end (above), over training (below)."""
+    """Three measures of rank, means over layers: at the end (above), where pale dots are the layers,
+    and over training (below)."""
     table = decays(results)
     table = table[table["rate_factor"] == 1.0].reset_index(drop=True)
     layers = results.of("layers", table["cell"])
     figure, axes = canvas(3, 2, height=4.4)
     for column, (measure, name) in enumerate(MEASURES.items()):
         end, over = axes[column], axes[3 + column]
+        colors = [results.decays[label].color for label in table["label"]]
+        marks.strip(end, _layers(table, layers, measure), colors, "x")
         for index, row in enumerate(records(table)):
             look = results.decays[row.label]
             marks.points(end, [index], table.iloc[[index]], look, measure, better=1)
@@ -38,6 +42,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
         for ax in (end, over):
             ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
             ax.set_ylabel(name)
+        end.set_xlabel("")
         over.set_xlabel("step")
     title_panels(axes, ["at the end"] * 3 + ["over training"] * 3)
     handles = [results.decays[row.label].handle(linestyle="none") for row in records(table)]
@@ -62,3 +67,13 @@ def draw(results: Results) -> tuple[Figure, Table]:
             difference("effective rank, difference to the track's own decay", "to_own_decay", 2),
         ],
     )
+
+
+def _layers(table: pd.DataFrame, layers: pd.DataFrame, measure: str) -> list[tuple[int, float]]:
+    """The column of each layer of an arm, and its mean over seeds at the end."""
+    found: list[tuple[int, float]] = []
+    for index, row in enumerate(records(table)):
+        rows = layers[layers["cell"] == row.cell]
+        ends = rows[rows["step"] == rows["step"].max()]
+        found += [(index, value) for value in ends.groupby("layer")[measure].mean()]
+    return found

@@ -23,13 +23,14 @@ FLOPS = Line2D(
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
-    """One row an arm: quality on the left; kept parameters and FLOPs on the right."""
+    """One row an arm: quality on the left, each seed a dot; kept parameters and FLOPs on the right."""
     quality = results.quality
     table = pd.concat([_dense(results), arms(results, "layers")], ignore_index=True)
     table.insert(0, "label", [layers_label(row) for row in records(table)])
     figure, axes = canvas(2, height=1.3 + 0.28 * len(table), sharey=True, width_ratios=[3, 2])
-    for index, row in enumerate(records(table)):
-        look = results.inits[row.init]
+    looks = [results.inits[init] for init in table["init"]]
+    marks.strip(axes[0], _seeds(results, table), [look.color for look in looks], "y")
+    for index, (row, look) in enumerate(zip(records(table), looks, strict=True)):
         mean, low, high = (
             quality.factor * getattr(row, f"{quality.metric}{end}") for end in ("", "_low", "_high")
         )
@@ -51,7 +52,8 @@ def draw(results: Results) -> tuple[Figure, Table]:
             )
     axes[0].set_yticks(range(len(table)), [escape.label(label) for label in table["label"]])
     axes[0].set_ylim(len(table) - 0.5, -0.5)
-    axes[0].set_xlabel(quality.axis)
+    axes[0].set(xlabel=quality.axis, ylabel="")
+    axes[0].grid(axis="y", visible=True)
     axes[1].set_xlabel("share kept of the dense model")
     title_panels(axes, ["quality", "size"])
     handles = [results.inits[name].handle(linestyle="none") for name in table["init"].unique()]
@@ -70,6 +72,15 @@ def draw(results: Results) -> tuple[Figure, Table]:
             difference("difference to dense", "to_dense", **shown),
         ],
     )
+
+
+def _seeds(results: Results, table: pd.DataFrame) -> list[tuple[int, float]]:
+    """The row of each seed that ended, and its quality."""
+    quality, rows = results.quality, {cell: index for index, cell in enumerate(table["cell"])}
+    runs = results.table("runs").drop_duplicates(["cell", "seed"])
+    runs = runs[runs["cell"].isin(rows) & ~runs["diverged"].astype(bool)]
+    values = quality.factor * runs[quality.metric].astype(float)
+    return list(zip(runs["cell"].map(rows), values, strict=True))
 
 
 def _dense(results: Results) -> pd.DataFrame:

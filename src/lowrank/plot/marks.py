@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,41 @@ def extra_handles(
         chosen = [handle for handle, there in ((patch, bands), (bar, bars != "")) if there]
         found = [tuple(chosen) if len(chosen) > 1 else chosen[0]]
     return [*found, DIVERGED] if table["diverged"].any() else found
+
+
+def strip(
+    ax: Axes, values: Iterable[tuple[int, float]], colors: Sequence[str], orient: str
+) -> None:
+    """Single values as pale dots in rows (`orient` y) or columns (x), `place, value` each, row or
+    column n in the n-th colour; beneath the means and intervals that are drawn of them.
+
+    seaborn draws what shows a distribution over categories. It is imported here: it takes a second,
+    which other figures need not wait for.
+    """
+    import seaborn
+
+    shown = pd.DataFrame(values, columns=["place", "value"])
+    shown = shown[np.isfinite(shown["value"].astype(float))]
+    if not len(shown):
+        return
+    order = list(range(len(colors)))
+    seaborn.stripplot(
+        shown,
+        x="value" if orient == "y" else "place",
+        y="place" if orient == "y" else "value",
+        order=order,
+        hue="place",
+        hue_order=order,
+        palette=dict(enumerate(colors)),
+        orient=orient,
+        jitter=False,
+        size=3,
+        alpha=0.35,
+        linewidth=0,
+        legend=False,
+        zorder=2.5,
+        ax=ax,
+    )
 
 
 def band(ax: Axes, curve: Any, kind: Kind, **options: Any) -> None:
