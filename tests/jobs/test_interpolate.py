@@ -138,55 +138,13 @@ def test_whole_numbers_among_the_weights_are_not_mixed():
 # Batch norm
 
 
-class Images:
-    """Batches of images; the loss is of no interest."""
-
-    def __init__(self) -> None:
-        self.batches, self.asked = (
-            [
-                5 + 3 * torch.randn(6, 2, 4, 4, generator=torch.Generator().manual_seed(s))
-                for s in range(4)
-            ],
-            [],
-        )
-
-    def batch(self, step, part, parts):
-        self.asked.append((step, part, parts))
-        return self.batches[step]
-
-    def loss(self, model, batch):
-        return model(batch).mean()
-
-
-def test_batch_norm_statistics_become_plain_means_over_the_batches():
-    """Of each batch's mean and unbiased variance, each batch counting alike; nothing else moves."""
-    model, task = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(0.5)), Images()
-    with torch.no_grad():
-        model[0].running_mean.fill_(100.0)
-        model[0].running_var.fill_(1e4)
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model.eval()
-    interpolation.recompute_batch_norm(model, task, 3)
-    means = torch.stack([b.mean((0, 2, 3)) for b in task.batches[:3]]).mean(0)
-    variances = torch.stack([b.var((0, 2, 3)) for b in task.batches[:3]]).mean(0)
-    assert model[0].running_mean == pytest.approx(means, rel=1e-5)
-    assert model[0].running_var == pytest.approx(variances, rel=1e-5)
-    assert model[0].momentum == 0.1
-    assert [step for step, _, _ in task.asked] == [0, 1, 2]
-    assert all(p.equal(weights[name]) for name, p in model.named_parameters())
-
-
-def test_a_model_without_batch_norm_is_left_alone():
-    task = Images()
-    interpolation.recompute_batch_norm(nn.Sequential(nn.LayerNorm(4)), task, 3)
-    assert not task.asked
-
-
 def test_statistics_are_recomputed_at_every_point_of_the_line(monkeypatch):
     """A line through weights of other scales with one end's statistics would show a barrier of them."""
     seen = []
     monkeypatch.setattr(
-        interpolation, "recompute_batch_norm", lambda model, task, n: seen.append(n)
+        interpolation,
+        "recompute_batch_norm",
+        lambda model, batches, forward: seen.append(len(list(batches))),
     )
     line(monkeypatch, LOSSES, [run(0, low=True)], [run(0)])
     assert seen == [8] * 5

@@ -10,6 +10,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Extension
 from lowrank.experiment.extensions import load_extensions
 from lowrank.factor.convert import effective_weights, factors
+from lowrank.factor.decay import DECAYS
 from lowrank.files import sha256
 from lowrank.models import blocks, family
 from lowrank.train.build import build_model, choose_device
@@ -17,6 +18,9 @@ from lowrank.train.build import build_model, choose_device
 EXTENSION = """import pathlib
 with open(pathlib.Path(__file__).with_name("log"), "a", encoding="utf-8") as log:
     log.write("x")
+from lowrank.factor.decay import decay
+decay("mine")(lambda U, V: (U, V))
+decay("again")(lambda U, V: (U, V))
 """
 DEEP = language_run().model.model_copy(update={"depth": 3})
 
@@ -114,5 +118,6 @@ def test_an_extension_is_imported_once_and_refused_if_it_changed(tmp_path):
     other = Extension(file=str(path), sha256="0" * 64)
     with pytest.raises(LowrankError, match=r"extensions\.mine: .* missing or has changed"):
         load_extensions({"mine": other})
+    del DECAYS["mine"], DECAYS["again"]  # other tests look at all that is registered
     with pytest.raises(LowrankError, match="missing or has changed"):
         load_extensions({"gone": Extension(file=str(tmp_path / "gone.py"), sha256="1" * 64)})

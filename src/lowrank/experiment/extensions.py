@@ -7,6 +7,7 @@ stranger is a stranger's program.
 from __future__ import annotations
 
 import ast
+import errno
 import sys
 from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
@@ -20,6 +21,7 @@ from lowrank.experiment.complaints import shortened
 from lowrank.files import expect_file, read_sealed, sha256, write_sealed
 
 PREFIX = "extension_of_lowrank_"
+NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def declared(name: str, file: Path) -> Extension:
@@ -33,9 +35,9 @@ def declared(name: str, file: Path) -> Extension:
         return Extension(file=str(file), sha256=sha256(file))
     except LowrankError as error:
         raise LowrankError(f"extensions.{name}: {error}") from None
-    except FileNotFoundError:
-        raise LowrankError(f"extensions.{name}: {_shown(file)} is not a file.") from None
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno in NO_FILE:
+            raise LowrankError(f"extensions.{name}: {_shown(file)} is not a file.") from None
         raise LowrankError(f"extensions.{name}: {_failure(file, error)}.") from None
 
 
