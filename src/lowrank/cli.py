@@ -368,7 +368,7 @@ def plan(
     """Print cells, parameters, FLOPs, time and memory before anything is launched."""
     from lowrank.experiment.config import load
     from lowrank.files import atomic
-    from lowrank.jobs.plan import make_plan, measured_speed, show
+    from lowrank.report.plan import make_plan, measured_speed, show
 
     if output and not output.parent.is_dir():
         raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")

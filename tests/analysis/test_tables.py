@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -164,18 +163,6 @@ def test_one_side_alone_is_the_table():
     for pair in ((table, None), (None, table), (table, empty), (empty, table)):
         assert tables.over(*pair).equals(table)
     assert len(tables.over(None, None)) == 0
-
-
-def test_concatenation_keeps_types_and_the_order_of_columns():
-    """A column of nulls says nothing of its type; an empty table nothing at all."""
-    first = pd.DataFrame({"a": [1, 2], "b": [None, None]})
-    second = pd.DataFrame({"a": [3], "c": [True], "b": ["x"]})
-    found = tables.concat([first, pd.DataFrame(), second])
-    assert list(found.columns) == ["a", "b", "c"]
-    assert found["a"].dtype == np.int64
-    assert list(found.index) == [0, 1, 2]
-    assert found["b"].isna().tolist() == [True, True, False]
-    assert len(tables.concat([])) == 0
 
 
 # Contrasts

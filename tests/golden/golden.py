@@ -36,8 +36,8 @@ from lowrank.files import read_table, write_table
 from lowrank.jobs import train as jobs
 from lowrank.jobs.baselines import ngram_losses
 from lowrank.jobs.interpolate import interpolate
-from lowrank.jobs.plan import make_plan
 from lowrank.jobs.posthoc import posthoc
+from lowrank.report.plan import make_plan
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
 

@@ -17,6 +17,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
 from lowrank.experiment.rates import read_sweep
 from lowrank.files import damaged, read_table, write_table
+from lowrank.frames import concat
 from lowrank.progress import say
 
 PER_CELL = ("runs", "history", "layers", "spectra")
@@ -191,16 +192,6 @@ def _of_track(path: Path) -> pd.DataFrame:
     if tracks != {path.stem} or "seed" not in table or table.duplicated(["cell", "seed"]).any():
         raise damaged(path, f"it holds no test metrics of {path.stem}, one row a run")
     return table
-
-
-def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables one below the other; an empty one, or a column of nulls, leaves the types alone."""
-    full = [table for table in tables if len(table)]
-    if not full:
-        return pd.DataFrame()
-    columns = dict.fromkeys(column for table in full for column in table)
-    kept = [table.dropna(axis=1, how="all") for table in full]
-    return pd.concat(kept, ignore_index=True).reindex(columns=list(columns))
 
 
 def over(ground: pd.DataFrame | None, fresh: pd.DataFrame | None) -> pd.DataFrame:

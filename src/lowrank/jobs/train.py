@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from lowrank.analysis.tables import concat
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Cell, RunSpec, SweepGroup
 from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.sections import EvaluationSpec
 from lowrank.files import read_sealed, sha256, write_sealed, write_table
+from lowrank.frames import concat
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.run import TABLES, FinishedRun, ensure_run

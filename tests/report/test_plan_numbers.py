@@ -12,7 +12,7 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.files import write_table
-from lowrank.jobs import plan
+from lowrank.report import plan
 from lowrank.train.build import build_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:At their rank")
