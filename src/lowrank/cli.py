@@ -296,7 +296,7 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
         tables,
         scale=settings.scale,
         default_decay=decays,
-        tracks=settings.tracks,
+        tracks=settings.tasks,
     )
     write_table(output, verdicts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from lowrank.errors import LowrankError
 
 LEDGER = Path(__file__).parents[2] / "config" / "claims.yaml"
 NOISE = np.array([0.004, -0.006, 0.001, 0.003, -0.002])  # of a paired difference, sd 0.0039
+TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
+judge = partial(claims.judge, tracks=TRACKS)
 
 
 def one_test(**test) -> claims.Ledger:
     """A ledger of one claim with one test on test_loss."""
     values = {
-        "tracks": ["language"],
+        "tasks": ["language"],
         "metric": "test_loss",
         "arm": "spectral_ones-r{rank}",
         "reference": "spectral-r{rank}",
@@ -61,7 +64,7 @@ def members(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(ledger, tables, **options) -> str:
-    return claims.judge(ledger, tables, **options).iloc[-1]["verdict"]
+    return judge(ledger, tables, **options).iloc[-1]["verdict"]
 
 
 # The ledger
@@ -183,7 +186,7 @@ def test_an_unknown_claim_names_the_nearest():
 )
 def test_verdicts_of_one_contrast(kind, options, difference, expected):
     ledger = one_test(kind=kind, **{"margin": "near", **options})
-    table = claims.judge(ledger, runs(r062=difference))
+    table = judge(ledger, runs(r062=difference))
     assert list(table["level"]) == ["member", "test", "claim"]
     assert list(table["verdict"]) == [expected] * 3
     assert list(table.columns) == claims.COLUMNS
@@ -193,7 +196,7 @@ def test_where_more_is_better_the_same_rules_are_turned_around():
     ledger = one_test(kind="better", metric="test_accuracy")
     tables = runs(r062=0.010)
     tables["runs"] = tables["runs"].rename(columns={"test_loss": "test_accuracy"})
-    table = claims.judge(ledger, tables)
+    table = judge(ledger, tables)
     assert table.loc[0, "verdict"] == "supported"
     assert table.loc[0, "estimate"] == pytest.approx(0.010, abs=1e-9)
     assert 0 < table.loc[0, "low"] < table.loc[0, "high"]
@@ -201,7 +204,7 @@ def test_where_more_is_better_the_same_rules_are_turned_around():
 
 def test_a_member_reports_the_numbers_it_was_judged_by():
     ledger = one_test(kind="equivalence", margin="near")
-    row = claims.judge(ledger, runs(r062=0.010), scale="laptop").iloc[0]
+    row = judge(ledger, runs(r062=0.010), scale="laptop").iloc[0]
     tost = paired_difference(NOISE + 0.010, np.zeros(5), 0.9)
     assert (row["estimate"], row["low"], row["high"]) == pytest.approx(
         (tost.estimate, tost.low, tost.high)
@@ -229,18 +232,18 @@ def test_the_papers_numbers_stand_beside_contrasts_of_their_own_metric_with_both
 ):
     ledger = one_test(kind="lower", metric=metric)
     tables = {"runs": runs(r025=0.01, r062=0.01)["runs"].rename(columns={"test_loss": metric})}
-    assert not any(claims.judge(ledger, tables)["paper_value"]), "the paper has one arm only"
+    assert not any(judge(ledger, tables)["paper_value"]), "the paper has one arm only"
     ones = {"track": "language", "arm": "spectral_ones-r0.62", "metric": "perplexity"}
     values = ledger.model_dump()
     values["paper"] = [*values["paper"], {**ones, "value": 38.47}]
-    table = claims.judge(claims.Ledger.model_validate(values), tables)
+    table = judge(claims.Ledger.model_validate(values), tables)
     assert list(members(table)["paper_value"]) == ["", paper]
     assert list(table["paper_value"])[-2:] == [paper, paper]
 
 
 def test_tracks_that_a_configuration_has_not_have_no_rows():
     ledger = claims.load(LEDGER)
-    table = claims.judge(ledger, runs(r062=0.0), tracks=["language"])
+    table = judge(ledger, runs(r062=0.0), tracks={"language": "language"})
     assert set(table["track"]) == {"language", "all"}
     assert list(table.loc[table["level"] == "claim", "claim"]) == [c.id for c in ledger.claims]
     vision = table[table["claim"] == "pretrain-vision"]
@@ -263,7 +266,7 @@ def test_a_relative_margin_is_tested_on_ratios_whatever_the_scale():
                 [cell("spectral-r0.5", base), cell("spectral_ones-r0.5", base * ratios)]
             )
         }
-        row = claims.judge(ledger, tables).iloc[0]
+        row = judge(ledger, tables).iloc[0]
         assert row["verdict"] == "supported"
         assert row["estimate"] == pytest.approx(np.exp(np.log(ratios).mean()) - 1)
         assert 0 < row["low"] < row["estimate"] < row["high"] < 0.1
@@ -272,7 +275,7 @@ def test_a_relative_margin_is_tested_on_ratios_whatever_the_scale():
     assert verdict(ledger, {"runs": worse}) == "refuted"
     negative = {"runs": tables["runs"].assign(test_loss=-1.0)}
     with pytest.raises(LowrankError, match="must be positive"):
-        claims.judge(ledger, negative)
+        judge(ledger, negative)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +300,7 @@ def test_a_ratio_is_how_many_times_better_the_arm_is(speed, expected):
             ]
         )
     }
-    table = members(claims.judge(ledger, tables))
+    table = members(judge(ledger, tables))
     assert list(table["reference"]) == ["dense", "dense-w128"]
     assert table["estimate"].to_numpy() == pytest.approx(speed, rel=0.01)
     assert list(table["verdict"]) == [expected] * 2
@@ -309,7 +312,7 @@ def test_a_ratio_is_how_many_times_better_the_arm_is(speed, expected):
 def test_the_family_is_every_rank_there_is_and_it_is_holm_corrected():
     ledger = one_test(kind="better")
     differences = {"r01": -0.0055, "r02": -0.006, "r03": -0.0045, "r04": -0.003}
-    table = members(claims.judge(ledger, runs(**differences)))
+    table = members(judge(ledger, runs(**differences)))
     raw = [paired_difference(NOISE + d, np.zeros(5)).p for d in differences.values()]
     assert list(table["p"]) == pytest.approx(raw)
     assert list(table["p_corrected"]) == pytest.approx(list(holm(raw)))
@@ -363,7 +366,7 @@ def test_placeholders_of_the_same_name_mean_the_same_on_both_sides():
     arms = ["spectral-r0.1", "spectral-r0.2", "spectral-r0.1-pre0.2", "spectral-r0.1-pre0.5"]
     arms += ["spectral-r0.3-pre0.2", "spectral-r0.2-pre0.2-halfrate"]
     tables = {"runs": pd.concat([cell(arm, base + i) for i, arm in enumerate(arms)])}
-    table = members(claims.judge(ledger, tables))
+    table = members(judge(ledger, tables))
     assert list(zip(table["arm"], table["reference"], strict=True)) == [
         ("spectral-r0.1-pre0.2", "spectral-r0.1"),
         ("spectral-r0.1-pre0.5", "spectral-r0.1"),
@@ -388,7 +391,7 @@ def test_a_decay_that_names_leave_unsaid_is_the_tracks_default(default):
     coupled = ("spectral-r0.5-l2-coupled", "spectral-r0.5-frobenius-coupled-halfrate")
     base = np.array([3.0, 3.1, 3.2])
     tables = {"runs": pd.concat([cell(arm, base) for arm in (*arms, *coupled)])}
-    table = members(claims.judge(ledger, tables, default_decay={"language": default}))
+    table = members(judge(ledger, tables, default_decay={"language": default}))
     assert list(zip(table["reference"], table["arm"], strict=True)) == [arms, coupled]
 
 
@@ -396,7 +399,7 @@ def test_a_decay_that_names_leave_unsaid_is_the_tracks_default(default):
 
 
 def test_everything_is_not_run_where_there_are_no_results_and_says_why():
-    table = claims.judge(claims.load(LEDGER), {})
+    table = judge(claims.load(LEDGER), {})
     assert set(table["verdict"]) == {"not run"}
     assert set(table["level"]) == {"test", "claim"}
     assert "there is no table 'runs'" in set(table["note"])
@@ -412,7 +415,7 @@ def test_everything_is_not_run_where_there_are_no_results_and_says_why():
     ],
 )
 def test_a_test_without_cells_is_not_run_and_says_why(table, reason):
-    judged = claims.judge(one_test(kind="better"), {"runs": table})
+    judged = judge(one_test(kind="better"), {"runs": table})
     assert list(judged["verdict"]) == ["not run", "not run"]
     assert reason in judged.loc[0, "note"]
 
@@ -421,13 +424,13 @@ def test_one_seed_or_equal_differences_decide_nothing():
     ledger = one_test(kind="equivalence", margin="near")
     tables = runs(r062=0.0)
     one = {"runs": tables["runs"][tables["runs"]["seed"] == 0]}
-    row = claims.judge(ledger, one).iloc[0]
+    row = judge(ledger, one).iloc[0]
     assert (row["verdict"], row["note"]) == ("inconclusive", "one pair: no variance to judge by")
     assert row["low"] == -math.inf
     same = {
         "runs": pd.concat([cell(f"{i}-r0.5", [3.0, 3.1]) for i in ("spectral", "spectral_ones")])
     }
-    row = claims.judge(ledger, same).iloc[0]
+    row = judge(ledger, same).iloc[0]
     assert row["verdict"] == "inconclusive"
     assert "do not vary" in row["note"]
 
@@ -452,7 +455,7 @@ def test_an_exact_metric_is_decided_without_a_variance(value, expected):
             ]
         )
     }
-    row = claims.judge(ledger, tables).iloc[0]
+    row = judge(ledger, tables).iloc[0]
     assert row["verdict"] == expected
     assert row["low"] == row["high"] == pytest.approx(value / 100 - 1)
 
@@ -470,7 +473,7 @@ def test_no_verdict_favours_the_side_that_diverged(difference, side, expected):
     tables = runs(r062=difference)
     table = tables["runs"].assign(diverged=False)
     table.loc[(table["cell"] == f"language/{side}") & (table["seed"] == 4), "diverged"] = True
-    row = claims.judge(one_test(kind="equivalence", margin="near"), {"runs": table}).iloc[0]
+    row = judge(one_test(kind="equivalence", margin="near"), {"runs": table}).iloc[0]
     assert row["verdict"] == expected
     assert (row["pairs"], row["dropped"]) == (4, 1)
     assert "diverged at 1 seed" in row["note"]
@@ -496,7 +499,7 @@ def test_truncation_is_met_by_rank_and_every_method():
         for steps in (0, 50)
         for seed in range(3)
     ]
-    table = claims.judge(ledger, {"runs": low, "posthoc": pd.DataFrame(rows)})
+    table = judge(ledger, {"runs": low, "posthoc": pd.DataFrame(rows)})
     table = members(table[table["claim"] == "post-hoc"])
     assert list(table["arm"]) == ["spectral-r0.25"] * 2 + ["spectral-r0.5"] * 2
     assert table.loc[0, "reference"] == (
@@ -514,7 +517,7 @@ def test_closeness_is_read_from_the_interpolations():
             cell("dense-other-seed", base, metric="distance"),
         ]
     )
-    table = claims.judge(claims.load(LEDGER), {"barriers": barriers})
+    table = judge(claims.load(LEDGER), {"barriers": barriers})
     summary = table[(table["claim"] == "closeness") & (table["level"] == "claim")].iloc[0]
     assert summary["verdict"] == "supported"
     assert summary["note"] == "3 tests: 1 supported, 2 not run"
@@ -540,7 +543,7 @@ def test_a_family_is_seldom_judged_wrongly_about_any_rank(kind, truth):
         base = 3 + 0.1 * rng.standard_normal((len(ranks), 1, seeds))
         noise = truth + 0.004 * rng.standard_normal((len(ranks), 1, seeds))
         loss = np.concatenate([base, base + noise], axis=1).ravel()
-        found = members(claims.judge(ledger, {"runs": table.assign(test_loss=loss)}))
+        found = members(judge(ledger, {"runs": table.assign(test_loss=loss)}))
         for verdict_ in counts:
             counts[verdict_] += (found["verdict"] == verdict_).any()
     rate = 0.05  # family-wise, at most; both verdicts are wrong at these truths

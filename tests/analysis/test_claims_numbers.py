@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from lowrank.errors import LowrankError
 
 BASE = 3 + np.array([0.02, -0.03, 0.05, 0.0, 0.01])
 NOISE = np.array([0.004, -0.006, 0.001, 0.003, -0.002])
+TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
+judge = partial(claims.judge, tracks=TRACKS)
 UNITS = {"absolute": 0.02, "relative": 0.01, "factor": 1.005}
 
 
@@ -26,7 +29,7 @@ def ledger(kind: str, unit: str | None, metric: str = "test_loss", **options) ->
         "reason": "for a test",
     }
     test = {
-        "tracks": ["language"],
+        "tasks": ["language"],
         "metric": metric,
         "kind": kind,
         "arm": "spectral_ones-r{rank}",
@@ -79,7 +82,7 @@ DIFFERENCES = (-0.03, -0.012, -0.002, 0.0, 0.003, 0.015, 0.025)
 def test_difference_tests_are_two_sided_for_and_against(kind, unit, difference):
     """Twice the tail beyond the margin, at most 1: a loss is better where it is lower."""
     sign = 1 if kind == "higher" else -1
-    row = claims.judge(ledger(kind, unit), tables(difference)).iloc[0]
+    row = judge(ledger(kind, unit), tables(difference)).iloc[0]
     t = sign * t_of(difference, unit, sign * threshold(unit))
     assert row["p"] == pytest.approx(min(1, 2 * upper(t)), rel=1e-9)
     assert row["p_against"] == pytest.approx(min(1, 2 * upper(-t)), rel=1e-9)
@@ -87,7 +90,7 @@ def test_difference_tests_are_two_sided_for_and_against(kind, unit, difference):
 
 @pytest.mark.parametrize("difference", DIFFERENCES)
 def test_a_ratio_is_tested_two_sided_on_logarithms(difference):
-    row = claims.judge(ledger("ratio_at_least", "factor"), tables(difference)).iloc[0]
+    row = judge(ledger("ratio_at_least", "factor"), tables(difference)).iloc[0]
     t = -t_of(difference, "factor", -threshold("factor"))
     assert row["p"] == pytest.approx(min(1, 2 * upper(t)), rel=1e-9)
     assert row["p_against"] == pytest.approx(min(1, 2 * upper(-t)), rel=1e-9)
@@ -99,7 +102,7 @@ def test_a_ratio_is_tested_two_sided_on_logarithms(difference):
 @pytest.mark.parametrize("difference", DIFFERENCES)
 @pytest.mark.parametrize("unit", ["absolute", "relative"])
 def test_not_worse_is_one_sided_at_the_margin(unit, difference):
-    row = claims.judge(ledger("not_worse", unit), tables(difference)).iloc[0]
+    row = judge(ledger("not_worse", unit), tables(difference)).iloc[0]
     t = -t_of(difference, unit, threshold(unit))
     assert row["p"] == pytest.approx(upper(t), rel=1e-9)
     assert row["p_against"] == pytest.approx(upper(-t), rel=1e-9)
@@ -110,9 +113,7 @@ def test_not_worse_is_one_sided_at_the_margin(unit, difference):
 @pytest.mark.parametrize("better_counts", [True, False])
 def test_equivalence_is_the_larger_of_two_one_sided_tests(better_counts, unit, difference):
     """Or, where better counts, a two-sided p of being better; refuted beyond the margin."""
-    judged = claims.judge(
-        ledger("equivalence", unit, better_counts=better_counts), tables(difference)
-    )
+    judged = judge(ledger("equivalence", unit, better_counts=better_counts), tables(difference))
     row, m = judged.iloc[0], threshold(unit)
     above_low, below_high = upper(t_of(difference, unit, -m)), upper(-t_of(difference, unit, m))
     tost = max(above_low, below_high)
@@ -130,11 +131,9 @@ def test_equivalence_is_the_larger_of_two_one_sided_tests(better_counts, unit, d
 def test_more_is_better_turns_every_side(difference):
     """Accuracies are judged as losses of the opposite sign are."""
     for kind, unit in (("better", None), ("not_worse", "absolute"), ("equivalence", "absolute")):
-        loss = claims.judge(ledger(kind, unit), tables(difference)).iloc[0]
+        loss = judge(ledger(kind, unit), tables(difference)).iloc[0]
         cells = {"spectral-r0.5": 9 - BASE, "spectral_ones-r0.5": 9 - BASE - NOISE - difference}
-        accuracy = claims.judge(
-            ledger(kind, unit, "test_accuracy"), rows(cells, "test_accuracy")
-        ).iloc[0]
+        accuracy = judge(ledger(kind, unit, "test_accuracy"), rows(cells, "test_accuracy")).iloc[0]
         assert accuracy["p"] == pytest.approx(loss["p"], rel=1e-6)
         assert accuracy["p_against"] == pytest.approx(loss["p_against"], rel=1e-6)
         assert accuracy["estimate"] == pytest.approx(-loss["estimate"], abs=1e-12)
@@ -152,7 +151,7 @@ def test_more_is_better_turns_every_side(difference):
 )
 def test_intervals_are_those_of_one_or_of_two_tails(kind, unit, confidence):
     """1 - 2 alpha where the test is one-sided, 1 - alpha where it has two."""
-    row = claims.judge(ledger(kind, unit), tables(0.01)).iloc[0]
+    row = judge(ledger(kind, unit), tables(0.01)).iloc[0]
     d = NOISE + 0.01
     half = student.ppf((1 + confidence) / 2, 4) * d.std(ddof=1) / math.sqrt(5)
     assert (row["estimate"], row["low"], row["high"]) == pytest.approx(
@@ -161,7 +160,7 @@ def test_intervals_are_those_of_one_or_of_two_tails(kind, unit, confidence):
 
 
 def test_relative_intervals_are_ratios_less_one():
-    row = claims.judge(ledger("lower", "relative"), tables(0.01)).iloc[0]
+    row = judge(ledger("lower", "relative"), tables(0.01)).iloc[0]
     logs = np.log(BASE + NOISE + 0.01) - np.log(BASE)
     half = student.ppf(0.975, 4) * logs.std(ddof=1) / math.sqrt(5)
     expected = [math.expm1(x) for x in (logs.mean(), logs.mean() - half, logs.mean() + half)]
@@ -173,7 +172,7 @@ def test_both_p_values_are_corrected_over_the_family_and_verdicts_read_the_corre
     for rank, difference in enumerate(differences, 1):
         cells[f"spectral-r0.{rank}"] = BASE
         cells[f"spectral_ones-r0.{rank}"] = BASE + NOISE + difference
-    table = claims.judge(ledger("better", None), rows(cells))
+    table = judge(ledger("better", None), rows(cells))
     members = table[table["level"] == "member"]
     raw = [min(1, 2 * upper(-t_of(d, None, 0))) for d in differences]
     against = [min(1, 2 * upper(t_of(d, None, 0))) for d in differences]
@@ -198,20 +197,17 @@ def test_both_p_values_are_corrected_over_the_family_and_verdicts_read_the_corre
 )
 def test_an_exact_metric_is_known_and_not_estimated(kind, unit, value, verdict, p, against):
     cells = {"spectral-r0.5": np.full(2, 3.0), "spectral_ones-r0.5": np.full(2, value)}
-    row = claims.judge(ledger(kind, unit, exact=True), rows(cells)).iloc[0]
+    row = judge(ledger(kind, unit, exact=True), rows(cells)).iloc[0]
     assert (row["verdict"], row["p"], row["p_against"]) == (verdict, p, against)
     assert row["low"] == row["high"] == row["estimate"] == pytest.approx(value - 3)
 
 
 def test_one_exact_pair_is_enough_and_no_pair_is_not():
     cells = {"spectral-r0.5": np.array([3.0]), "spectral_ones-r0.5": np.array([2.0])}
-    assert (
-        claims.judge(ledger("better", None, exact=True), rows(cells)).iloc[0]["verdict"]
-        == "supported"
-    )
+    assert judge(ledger("better", None, exact=True), rows(cells)).iloc[0]["verdict"] == "supported"
     apart = rows(cells)
     apart["runs"]["seed"] = [0, 1]
-    row = claims.judge(ledger("better", None, exact=True), apart).iloc[0]
+    row = judge(ledger("better", None, exact=True), apart).iloc[0]
     assert (row["verdict"], row["pairs"]) == ("inconclusive", 0)
     assert "no pair of finished runs" in row["note"]
     assert "2 seeds on one side only" in row["note"]
@@ -235,7 +231,7 @@ def test_what_diverged_favours_nobody(kind, options, lost, difference, verdict):
     table = tables(difference)["runs"].assign(diverged=False)
     arm = "spectral_ones-r0.5" if lost == "arm" else "spectral-r0.5"
     table.loc[(table["cell"] == f"language/{arm}") & (table["seed"] == 1), "diverged"] = True
-    row = claims.judge(ledger(kind, unit, **options), {"runs": table}).iloc[0]
+    row = judge(ledger(kind, unit, **options), {"runs": table}).iloc[0]
     assert row["verdict"] == verdict
     assert (row["pairs"], row["dropped"]) == (4, 1)
     assert f"{lost} diverged at 1 seed" in row["note"]
@@ -243,8 +239,7 @@ def test_what_diverged_favours_nobody(kind, options, lost, difference, verdict):
 
 def test_the_smallest_detectable_difference_is_in_the_unit_of_the_table():
     rows_ = {
-        unit: claims.judge(ledger("lower", unit), tables(0.0)).iloc[0]
-        for unit in ("absolute", "relative")
+        unit: judge(ledger("lower", unit), tables(0.0)).iloc[0] for unit in ("absolute", "relative")
     }
     absolute, relative = (rows_[unit]["smallest_detectable"] for unit in ("absolute", "relative"))
     assert absolute > 0
@@ -257,4 +252,4 @@ def test_ratios_are_of_positive_numbers_on_either_side(arm, value):
     table = tables(0.0)["runs"]
     table.loc[(table["cell"] == f"language/{arm}") & (table["seed"] == 2), "test_loss"] = value
     with pytest.raises(LowrankError, match="must be positive for a relative margin"):
-        claims.judge(ledger("lower", "relative"), {"runs": table})
+        judge(ledger("lower", "relative"), {"runs": table})

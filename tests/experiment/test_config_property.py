@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lowrank.analysis import claims
@@ -118,6 +118,7 @@ def test_two_odd_values_at_once_are_expanded_or_refused_in_a_sentence(first, sec
 )
 @given(place=st.sampled_from(KEYS), at=st.integers(0, 30), letter=st.sampled_from("exz_"))
 def test_a_misspelt_key_is_named_with_the_nearest_known_one(place, at, letter):
+    assume(place[:-1] != ("tracks",))  # tracks are called as one likes
     key = place[-1]
     at %= len(key)
     typo = key[:at] + letter + key[at:]
@@ -188,7 +189,8 @@ BAD = [
     (((*IMAGES, "factors", "matricisation"), "space"), "must be one of 'channel' or 'spatial'"),
     (((*IMAGES, "training", "optimizer"), MISSING), None),
     (((*IMAGES, "training", "steps"), MISSING), "training.steps is missing: give it (Optimiser"),
-    ((("tracks", "langauge"), SMOKE["tracks"]["language"]), "langauge"),
+    ((("tracks", "Language"), SMOKE["tracks"]["language"]), "must be lower-case letters, digits"),
+    ((("tracks", "wiki-2"), SMOKE["tracks"]["language"]), None),
     ((("tracks",), {}), "tracks: a section of keys must have at least 1"),
     ((("seeds",), []), "seeds: [] must have at least 1"),
     ((("seeds",), [0, 1, 0]), "seeds: [0, 1, 0] repeat a seed"),

@@ -43,6 +43,8 @@ from lowrank.train.run import ensure_run
 
 HERE = Path(__file__).parent
 LEDGER = HERE.parents[1] / "config/claims.yaml"
+TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
+"""The task of each track that the record speaks of."""
 KEYS = {
     "data": ["track", "split"],
     "runs": ["cell", "seed"],
@@ -224,7 +226,9 @@ def derive(tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, pd.DataFr
     trained = {name: table for name, table in tables.items() if name not in DERIVED}
     contrasts = all_contrasts(study, trained["runs"], trained["barriers"])
     decays = {name: decay_name(track.factors.decay) for name, track in study.tracks.items()}
-    verdicts = judge(ledger.load(LEDGER), trained, scale=study.scale, default_decay=decays)
+    verdicts = judge(
+        ledger.load(LEDGER), trained, scale=study.scale, default_decay=decays, tracks=TRACKS
+    )
     sized = study.model_copy(update={"tracks": {"language": study.tracks["language"]}})
     derived = {"contrasts": contrasts, "claims": verdicts, "plan": make_plan(sized, 1e9)}
     return {name: recorded(name, table) for name, table in derived.items()}

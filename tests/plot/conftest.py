@@ -222,6 +222,7 @@ def _posthoc(rng):
 def _baselines():
     rows = [
         {
+            "track": "language",
             "model": name,
             "test_loss": loss,
             "test_perplexity": np.exp(loss),

@@ -12,6 +12,8 @@ from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
 from lowrank.plot import claims
 
+TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
+
 
 @pytest.fixture(scope="module")
 def judged(tables, tmp_path_factory):
@@ -19,7 +21,7 @@ def judged(tables, tmp_path_factory):
     folder = tmp_path_factory.mktemp("claims")
     known = {path.stem: read_table(path) for path in tables.glob("*.parquet")}
     ledger = load("config/claims.yaml")
-    write_table(folder / "claims.parquet", judge(ledger, known, scale="synthetic"))
+    write_table(folder / "claims.parquet", judge(ledger, known, scale="synthetic", tracks=TRACKS))
     return folder
 
 
@@ -135,7 +137,7 @@ def test_missing_claims_are_told(tmp_path):
 
 
 def test_a_figure_without_contrasts_says_so(tmp_path):
-    write_table(tmp_path / "claims.parquet", judge(load("config/claims.yaml"), {}))
+    write_table(tmp_path / "claims.parquet", judge(load("config/claims.yaml"), {}, tracks=TRACKS))
     figure, page = claims.draw(claims.read(tmp_path))
     assert "No claim has a contrast that ran" in [text.get_text() for text in figure.texts]
     assert "Not tested: " in page.markdown() and len(page.numbers)

@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lowrank.experiment.metrics import TASKS
 from lowrank.files import write_table
 from lowrank.plot import decay, scaling, spectra, summary, table
-from lowrank.plot.results import IMAGES, LANGUAGE, Results
+from lowrank.plot.results import Results, quality
+
+LANGUAGE, IMAGES = quality(TASKS["language"]), quality(TASKS["images"])
 
 
 def row(**fields) -> SimpleNamespace:
@@ -90,6 +93,8 @@ def results(tmp_path):
         ]
     )  # fmt: skip
     write_table(tmp_path / "contrasts.parquet", contrasts)
+    runs = pd.DataFrame({"track": ["language"], "family": ["gpt2"]})
+    write_table(tmp_path / "runs.parquet", runs)
     return Results(tmp_path, "language")
 
 

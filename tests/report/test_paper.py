@@ -25,6 +25,7 @@ from lowrank.plot import initialisation, publish
 from lowrank.plot import load as results
 from lowrank.report import paper
 
+TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -83,7 +84,9 @@ def prepared(tmp_path_factory):
     ledger = load(ROOT / "config/claims.yaml")
     tables = folder / "tables"
     write_table(tables / "runs.parquet", runs)
-    write_table(tables / "claims.parquet", judge(ledger, {"runs": runs}, scale="smoke"))
+    write_table(
+        tables / "claims.parquet", judge(ledger, {"runs": runs}, scale="smoke", tracks=TRACKS)
+    )
     publish(*claims_figure.draw(claims_figure.read(tables)), folder / "figures/claims")
     return folder
 
@@ -134,7 +137,7 @@ def test_every_published_scale_makes_its_report(scale, project):
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
     ledger = load(ROOT / "config/claims.yaml")
-    claims = judge(ledger, tables, scale=scale, tracks=settings.tracks)
+    claims = judge(ledger, tables, scale=scale, tracks=settings.tasks)
     write_table(folder / "claims.parquet", claims)
     for name, track in settings.tracks.items():
         for study in ("initialisation", "decay", "effective_rank", *Studies.model_fields):
@@ -230,7 +233,7 @@ def test_report_names_the_data_of_every_source_and_kind(case, project):
 )
 def test_report_compiles_whatever_ran(config, runs, project):
     write_table(project / "tables/runs.parquet", runs)
-    judged = judge(load(ROOT / "config/claims.yaml"), {"runs": runs}, tracks=config.tracks)
+    judged = judge(load(ROOT / "config/claims.yaml"), {"runs": runs}, tracks=config.tasks)
     write_table(project / "tables/claims.parquet", judged)
     export(project, config)
     assert compiled(project).startswith(b"%PDF")
@@ -241,7 +244,7 @@ def test_claims_of_another_ledger_are_reported_too(project):
     own = values["claims"][0] | {"id": "mine", "statement": "My own claim holds."}
     ledger = Ledger.model_validate(values | {"claims": [own]})
     runs = pd.read_parquet(project / "tables/runs.parquet")
-    write_table(project / "tables/claims.parquet", judge(ledger, {"runs": runs}))
+    write_table(project / "tables/claims.parquet", judge(ledger, {"runs": runs}, tracks=TRACKS))
     settings = load_config(ROOT / "config/smoke.yaml")
     paper.export(settings, ledger, project / "tables", project / "figures", project / "data")
     assert compiled(project).startswith(b"%PDF")
@@ -272,7 +275,7 @@ def test_names_from_tables_stay_text_in_the_report(project):
     def counts(strange: bool) -> dict[str, int]:
         runs = runs_of("language", ARMS)
         ledger = load(ROOT / "config/claims.yaml").model_dump()
-        judged = judge(Ledger.model_validate(ledger), {"runs": runs})
+        judged = judge(Ledger.model_validate(ledger), {"runs": runs}, tracks=TRACKS)
         if strange:
             runs["device"] = [HOSTILE[i % len(HOSTILE)] for i in range(len(runs))]
             for column in ("torch", "lowrank", "data_digest", "finished_at", "threads"):

@@ -15,7 +15,7 @@ from lowrank.report import paper
 def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:
     keys = ("track", "arm", "metric", "value")
     test = {
-        "tracks": ["language"],
+        "tasks": ["language"],
         "metric": "test_loss",
         "kind": "lower",
         "arm": "a",

@@ -115,7 +115,7 @@ TABLE_SOURCES = [
 
 
 wildcard_constraints:
-    track="[a-z]+(-[a-z]+)*",
+    track="[a-z][a-z0-9-]*",
     arm="[A-Za-z0-9._-]+",
 
 
@@ -247,7 +247,7 @@ CONTRIBUTORS = {
     "interpolation": with_study("interpolation"),
     "barriers": with_study("interpolation"),
     "posthoc": with_study("posthoc"),
-    "baselines": [track for track in TRACKS if track == "language"],
+    "baselines": [track for track in TRACKS if CONFIG.tracks[track].task.language],
     "speed": [track for track in TRACKS if timed(track)],
 }
 CONTRIBUTORS = {name: tracks for name, tracks in CONTRIBUTORS.items() if tracks}

@@ -43,7 +43,10 @@ SHARED_LOOK = [path for stem, path in LOOK.items() if stem not in FIGURE_TABLES]
 
 def table_names(wildcards):
     names = [*FIGURE_TABLES[wildcards.name]]
-    if wildcards.name == "initialisation" and wildcards.track == "language":
+    if (
+        wildcards.name == "initialisation"
+        and CONFIG.tracks[wildcards.track].task.language
+    ):
         names.append("baselines")
     return names
 
@@ -127,7 +130,12 @@ rule render_figure:
         tables=figure_tables,
     output:
         multiext(
-            f"figures/{CONFIG.scale}/{{track}}/{{name}}", ".pdf", ".csv", ".json", ".md", ".tex"
+            f"figures/{CONFIG.scale}/{{track}}/{{name}}",
+            ".pdf",
+            ".csv",
+            ".json",
+            ".md",
+            ".tex",
         ),
         picture=shown(f"figures/{CONFIG.scale}/{{track}}/{{name}}.png", "figure"),
         table=shown(f"figures/{CONFIG.scale}/{{track}}/{{name}}.html", "table"),
@@ -155,7 +163,9 @@ rule render_claims:
         tables=f"{RESULTS}/tables/claims.parquet",
         sources=[*SHARED_LOOK, LOOK["claims"], "src/lowrank/analysis/evidence.py"],
     output:
-        multiext(f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".json", ".md", ".tex"),
+        multiext(
+            f"figures/{CONFIG.scale}/claims", ".pdf", ".csv", ".json", ".md", ".tex"
+        ),
         picture=shown(f"figures/{CONFIG.scale}/claims.png", "figure", "all", "claims"),
         table=shown(f"figures/{CONFIG.scale}/claims.html", "table", "all", "claims"),
     log:

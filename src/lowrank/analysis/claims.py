@@ -44,15 +44,13 @@ pair, or differences that do not vary) are inconclusive, unless the test says th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lowrank.analysis.ledger import (
-    DIRECTION,
-    PAPER_METRIC,
     Claim,
     ClaimTest,
     Ledger,
@@ -69,6 +67,7 @@ from lowrank.analysis.stats import (
     smallest_detectable,
 )
 from lowrank.errors import LowrankError
+from lowrank.experiment.metrics import PAPER_METRICS, metric
 
 __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "load"]
 
@@ -89,13 +88,13 @@ def judge(
     *,
     scale: str = "",
     default_decay: Mapping[str, str] | None = None,
-    tracks: Collection[str] | None = None,
+    tracks: Mapping[str, str],
 ) -> pd.DataFrame:
     """Evaluate every claim on whatever results exist; one row a member, test and claim.
 
     tables: by name (`runs`, `posthoc`, `barriers`, ...), each with seed and either cell
     (`<track>/<arm>`) or track. default_decay: by track, the decay that arm names leave unsaid
-    (l2 if not given). tracks: those there are (all if not given); tests on others have no rows.
+    (l2 if not given). tracks: the task of each track by its name; a test has rows of those of its tasks.
     Columns are `COLUMNS`; p is for the claim, p_corrected its Holm correction,
     p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
     margin and smallest_detectable are in `unit`.
@@ -106,9 +105,7 @@ def judge(
     for claim in claims.claims:
         tests: list[Row] = []
         for test in claim.tests:
-            for track in test.tracks:
-                if tracks is not None and track not in tracks:
-                    continue
+            for track in (name for name, task in tracks.items() if task in test.tasks):
                 judged = _judge_test(claims, claim, test, track, known, 1 - confidence)
                 tests.append(judged[-1])
                 rows += judged
@@ -196,7 +193,7 @@ def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: floa
                 f"{unit} margin: use an absolute one."
             )
         a, b = np.log(a), np.log(b)
-    sign = {"lower": -1, "higher": 1}.get(test.kind, DIRECTION.get(test.metric, 1))
+    sign = {"lower": -1, "higher": 1}.get(test.kind, metric(test.metric).better or 1)
     by_margin = test.kind in ("equivalence", "not_worse")
     d = paired_difference(sign * a, sign * b, 1 - 2 * alpha if by_margin else 1 - alpha)
     low, high = d.low, d.high
@@ -314,12 +311,12 @@ def _tally(verdicts: list[str], what: str) -> str:
     return f"{len(verdicts)} {what}{plural}: {', '.join(counts)}"
 
 
-def _paper(ledger: Ledger, metric: str, track: str, member: Member) -> str:
+def _paper(ledger: Ledger, judged: str, track: str, member: Member) -> str:
     """The paper's own numbers of both arms, where it gives both in the metric of the test."""
     known = {
         number.arm: str(number)
         for number in ledger.paper
-        if number.track == track and PAPER_METRIC.get(metric) == number.metric
+        if number.track == track and PAPER_METRICS[number.metric].judged == judged
     }
     sides = (member.arm, member.reference)
     return "; ".join(known[arm] for arm in sides) if all(arm in known for arm in sides) else ""

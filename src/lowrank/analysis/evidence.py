@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from lowrank.experiment import metrics
+
 NONE = "–"
 
 
@@ -46,20 +48,12 @@ class Measure:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
-NAMES = {
-    "test_loss": Measure("test loss", "nats/token", 1.0, 3),
-    "test_accuracy": Measure("test top-1", "points", 100.0, 2),
-    "effective_rank": Measure("effective rank", "", 1.0, 2),
-    "distance": Measure("distance to dense", "of the dense norm", 1.0, 2),
-    "step_seconds": Measure("speed of a step", "", 1.0, 3, "round"),
-    "state_bytes": Measure("bytes of state", "", 1.0, 0, "round"),
-}
-
-
-def measure(metric: str, unit: str = "absolute") -> Measure:
+def measure(name: str, unit: str = "absolute") -> Measure:
     """How the differences of a metric are shown, in the unit of their test: `absolute` (the
     metric's own), `relative` (per cent) or `factor` (times)."""
-    own = NAMES.get(metric, Measure(metric.replace("_", " "), "", 1.0, 3))
+    known = metrics.metric(name)
+    shown = known.unit if known.difference is None else known.difference
+    own = Measure(known.label, shown, known.factor, known.digits, known.pairs)
     if unit == "relative":
         return replace(own, unit="%", factor=100.0, digits=1)
     return replace(own, unit="×", factor=1.0, digits=2) if unit == "factor" else own

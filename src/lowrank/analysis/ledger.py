@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.complaints import shown
+from lowrank.experiment.metrics import DIRECTED, PAPER_METRICS
 from lowrank.strict_yaml import read_yaml
 
-Track = Literal["language", "small-images", "large-images"]
+TaskName = Literal["language", "images"]
 Kind = Literal["equivalence", "better", "not_worse", "lower", "higher", "ratio_at_least"]
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -25,20 +26,6 @@ NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 # Parts of a name that may be absent; a contrast keeps them equal on both sides.
 OPTIONAL = {"mode": r"(?:-coupled)?", "wide": r"(?:-w\d+)?"}
 
-# Which way is better: +1 for metrics where more is, -1 where less is. Others have no better side.
-DIRECTION = {
-    "test_loss": -1,
-    "validation_loss": -1,
-    "test_accuracy": 1,
-    "validation_accuracy": 1,
-    "kept_parameters": -1,
-    "flops_per_example": -1,
-    "step_seconds": -1,
-    "peak_memory_bytes": -1,
-    "barrier": -1,
-}
-PAPER_METRIC = {"test_loss": "perplexity", "test_accuracy": "top-1 (%)"}
-"""In which of the paper's metrics a metric of ours is given there."""
 NEEDS_DIRECTION = ("better", "not_worse", "ratio_at_least")
 NEEDS_MARGIN = ("equivalence", "not_worse", "ratio_at_least")
 
@@ -109,9 +96,10 @@ class Rows(_Section):
 
 
 class ClaimTest(_Section):
-    """One family of contrasts, evaluated per track. A plain string for a side is its arm."""
+    """One family of contrasts, evaluated on every track of its tasks. A plain string for a side is its arm."""
 
-    tracks: tuple[Track, ...] = Field(min_length=1)
+    tasks: tuple[TaskName, ...] = Field(min_length=1)
+    """What the tracks are that it is evaluated on: names of `metrics.TASKS`."""
     table: str = "runs"
     metric: str
     kind: Kind
@@ -146,8 +134,8 @@ class ClaimTest(_Section):
         directed = self.kind in NEEDS_DIRECTION or (
             self.kind == "equivalence" and self.better_counts
         )
-        if directed and self.metric not in DIRECTION:
-            error = unknown("metric with a better side", self.metric, DIRECTION)
+        if directed and self.metric not in DIRECTED:
+            error = unknown("metric with a better side", self.metric, DIRECTED)
             raise ValueError(f"{error} Use the kind 'lower' or 'higher'")
         return self
 
@@ -169,10 +157,16 @@ class Claim(_Section):
 class PaperNumber(_Section):
     """A number that is verified to be the paper's."""
 
-    track: Track
+    track: str
     arm: str
     metric: str
     value: float
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> PaperNumber:
+        if self.metric not in PAPER_METRICS:
+            raise ValueError(str(unknown("metric of the paper", self.metric, PAPER_METRICS)))
+        return self
 
     def __str__(self) -> str:
         return f"{self.arm}: {self.metric} {self.value:g}"

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.metrics import task_of
 from lowrank.files import (
     MANIFEST,
     atomic_dir,
@@ -75,6 +76,16 @@ def load(folder: Path) -> dict[str, pd.DataFrame]:
     runs = tables["runs"].rename(columns={"method_version": "training_version"})
     if "evaluation_version" not in runs:
         runs["evaluation_version"] = 1
+    baselines = tables.get("baselines")
+    if baselines is not None and "track" not in baselines:
+        # They are of the only track of its task, published before there could be several.
+        tasks = {
+            track: task_of(family)
+            for family, track in zip(runs["family"], runs["track"], strict=True)
+        }
+        tables["baselines"] = baselines.assign(
+            track=next(track for track, task in tasks.items() if task.language)
+        )
     return {**tables, "runs": runs}
 
 

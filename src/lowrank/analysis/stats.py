@@ -133,14 +133,6 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(estimate, low, high, deviation, len(x))
 
 
-def possible(metric: str) -> tuple[float, float]:
-    """The least and the greatest value that a metric can have: an interval ends there at the latest."""
-    if metric.endswith("accuracy"):
-        return 0.0, 1.0
-    measured = ("loss", "perplexity", "bits_per_byte", "rank", "distance", "norm", "seconds")
-    return (0.0 if metric.endswith(measured) else -math.inf), math.inf
-
-
 def smallest_detectable(
     standard_deviation: float, pairs: int, alpha: float = 0.05, power: float = 0.8
 ) -> float:

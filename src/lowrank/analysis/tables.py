@@ -21,13 +21,10 @@ from lowrank.frames import concat
 from lowrank.progress import say
 
 PER_CELL = ("runs", "history", "layers", "spectra")
-METRICS = {"language": ("test_loss",), "small-images": ("test_accuracy", "test_loss")}
-METRICS["large-images"] = METRICS["small-images"]
-COMMON = ("effective_rank",)
 
 COLUMNS = {
     "cell": "track and arm: everything but the seed",
-    "track": "language, small-images or large-images",
+    "track": "the track, by its name in the configuration",
     "arm": "the cell's name within its track",
     "studies": "the studies that use the cell, comma-separated",
     "family": "model family",
@@ -108,7 +105,7 @@ def collect(
         tables["runs"] = tables["runs"].merge(test, on=["cell", "seed"], how="left")
     tables["rates"] = _rates(rates)
     for name, paths in others.items():
-        tables[name] = concat(read_table(path) for path in paths)
+        tables[name] = concat(_with_track(read_table(path), path.stem) for path in paths)
     if published is not None:
         ground = load_published(published)
         ground.pop("claims", None)
@@ -174,6 +171,11 @@ def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
+def _with_track(table: pd.DataFrame, track: str) -> pd.DataFrame:
+    """A table of one track, which it says."""
+    return table if "track" in table or not len(table) else table.assign(track=track)
+
+
 def _of_cell(path: Path) -> pd.DataFrame:
     """A cell's table; one that lies in another cell's folder is a LowrankError that names it."""
     table = read_table(path)
@@ -231,7 +233,7 @@ def all_contrasts(
     """
     parts = []
     for (track, study), pairs in contrasts(config).items():
-        for metric in (*METRICS[track], *COMMON):
+        for metric in config.tracks[track].task.compared:
             parts.append(_family(runs, pairs, metric, track, study))
         if study == "interpolation" and barriers is not None and len(barriers):
             for metric in ("barrier", "distance"):

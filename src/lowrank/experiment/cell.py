@@ -26,7 +26,7 @@ from lowrank.experiment.shares import switch_step
 from lowrank.files import digest
 from lowrank.versions import VERSIONS
 
-CELL_NAME = r"[a-z-]+/[A-Za-z0-9._-]+"
+CELL_NAME = r"[a-z][a-z0-9-]*/[A-Za-z0-9._-]+"
 """Names become paths and words of shell commands, so nothing else may be in them."""
 
 NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_examples", "batch"}}

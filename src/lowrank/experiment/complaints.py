@@ -39,7 +39,7 @@ SHOULD = {
 PATTERNS = {
     r"^[a-z][a-z0-9_]*$": "must be lower-case letters, digits and _, a letter first",
     r"^[a-z][a-z0-9-]*$": "must be lower-case letters, digits and -, a letter first",
-    r"^[a-z-]+/[A-Za-z0-9._-]+$": "must give a name of letters, digits, ., _ and - alone",
+    r"^[a-z][a-z0-9-]*/[A-Za-z0-9._-]+$": "must give a name of letters, digits, ., _ and - alone",
 }
 
 

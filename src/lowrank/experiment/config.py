@@ -15,6 +15,7 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.complaints import complaint, shown
+from lowrank.experiment.metrics import TASKS, Task, task_of
 from lowrank.experiment.sections import (
     DECAYS,
     INITIALISATIONS,
@@ -32,6 +33,7 @@ from lowrank.experiment.sections import (
     Size,
     Strict,
     SweepSpec,
+    TrackName,
     TrainingSpec,
 )
 from lowrank.experiment.shares import nearest
@@ -176,6 +178,11 @@ class TrackConfig(Strict):
     sweep: SweepSpec = Field(description="The learning-rate sweep of every arm.")
     studies: Studies = Field(Studies(), description="The experiments.")
 
+    @property
+    def task(self) -> Task:
+        """What the track is, whatever it is called."""
+        return task_of(self.model.family)
+
     @model_validator(mode="after")
     def _studies_fit(self) -> TrackConfig:
         studies, steps, family = self.studies, self.training.steps, FAMILIES[self.model.family]
@@ -256,13 +263,18 @@ class Config(Strict):
         description="Names of further initialisations, decays or truncations, each with the Python "
         "file that registers it.",
     )
-    tracks: dict[Literal["language", "small-images", "large-images"], TrackConfig] = Field(
-        min_length=1, description="The tracks."
+    tracks: dict[TrackName, TrackConfig] = Field(
+        min_length=1, max_length=100, description="The tracks, by names of your own."
     )
 
     def seeds_of(self, track: str) -> tuple[int, ...]:
         """The seeds of a track: its own, or those of the file."""
-        return self.tracks[track].seeds or self.seeds  # type: ignore[index]
+        return self.tracks[track].seeds or self.seeds
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """What each track is: the name of its task."""
+        return {name: track.task.name for name, track in self.tracks.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -270,12 +282,15 @@ class Config(Strict):
             if name in INITIALISATIONS | DECAYS | TRUNCATIONS:
                 raise ValueError(f"extensions.{name}: {name} is built in: choose another name")
         for name, track in self.tracks.items():
-            text, task = isinstance(track.data, TextSpec), FAMILIES[track.model.family].task
-            if text != (name == "language") or text != (task == "language"):
+            if track.data.kind != track.task.data:
+                fitting = [
+                    other
+                    for other, family in FAMILIES.items()
+                    if TASKS[family.task].data == track.data.kind
+                ]
                 raise ValueError(
-                    f"tracks.{name}: {track.model.family} on {'text' if text else 'images'} does "
-                    "not fit: language is a language model on text, the others are image models on "
-                    "images"
+                    f"tracks.{name}: {track.model.family} on {track.data.kind} does not fit: it needs "
+                    f"{track.task.data}, and {track.data.kind} one of {', '.join(fitting)}"
                 )
             optimizer, cut = track.training.optimizer, self.parallel == "fsdp" and self.devices > 1
             if cut and not OPTIMIZERS[optimizer].sharded:

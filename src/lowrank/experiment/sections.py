@@ -39,7 +39,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 INITIALISATIONS = {"he", "he_scaled", "random_spectral", "spectral", "spectral_ones"}
 DECAYS = {"none", "l2", "frobenius"}
 TRUNCATIONS = {"plain", "whitened", "fisher"}
-TRACKS = ("language", "small-images", "large-images")
 LARGEST_SEED = 2**63
 
 
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     OptimizerName = str
 else:
     FamilyName, OptimizerName = Literal[tuple(FAMILIES)], Literal[tuple(OPTIMIZERS)]
+TrackName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=60)]
 
 
 class Strict(BaseModel):

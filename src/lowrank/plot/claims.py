@@ -24,12 +24,12 @@ from matplotlib.ticker import MaxNLocator
 
 from lowrank import escape
 from lowrank.analysis.evidence import measure
-from lowrank.analysis.ledger import DIRECTION
 from lowrank.errors import LowrankError
+from lowrank.experiment.metrics import metric
 from lowrank.files import read_table
 from lowrank.plot.arms import INITS, Kind, in_words
 from lowrank.plot.page import Page
-from lowrank.plot.results import TRACKS, locate, records
+from lowrank.plot.results import locate, records
 from lowrank.plot.style import BLACK, BLUE, FULL, GREY, VERMILLION, canvas, legend_below, widen
 from lowrank.plot.verdicts import page
 
@@ -94,7 +94,7 @@ Panels = dict[str, pd.DataFrame]
 def draw(claims: pd.DataFrame) -> tuple[Figure, Page]:
     """Under each claim in words a row of panels a metric: one column a track, one line a contrast."""
     contrasts = claims[(claims["level"] == "member") & np.isfinite(claims["estimate"])]
-    tracks = [track for track in TRACKS if (contrasts["track"] == track).any()]
+    tracks = [track for track in claims["track"].unique() if (contrasts["track"] == track).any()]
     rows = _layout(claims, contrasts)
     if not tracks:
         return _nothing(), page(claims)
@@ -267,7 +267,7 @@ def _margin(ax: Axes, row: pd.Series, factor: float) -> list[float]:
         ends = [factor * low, factor * margin]
         ax.axvspan(*ends, color=BLACK, alpha=0.12, linewidth=0, zorder=1)
         return ends
-    better = {"lower": -1, "higher": 1}.get(kind, DIRECTION.get(row["metric"], 1))
+    better = {"lower": -1, "higher": 1}.get(kind, metric(row["metric"]).better or 1)
     line = margin if unit == "factor" else factor * (low if better < 0 else margin)
     ax.axvline(line, color=BLACK, linestyle=":", zorder=2)
     return [line]

@@ -30,12 +30,12 @@ def draw(results: Results) -> tuple[Figure, Table]:
     table.insert(0, "label", [arm_label(row) for row in records(table)])
     table = compare(table, results, "initialisation", "to_dense", lambda r: r.init == "dense")
     table = compare(table, results, "initialisation", "to_spectral", lambda r: r.init == "spectral")
-    grams = results.optional("baselines") if results.language else pd.DataFrame()
+    grams = results.optional("baselines") if results.task.language else pd.DataFrame()
     figure, (ax,) = canvas(width=_width(table), height=3.1)
     handles = _points(ax, table, quality, results.inits)
     handles += _ngrams(ax, grams, quality)
     ax.set_ylabel(quality.axis)
-    if results.language:
+    if results.task.language:
         add_perplexity(ax)
     legend_below(figure, handles + marks.extra_handles(table, quality, bands=True), columns=3)
     if len(grams):

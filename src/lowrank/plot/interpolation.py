@@ -34,7 +34,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
             marks.band(axes[0], np.array(found).T, look, marker=look.marker, markersize=3.5)
     _barriers(axes[1], barriers, looks)
     axes[0].set_xlabel(r"$t$: from dense ($t=0$) to low rank ($t=1$)")
-    unit = "nats/token" if results.language else "nats/image"
+    unit = results.task.loss_unit
     axes[0].set_ylabel(f"validation loss ({unit})")
     axes[1].set_xlabel(r"distance $\Vert W_1 - W_0\Vert_F\,/\,\Vert W_0\Vert_F$")
     axes[1].set_ylabel(f"barrier ({unit})")

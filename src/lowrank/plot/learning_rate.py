@@ -49,8 +49,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
         log_axis(ax, "x", panels[index][1]["learning_rate"].unique())
         ax.set_xlabel("peak learning rate")
         if index % columns == 0:
-            unit = "nats/token" if results.language else "nats/image"
-            ax.set_ylabel(f"validation loss ({unit})")
+            ax.set_ylabel(f"validation loss ({results.task.loss_unit})")
     title_panels(axes, [title for title, _ in panels])
     handles = [results.inits[name].handle() for name in names]
     handles += [CHOSEN, *([EDGE] if rates["at_edge"].any() else [])]

@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 
 from lowrank.errors import LowrankError, unknown
+from lowrank.experiment.metrics import Task, metric, task_of
 from lowrank.files import read_table
 from lowrank.plot.arms import INITS, SWEEP, TRUNCATIONS, Kind, decay_looks, looks, switch_looks
-
-TRACKS = ("language", "small-images", "large-images")
 
 
 @dataclass(frozen=True)
@@ -47,28 +46,11 @@ class Quality:
         return {"digits": self.digits, "factor": self.factor}
 
 
-LANGUAGE = Quality(
-    metric="test_loss",
-    label="test loss",
-    unit="nats/token",
-    factor=1.0,
-    digits=3,
-    better=-1,
-    beside={
-        "test_perplexity": ("perplexity", 2),
-        "test_word_perplexity": ("word perplexity", 1),
-        "test_bits_per_byte": ("bits/byte", 3),
-    },
-)
-IMAGES = Quality(
-    metric="test_accuracy",
-    label="test top-1",
-    unit="%",
-    factor=100.0,
-    digits=2,
-    better=1,
-    beside={"test_loss": ("test loss", 3)},
-)
+def quality(task: Task) -> Quality:
+    """What the arms of a task are compared by."""
+    own = metric(task.quality)
+    beside = {name: (metric(name).label, metric(name).digits) for name in task.beside}
+    return Quality(own.name, own.label, own.unit, own.factor, own.digits, own.better, beside)
 
 
 @dataclass(frozen=True)
@@ -82,12 +64,12 @@ class Results:
     @property
     def quality(self) -> Quality:
         """What the track's arms are compared by."""
-        return LANGUAGE if self.track == "language" else IMAGES
+        return quality(self.task)
 
-    @property
-    def language(self) -> bool:
-        """Whether losses may be read as perplexities."""
-        return self.track == "language"
+    @cached_property
+    def task(self) -> Task:
+        """What the track is, by the model family of its runs."""
+        return task_of(self.table("runs")["family"].iloc[0])
 
     @cached_property
     def inits(self) -> dict[str, Kind]:
@@ -162,19 +144,20 @@ def _of_track(table: pd.DataFrame, track: str) -> pd.DataFrame:
         return table[table["track"] == track].reset_index(drop=True)
     if "cell" in table:
         return table[table["cell"].str.startswith(f"{track}/")].reset_index(drop=True)
-    return table if track == "language" or not len(table) else table.iloc[:0]
+    return table.iloc[:0]
 
 
 def load(tables: Path | str, track: str) -> Results:
     """The tables in a folder, for one track. A relative folder is looked for from here upwards."""
-    if track not in TRACKS:
-        raise unknown("track", track, TRACKS)
     folder = locate(tables)
     if not (folder / "runs.parquet").is_file():
         raise LowrankError(
             f"{tables} has no runs.parquet: make the tables first (snakemake --cores all tables) or "
             "name another folder in the cell 'parameters'."
         )
+    tracks = read_table(folder / "runs.parquet")["track"].unique()
+    if track not in tracks:
+        raise unknown("track", track, tracks)
     return Results(folder, track)
 
 

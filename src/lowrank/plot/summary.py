@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.analysis.stats import mean_interval, possible
+from lowrank.analysis.stats import mean_interval
+from lowrank.experiment.metrics import metric as known
 from lowrank.exponential import exp
 from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
@@ -38,8 +39,8 @@ def interval(values: Iterable[float], metric: str = "") -> tuple[float, float, f
     found = mean_interval(x)
     if not np.isfinite(found.low):
         return found.estimate, np.nan, np.nan
-    least, most = possible(metric)
-    return found.estimate, max(found.low, least), min(found.high, most)
+    ends = known(metric)
+    return found.estimate, max(found.low, ends.least), min(found.high, ends.most)
 
 
 def summarise(

@@ -22,11 +22,10 @@ from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.escape import visible
 from lowrank.experiment.config import Config
+from lowrank.experiment.metrics import PAPER_METRICS, PaperMetric
 from lowrank.exponential import exp
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 
-METRICS = {"perplexity": ("test_perplexity", 1.0), "top-1 (%)": ("test_accuracy", 100.0)}
-"""The paper's metrics: our column, and the factor to the paper's unit."""
 MEMBER = ("arm", "reference", "estimate", "p_corrected", "verdict")
 
 
@@ -52,7 +51,7 @@ def export(
         "parameters": hyper_parameters(config),
         "runs": _summary(runs),
         "tracks": {
-            name: {"data": data_words(track.data), **_track(runs, name)}
+            name: {"task": track.task.name, "data": data_words(track.data), **_track(runs, name)}
             for name, track in config.tracks.items()
         },
         "claims": _claims(ledger, claims),
@@ -209,11 +208,12 @@ def _paper(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
     dense = {n.track: n.value for n in ledger.paper if n.arm == "dense"}
     rows = []
     for verified in ledger.paper:
-        column, factor = METRICS[verified.metric]
-        log = verified.metric == "perplexity"
-        ours = _values(runs, verified.track, verified.arm, column, factor, log)
-        base = _values(runs, verified.track, "dense", column, factor, log)
+        metric = PAPER_METRICS[verified.metric]
+        log = metric.logarithmic
+        ours = _values(runs, verified.track, verified.arm, metric)
+        base = _values(runs, verified.track, "dense", metric)
         row: dict[str, Any] = verified.model_dump() | {"gap": None, "ours": None, "our_gap": None}
+        row |= {"unit": metric.difference, "digits": 3 if log else 2}
         if verified.arm != "dense" and verified.track in dense:
             there = dense[verified.track]
             row["gap"] = math.log(verified.value / there) if log else verified.value - there
@@ -227,13 +227,12 @@ def _paper(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _values(
-    runs: pd.DataFrame, track: str, arm: str, column: str, factor: float, log: bool
-) -> pd.Series:
-    if column not in runs:
+def _values(runs: pd.DataFrame, track: str, arm: str, metric: PaperMetric) -> pd.Series:
+    if metric.column not in runs:
         return pd.Series(dtype=float)
-    rows = runs[(runs["track"] == track) & (runs["arm"] == arm)][column].dropna() * factor
-    return rows.map(math.log) if log else rows
+    rows = runs[(runs["track"] == track) & (runs["arm"] == arm)]
+    values = rows[metric.column].dropna() * metric.factor
+    return values.map(math.log) if metric.logarithmic else values
 
 
 def _commit(published: Path | None) -> str:
