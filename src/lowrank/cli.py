@@ -317,7 +317,9 @@ def publish(tables: Path, config: Path, output: Path) -> None:
 @click.option("--ledger", type=FILE, required=True, help="The claims and their margins.")
 @click.option("--tables", "folder", type=FOLDER, required=True, help="Folder of tables.")
 @click.option("--figures", type=FOLDER, required=True, help="Folder of figures.")
-@click.option("--published", type=FOLDER, help="Published tables, if they are the ground.")
+@click.option(
+    "--published", type=FOLDER, help="Published tables, if the results are based on them."
+)
 @click.option("--source", type=FILE, required=True, help="Typst source.")
 @click.option("--data", type=FOLDER, required=True, help="Folder to write what the report reads.")
 @click.option("--output", type=FILE, required=True, help="PDF to write, or PNG with {p} for pages.")

@@ -1,4 +1,4 @@
-"""Reading YAML so that a file means what it looks like, or is refused with its line.
+"""Reading YAML so that a file means what it looks like, or is an error that names its line.
 
 PyYAML takes the last of two equal keys, reads `1:30` as 90 and `014` as 12 (YAML 1.1), lets a few
 aliases stand for billions of values, and follows nesting until Python gives up. Here each of these

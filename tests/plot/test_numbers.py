@@ -137,13 +137,13 @@ def test_a_course_has_the_mean_and_interval_over_seeds_at_each_step():
     rows = pd.DataFrame(
         {"step": [1, 1, 5, 5, 5], "seed": [0, 1, 0, 1, 1], "x": [1.0, 3.0, 2.0, 8.0, np.inf]}
     )
-    steps, mean, low, high = summary.course(rows, "x")
+    steps, mean, low, high = summary.trajectory(rows, "x")
     assert steps.tolist() == [1.0, 5.0]
     assert mean.tolist() == [2.0, 5.0]
     assert (high - mean).tolist() == pytest.approx([12.7062047, 3 * 12.7062047], rel=1e-6)
     assert (mean - low).tolist() == pytest.approx((high - mean).tolist())
     rows["x"] = [1.0, 4.0, 2.0, 8.0, 0.0]
-    _, mean, low, high = summary.course(rows, "x", geometric=True)
+    _, mean, low, high = summary.trajectory(rows, "x", geometric=True)
     assert mean.tolist() == pytest.approx([2.0, 4.0])
     assert (np.log(high) - np.log(mean)).tolist() == pytest.approx(
         (np.log(mean) - np.log(low)).tolist()

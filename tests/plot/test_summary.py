@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowrank.plot.summary import course, interval, summarise
+from lowrank.plot.summary import interval, summarise, trajectory
 
 
 def test_interval_is_the_t_interval_and_absent_for_one_seed():
@@ -32,12 +32,12 @@ def test_diverged_runs_count_apart_from_seeds():
     assert (row["loss"], row["seeds"], row["diverged"], row["diverged_at"]) == (1.5, 2, 1, 5)
 
 
-def test_course_averages_layers_within_a_seed_before_seeds():
+def test_trajectory_averages_layers_within_a_seed_before_seeds():
     rows = pd.DataFrame(
         {"step": 1, "seed": [0, 0, 0, 1], "layer": list("abca"), "x": [1.0, 1.0, 4.0, 6.0]}
     )
-    steps, mean, _, _ = course(rows, "x")
+    steps, mean, _, _ = trajectory(rows, "x")
     assert list(steps) == [1]
     assert mean[0] == pytest.approx((2.0 + 6.0) / 2)
-    _, mean, _, _ = course(rows, "x", geometric=True)
+    _, mean, _, _ = trajectory(rows, "x", geometric=True)
     assert mean[0] == pytest.approx(np.sqrt(4.0 ** (1 / 3) * 6.0))

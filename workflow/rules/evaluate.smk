@@ -131,7 +131,7 @@ rule measure_speed:
         " --device {params.device} --rounds {params.rounds} --output {output} 2>&1 | tee {log}"
 
 
-# Gather every table of the scale; published ones are the ground where results_from says so.
+# Gather every table of the scale; based on the published ones where results_from says so.
 rule collect_tables:
     input:
         cells=[table for name in TRAINED for table in cell_tables(name)],

@@ -1,7 +1,7 @@
 """Published results: a scale's small tables in version control, sealed by a manifest.
 
 They are leaf inputs: no rule makes them, so nothing retrains because of them. A table that does not
-match the manifest is refused by name.
+match the manifest is an error that names it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ COLUMNS = {
     "width": "model width (GPT-2: embedding size; Wide ResNet: width factor; ResNet: base size)",
     "init": "initialisation of the factors; dense for the dense model",
     "rank_fraction": "rank over the smaller side of each layer's matrix, before rounding",
-    "matricisation": "how convolution kernels are read as matrices",
+    "matricisation": "matricisation of convolution kernels",
     "layers": "patterns of the layers factorised",
     "dense_layers": "patterns of the layers left dense",
     "decay": "what penalises the factors",
@@ -96,7 +96,7 @@ def collect(
 
     `cells` are folders of cells' tables, `evaluations` test metrics, `rates` sweep results, `others`
     further tables by name (interpolation, barriers, posthoc, baselines). With `published`, tables
-    found there are the ground on which the given ones replace the rows of their cells.
+    found there are the base: the given ones replace the rows of their cells.
     """
     folders = list(cells)
     tables = {name: concat(_of_cell(f / f"{name}.parquet") for f in folders) for name in PER_CELL}

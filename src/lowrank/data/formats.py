@@ -148,4 +148,6 @@ def _unpacked(file: Path, packed: str) -> Iterator[Any]:
 
 
 def _damaged(file: Path, packed: str, error: Exception) -> LowrankError:
-    return LowrankError(f"{file} could not be unpacked as {packed} ({cause(error)}): mend it.")
+    return LowrankError(
+        f"{file} could not be unpacked as {packed} ({cause(error)}): repair it or give another file."
+    )

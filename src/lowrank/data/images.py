@@ -215,7 +215,7 @@ def _undecodable(rows: Rows, row: int, value: Any, error: Exception) -> LowrankE
     if isinstance(error, LowrankError):
         return LowrankError(f"{which} cannot be used: {reason}.")
     return LowrankError(
-        f"{which} cannot be decoded ({reason}): mend it, or set skip_corrupt to leave such images "
+        f"{which} cannot be decoded ({reason}): repair it, or set skip_corrupt to leave such images "
         "out."
     )
 

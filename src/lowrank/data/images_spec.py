@@ -57,7 +57,7 @@ class ImageSpec(BaseModel):
     channels: Literal[1, 3] | None = Field(
         None,
         description="1: grey. 3: colour. null: as the first training image has it. Images of 16 bits "
-        "are scaled to 8; floating-point ones are refused.",
+        "are scaled to 8; floating-point images are not supported.",
     )
     background: Literal["white", "black"] = Field(
         "white", description="What is laid under images that are transparent."

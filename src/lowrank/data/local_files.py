@@ -112,4 +112,4 @@ def _is_file(path: Path) -> bool:
 
 
 def _dangling(path: Path | str) -> LowrankError:
-    return LowrankError(f"{path} is a link to nothing: mend or remove it.")
+    return LowrankError(f"{path} is a broken link: fix or remove it.")

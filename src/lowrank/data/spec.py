@@ -108,7 +108,7 @@ class TextSpec(BaseModel):
         }[self.source]
         for key in foreign:
             if getattr(self, key) is not None:
-                raise ValueError(f"source '{self.source}' does not take `{key}`: leave it out")
+                raise ValueError(f"source '{self.source}' does not support `{key}`: remove it")
         if self.source == "hub":
             for key in ("train", "validation", "test"):
                 if isinstance(getattr(self, key), tuple):

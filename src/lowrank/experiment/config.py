@@ -110,14 +110,14 @@ class ScalingStudy(Strict):
 
 
 class LayersStudy(Strict):
-    """Which layers are factorised, and how kernels are read."""
+    """Which layers are factorised, and by which matricisation of their kernels."""
 
     groups: tuple[Name, ...] = Field((), description="Groups factorised alone.")
     dense_blocks: tuple[Literal["first", "last"], ...] = Field(
         (), description="Blocks left dense, one arm each."
     )
     matricisations: tuple[Literal["channel", "spatial"], ...] = Field(
-        (), description="Further ways to read convolution kernels, with all layers factorised."
+        (), description="Alternative matricisations of kernels, with all layers factorised."
     )
 
 
@@ -309,7 +309,7 @@ class Config(Strict):
 
 
 def parse(values: Any, source: str = "configuration") -> Config:
-    """A validated configuration from plain values; LowrankError names the key, value and remedy."""
+    """A validated configuration from plain values; LowrankError names the key, the value and what would be right."""
     _expect_section(values, source)
     try:
         return Config.model_validate(values)

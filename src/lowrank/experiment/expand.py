@@ -141,7 +141,7 @@ def scaling_arms(track: TrackConfig) -> Iterator[Arm]:
 
 
 def layers_arms(track: TrackConfig) -> Iterator[Arm]:
-    """All layers, one group alone, the first or the last block left dense, and kernels read otherwise."""
+    """All layers, one group alone, the first or the last block left dense, and alternative matricisations."""
     study = track.studies.layers
     if study is None:
         return

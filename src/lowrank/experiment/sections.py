@@ -137,7 +137,7 @@ class ModelSpec(Strict):
             value = getattr(self, key)
             if key not in known and value != field.default:
                 raise ValueError(
-                    f"{key}: {shown(value)} says nothing to the family {self.family}: leave it out"
+                    f"{key}: {shown(value)} is not supported by the family {self.family}: remove it"
                 )
         if problem := family.problem(self):
             raise ValueError(problem)

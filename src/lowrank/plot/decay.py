@@ -13,7 +13,7 @@ from lowrank.plot import marks
 from lowrank.plot.arms import Kind, is_own_decay
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import BLACK, canvas, legend_below, log_axis, title_panels
-from lowrank.plot.summary import compare, course, decays, interval
+from lowrank.plot.summary import compare, decays, interval, trajectory
 from lowrank.plot.table import Table, costs, difference, estimate, order, plain, qualities, words
 
 STYLES: list[Any] = ["-", (0, (4, 1.5)), ":"]
@@ -74,7 +74,7 @@ def _courses(
 ) -> None:
     for row in records(table):
         line = STYLES[factors.index(row.rate_factor) % len(STYLES)]
-        found = course(layers[layers["cell"] == row.cell], value, geometric=True)
+        found = trajectory(layers[layers["cell"] == row.cell], value, geometric=True)
         marks.band(ax, found, looks[row.label], linestyle=line)
     log_axis(ax, "y")
     ax.set_xlabel("step")
@@ -88,7 +88,7 @@ def _measured(layers: pd.DataFrame) -> pd.DataFrame:
     for cell, group in late.groupby("cell", sort=False):
         row: dict[str, Any] = {"cell": cell}
         for value in ("effective_step_size", "relative_update"):
-            _, mean, _, _ = course(group.assign(step=0), value, geometric=True)
+            _, mean, _, _ = trajectory(group.assign(step=0), value, geometric=True)
             row[value] = mean[0] if len(mean) else float("nan")
         norms = group.groupby("seed")["product_norm"].mean()
         row["product_norm"], *_ = interval(norms, "product_norm")

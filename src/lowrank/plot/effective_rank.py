@@ -9,7 +9,7 @@ from lowrank.plot import marks
 from lowrank.plot.arms import is_own_decay
 from lowrank.plot.results import Results, records
 from lowrank.plot.style import canvas, legend_below, title_panels
-from lowrank.plot.summary import compare, course, decays
+from lowrank.plot.summary import compare, decays, trajectory
 from lowrank.plot.table import Table, costs, difference, estimate, qualities, words
 
 MEASURES = {
@@ -34,7 +34,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
             look = results.decays[row.label]
             marks.points(end, [index], table.iloc[[index]], look, measure, better=1)
             rows = layers[layers["cell"] == row.cell]
-            marks.band(over, course(rows, measure), look, marker=look.marker, markersize=3)
+            marks.band(over, trajectory(rows, measure), look, marker=look.marker, markersize=3)
         end.set_xlim(-0.6, len(table) - 0.4)
         end.set_xticks(range(len(table)), [""] * len(table))
         end.tick_params(axis="x", length=0)

@@ -136,7 +136,7 @@ def compare(
     return table.assign(**dict(zip(columns, found.T, strict=True)))
 
 
-def course(
+def trajectory(
     rows: pd.DataFrame, value: str, geometric: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Step, mean over seeds, and the interval's ends of a column that was measured in each layer.

@@ -40,7 +40,7 @@ def export(
     """Write `facts.json` into `output`; the figures' tables are read where they lie.
 
     `tables` is a scale's folder of tables (`runs` and `claims` are needed), `figures` its folder of
-    figures, `published` where its published tables are, if they are the ground.
+    figures, `published` where its published tables are, if results are based on them.
     """
     runs = read_table(tables / "runs.parquet")
     claims = read_table(tables / "claims.parquet")

@@ -47,7 +47,7 @@ INTRODUCTION = """# Configuration
 
 A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `gpu.yaml` and
 `paper.yaml`. `snakemake --config scale=gpu` picks one; `--configfile mine.yaml` takes any other file;
-`--config key=value` overrides a top-level key. An unknown key is refused with the nearest known one.
+`--config key=value` overrides a top-level key. An unknown key is an error that suggests the nearest known one.
 Files mean what they look like: a key may stand once, `014`, `1:30`, `1_000`, `yes` and dates, which
 versions of YAML read differently, need quotes or plain digits, and every size, list and text has an upper
 bound (`schema.json`). Snakemake reads a file of `--configfile` with its own reader first; one that is
