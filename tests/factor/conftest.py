@@ -11,6 +11,12 @@ from torch import nn
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """Runs flush them to zero for speed, in the whole process; the mathematics holds for them too."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def make_gpt2() -> Callable[..., nn.Module]:
     """Builds a GPT-2 without dropout, its initial weights by transformers."""
