@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lowrank.analysis import tables
-from lowrank.analysis.publish import load
+from lowrank.analysis.publish import read_published
 from lowrank.analysis.stats import holm
 from lowrank.analysis.tables import say_what_differs
 from lowrank.errors import LowrankError
@@ -230,7 +230,7 @@ def test_runs_published_without_versions_of_parts_are_of_the_first(tmp_path):
     old = old.rename(columns={"training_version": "method_version"})
     old.to_parquet(tmp_path / "runs.parquet")
     write_manifest(tmp_path, ["runs.parquet"])
-    found = load(tmp_path)["runs"]
+    found = read_published(tmp_path)["runs"]
     assert found[["training_version", "evaluation_version"]].to_numpy().tolist() == [[1, 1]]
     assert "method_version" not in found
 

@@ -19,7 +19,7 @@ from lowrank.analysis.tables import all_contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment.expand import expand
 from lowrank.files import read_table, write_table
-from lowrank.plot import load, publish, style
+from lowrank.plot import publish, read_results, style
 
 FIGURES = {
     **{
@@ -43,7 +43,7 @@ def drawn(tables):
         if (track, name) not in made:
             module, function = FIGURES[name]
             draw_it = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
-            made[track, name] = draw_it(load(tables, track))
+            made[track, name] = draw_it(read_results(tables, track))
         return made[track, name]
 
     return draw
@@ -257,7 +257,7 @@ def one_seed(tables, synthetic, tmp_path_factory):
 def test_one_seed_is_drawn_without_intervals(track, name, one_seed):
     module, function = FIGURES[name]
     drawing = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
-    figure, table = drawing(load(one_seed, track))
+    figure, table = drawing(read_results(one_seed, track))
     figure.draw(FigureCanvasAgg(figure).get_renderer())
     assert len(table.numbers)
     assert "±" not in table.markdown() and "*" not in table.markdown().replace("\\*", "")
@@ -346,7 +346,7 @@ def strange(request, tables, tmp_path_factory):
 def test_strange_tables_are_drawn_with_their_whole_legend_and_nothing_cut_off(name, strange):
     module, function = FIGURES[name]
     drawing = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
-    figure, table = drawing(load(strange, "language"))
+    figure, table = drawing(read_results(strange, "language"))
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     legend = figure.legends[0]
@@ -373,7 +373,7 @@ def test_accuracies_end_at_100_per_cent_in_figure_table_and_legend(tables, tmp_p
         write_table(tmp_path / f"{name}.parquet", rows)
     for module in ("initialisation", "posthoc", "layers", "pretraining"):
         drawing = importlib.import_module(f"lowrank.plot.{module}")
-        figure, table = drawing.draw(load(tmp_path, "small-images"))
+        figure, table = drawing.draw(read_results(tmp_path, "small-images"))
         legend = [text.get_text() for text in figure.legends[0].get_texts()]
         assert "95 % t interval, 3 seeds (ends at 100 %)" in legend
         numbers = table.numbers[table.numbers["seeds"] > 1]
@@ -397,7 +397,7 @@ def _segments(bars):
 def test_a_line_to_a_model_without_a_run_is_not_taken_for_the_control(tables):
     from lowrank.plot import interpolation
 
-    results = load(tables, "language")
+    results = read_results(tables, "language")
     runs = results.table("runs")
     runs.loc[runs["cell"] == "language/spectral-r0.5-pre0.25", "cell"] = "language/elsewhere"
     _, table = interpolation.draw(results)
@@ -452,7 +452,7 @@ def test_own_methods_look_the_same_in_every_figure(tables, tmp_path):
     seen = set()
     for track, module in itertools.product(TRACKS, ("initialisation", "learning_rate", "spectra")):
         drawing = importlib.import_module(f"lowrank.plot.{module}")
-        figure, _ = drawing.draw(load(tmp_path, track))
+        figure, _ = drawing.draw(read_results(tmp_path, track))
         for handle in figure.legends[0].legend_handles:
             if handle.get_label().endswith("own a"):
                 seen.add((handle.get_color(), str(handle.get_marker())))
@@ -476,18 +476,18 @@ def test_missing_study_is_named(tables, tmp_path):
     from lowrank.plot import layers
 
     with pytest.raises(LowrankError, match="the study 'layers' of language has no runs"):
-        layers.draw(load(tmp_path, "language"))
+        layers.draw(read_results(tmp_path, "language"))
 
 
 def test_missing_tables_are_named_with_a_remedy(tmp_path):
     with pytest.raises(LowrankError, match="snakemake --cores all tables"):
-        load(tmp_path, "language")
+        read_results(tmp_path, "language")
 
 
 def test_decays_are_compared_with_the_tracks_own_even_where_another_study_trained_it(tables):
     from lowrank.plot import decay
 
-    results = load(tables, "language")
+    results = read_results(tables, "language")
     runs = results.table("runs")
     own = runs["cell"] == "language/spectral-r0.5"
     results.table("runs").loc[own, "studies"] = "initialisation"  # the decay study lacks it
@@ -529,8 +529,8 @@ def test_a_figure_shows_no_cell_but_those_it_is_drawn_again_for(
         write_table(tmp_path / source.name, table)
     module, function = FIGURES[name]
     draw = getattr(importlib.import_module(f"lowrank.plot.{module}"), function)
-    figure, table = draw(load(tmp_path, track))
-    expected_figure, expected = draw(load(tables, track))
+    figure, table = draw(read_results(tmp_path, track))
+    expected_figure, expected = draw(read_results(tables, track))
     pd.testing.assert_frame_equal(table.shown(), expected.shown())
     pixels = [np.asarray(_canvas(each).buffer_rgba()) for each in (figure, expected_figure)]
     assert np.array_equal(*pixels)
@@ -550,7 +550,7 @@ def _dots(ax) -> list[tuple[float, float]]:
 def test_every_seed_that_ended_is_a_dot_in_the_row_of_its_arm(tables):
     from lowrank.plot import layers
 
-    results = load(tables, "small-images")
+    results = read_results(tables, "small-images")
     figure, table = layers.draw(results)
     runs = results.table("runs")
     expected = [
@@ -565,7 +565,7 @@ def test_every_seed_that_ended_is_a_dot_in_the_row_of_its_arm(tables):
 def test_every_layer_is_a_dot_at_its_mean_over_seeds_at_the_end(tables):
     from lowrank.plot import effective_rank
 
-    results = load(tables, "language")
+    results = read_results(tables, "language")
     figure, table = effective_rank.draw(results)
     rows = results.table("layers")
     rows = rows[rows["step"] == 20]

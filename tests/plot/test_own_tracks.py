@@ -56,7 +56,7 @@ def test_cells_contrasts_and_claims_are_those_of_any_other_name(synthetic, own, 
 @pytest.mark.parametrize("track", NAMES)
 def test_figures_show_the_same_under_any_name(tables, own_tables, module, track):
     (before, old), (now, new) = (
-        module.draw(plot.load(folder, name))
+        module.draw(plot.read_results(folder, name))
         for folder, name in ((tables, track), (own_tables, NAMES[track]))
     )
     assert [ax.get_ylabel() for ax in now.axes] == [ax.get_ylabel() for ax in before.axes]
@@ -65,7 +65,7 @@ def test_figures_show_the_same_under_any_name(tables, own_tables, module, track)
 
 def test_a_track_that_no_run_is_of_is_named_with_the_nearest(own_tables):
     with pytest.raises(LowrankError, match="did you mean 'digits-2'"):
-        plot.load(own_tables, "digits")
+        plot.read_results(own_tables, "digits")
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,14 @@ import yaml
 
 from lowrank import escape
 from lowrank.analysis.claims import Ledger, judge, load
-from lowrank.analysis.publish import load as load_published
+from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config, Studies
 from lowrank.experiment.config import load as load_config
 from lowrank.experiment.config import parse as parse_config
 from lowrank.files import write_json, write_table
 from lowrank.plot import claims as claims_figure
-from lowrank.plot import initialisation, publish
-from lowrank.plot import load as results
+from lowrank.plot import initialisation, publish, read_results
 from lowrank.report import paper
 
 TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
@@ -132,7 +131,7 @@ def test_report_compiles_when_most_studies_did_not_run(project):
 def test_every_published_scale_makes_its_report(scale, project):
     """Its real tables, and for every figure one picture."""
     settings = load_config(ROOT / "published" / scale / "config.json")
-    tables = load_published(ROOT / "published" / scale)
+    tables = read_published(ROOT / "published" / scale)
     folder = project / "published-tables"
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
@@ -146,7 +145,7 @@ def test_every_published_scale_makes_its_report(scale, project):
                     path = project / f"figures/{name}/{study}.{ending}"
                     path.parent.mkdir(exist_ok=True)
                     shutil.copy(project / f"figures/claims.{ending}", path)
-        _, table = initialisation.draw(results(folder, name))
+        _, table = initialisation.draw(read_results(folder, name))
         write_json(project / f"figures/{name}/initialisation.json", table.fields())
     facts = export(project, settings, "published-tables")
     assert compiled(project).startswith(b"%PDF")

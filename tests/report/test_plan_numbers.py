@@ -169,7 +169,7 @@ def test_the_speed_of_published_runs_is_their_median(monkeypatch, tmp_path):
         table = pd.DataFrame({"training_flops": [8.0] * len(seconds), "train_seconds": seconds})
         write_table(tmp_path / name / "runs.parquet", table)
     monkeypatch.setattr(
-        plan, "load", lambda folder: {"runs": pd.read_parquet(folder / "runs.parquet")}
+        plan, "read_published", lambda folder: {"runs": pd.read_parquet(folder / "runs.parquet")}
     )
     assert plan.measured_speed(tmp_path) == 4.0  # of 8, 4 and 2
 

@@ -60,7 +60,7 @@ def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
     return read_json(output / MANIFEST)
 
 
-def load(folder: Path) -> dict[str, pd.DataFrame]:
+def read_published(folder: Path) -> dict[str, pd.DataFrame]:
     """The published tables by name; a missing, truncated or altered one is a LowrankError naming it.
 
     Runs that were published before parts of the code had versions of their own are of their first.

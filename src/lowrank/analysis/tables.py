@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank.analysis.contrasts import contrasts
-from lowrank.analysis.publish import load as load_published
+from lowrank.analysis.publish import read_published
 from lowrank.analysis.stats import paired_contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
@@ -107,7 +107,7 @@ def collect(
     for name, paths in others.items():
         tables[name] = concat(_with_track(read_table(path), path.stem) for path in paths)
     if published is not None:
-        ground = load_published(published)
+        ground = read_published(published)
         ground.pop("claims", None)
         say_what_differs(ground["runs"], tables["runs"])
         tables = {name: over(ground.get(name), tables.get(name)) for name in {**tables, **ground}}

@@ -6,6 +6,6 @@ tables that the study wrote.
 """
 
 from lowrank.plot.output import publish
-from lowrank.plot.results import load
+from lowrank.plot.results import read_results
 
-__all__ = ["load", "publish"]
+__all__ = ["publish", "read_results"]

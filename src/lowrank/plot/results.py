@@ -147,7 +147,7 @@ def _of_track(table: pd.DataFrame, track: str) -> pd.DataFrame:
     return table.iloc[:0]
 
 
-def load(tables: Path | str, track: str) -> Results:
+def read_results(tables: Path | str, track: str) -> Results:
     """The tables in a folder, for one track. A relative folder is looked for from here upwards."""
     folder = locate(tables)
     if not (folder / "runs.parquet").is_file():

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lowrank import models
-from lowrank.analysis.publish import load
+from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
@@ -135,7 +135,7 @@ def measured_speed(published: Path) -> float | None:
     """Training FLOPs a second that published runs reached (median), if there are any."""
     speeds = []
     for folder in sorted(published.glob("*")) if published.is_dir() else []:
-        runs = load(folder)["runs"]
+        runs = read_published(folder)["runs"]
         speeds += list(runs["training_flops"] / runs["train_seconds"])
     return float(pd.Series(speeds).median()) if speeds else None
 

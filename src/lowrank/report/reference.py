@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from lowrank.analysis.claims import load as load_ledger
-from lowrank.analysis.publish import load
+from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
@@ -82,7 +82,7 @@ def write_reference(
 
 def verdicts(published: Path) -> str:
     """The verdict table of a published scale, a row a claim and a column a track, as Markdown."""
-    tables = load(published)
+    tables = read_published(published)
     claims = tables["claims"]
     tracks = claims.loc[claims["level"] == "test", "track"].unique()
     rows = [f"| claim | {' | '.join(tracks)} | together |", "|---" * (len(tracks) + 2) + "|"]
