@@ -28,7 +28,7 @@ results/% figures/% paper/%: .venv/ready FORCE
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile $(ARGS)
 
-golden: .venv/ready ## Record the golden study anew, after a change that is meant to change results
+golden: .venv/ready ## Record the golden study again, after a change that is meant to change results
 	@$(BIN)/python tests/golden/record.py
 
 mutants: .venv/ready ## One-line mutations of the numerics that no test notices; for example ARGS='--count 100'
@@ -45,7 +45,7 @@ showcase: .venv/ready ## The README's pictures and verdicts, from the published 
 	@mkdir -p docs/images && cp $(addprefix figures/laptop/language/,initialisation.png posthoc.png) docs/images/
 	@$(BIN)/lowrank reference
 
-lock: .venv-lock/ready ## Write the locks anew after a change of pyproject.toml, and what they hold; UPGRADE=--upgrade renews
+lock: .venv-lock/ready ## Rewrite the locks and their bill after a change of pyproject.toml; UPGRADE=--upgrade renews
 	@PATH="$(CURDIR)/.venv-lock/bin:$$PATH" python tools/lock.py $(UPGRADE)
 
 bill: .venv/ready .venv-lock/ready ## docs/packages.json (CycloneDX) and docs/packages.md: every package with its licence
@@ -71,7 +71,7 @@ clean: ## Remove results and figures, but not the environment
 	@.venv-lock/bin/pip install --quiet --disable-pip-version-check -r tools/lock.txt
 	@touch $@
 
-# The Slurm plugin apart from .venv: with it, and no Slurm in reach, every snakemake call takes 10 s longer.
+# The Slurm plugin apart from .venv: with it installed but no Slurm reachable, every snakemake call takes 10 s longer.
 .venv-slurm/ready: .venv/ready requirements-slurm.lock
 	@$(BIN)/python -m venv --without-pip --clear .venv-slurm
 	@echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \

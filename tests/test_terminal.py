@@ -74,7 +74,7 @@ def test_a_failed_jobs_sentence_is_printed_once_with_its_log(folder, monkeypatch
     lines = call(folder, status=1)
     assert lines.count("Error: b must be positive.") == 1
     assert "Failed: Training b; its log: logs/b.log" in lines
-    assert lines[-1].startswith("Failed: Training b. All that was finished is kept")
+    assert lines[-1].startswith("Failed: Training b. All finished work is kept")
     assert len(lines) <= 5, lines
 
 
@@ -118,7 +118,7 @@ def test_an_interrupted_run_goes_on_without_unlocking(way, folder):
         with contextlib.suppress(OSError):  # how a terminal ends
             while more := os.read(terminal, 4096):
                 printed += more
-        assert b"Interrupted. All that was finished is kept" in printed, printed
+        assert b"Interrupted. All finished work is kept" in printed, printed
         assert b"Traceback" not in printed and b"Failed" not in printed, printed.decode()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (1, -signal.SIGINT)
     assert time.monotonic() < until

@@ -1,7 +1,7 @@
 """The command line: the only thing that rules and people call.
 
 Every command reads a configuration file, does one job and writes named files. What a user got wrong
-is said in one sentence with exit status 2.
+is reported in one sentence, with exit status 2.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class NamedPath(click.ParamType):
 class Commands(click.Group):
     """A click group whose commands end in one sentence, whatever goes wrong.
 
-    A LowrankError and what the file system does not allow end with status 2; what nobody foresaw with
+    A LowrankError and what the file system does not allow end with status 2; an unexpected error with
     status 1, and its traceback is kept in a file that the sentence names. SIGTERM and a closed
     terminal become an exit that removes temporary files.
     """

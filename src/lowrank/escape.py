@@ -1,4 +1,4 @@
-"""Text from tables as text in every format: names that a stranger wrote can't become markup.
+"""Text from tables as text in every format: names of unknown origin cannot become markup.
 
 Names of cells, labels, devices and statements come from tables, and tables may be anyone's. Each
 function here takes such text to one format, in which it reads as it stands and does nothing.

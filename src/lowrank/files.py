@@ -174,7 +174,7 @@ def digest(value: Any) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder with its parents, if it is missing, for good."""
+    """Make a folder with its parents, if it is missing, durably."""
     with writing(path):
         durable.make_folder(path)
 

@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 
 import psutil
 
-KEPT = "All that was finished is kept: the same command goes on from there."
+KEPT = "All finished work is kept: run the same command to continue."
 PAUSE = 0.05
 asked = threading.Event()
 """Set once somebody has interrupted the workflow: what jobs die of then is no failure."""

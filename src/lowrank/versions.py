@@ -1,7 +1,7 @@
 """The version of each part of the code that results depend on.
 
 A part's number says which results its code computes. Raise it when a change to the code changes what
-that part computes for valid input, and only then: what depends on the part is made anew, everything
+that part computes for valid input, and only then: what depends on the part is made again, everything
 else stays. Moving or tidying code raises nothing. The parts:
 
 - `text`, `images`: what a prepared data folder holds.

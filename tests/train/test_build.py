@@ -104,7 +104,7 @@ def test_residual_projections_are_drawn_smaller_by_the_root_of_twice_the_depth()
 def test_cuda_where_there_is_none_is_an_error_and_auto_is_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(LowrankError, match="cuda was asked for, but torch sees none"):
+    with pytest.raises(LowrankError, match="cuda was requested, but torch finds no GPU"):
         choose_device("cuda")
 
 

@@ -35,7 +35,7 @@ HISTORY_POINTS = 12
 
 
 def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
-    """Write `output` anew: each table there is, histories thinned, floats as float32 where they are
+    """Rewrite `output`: each table there is, histories thinned, floats as float32 where they are
     only drawn, and a manifest with commit, versions, device and date. Returns the manifest."""
     runs = read_table(tables / "runs.parquet")
     with atomic_dir(output) as folder:

@@ -105,7 +105,7 @@ def prepare_images(
 
 
 class _Writer:
-    """Streams decoded images into the arrays of one data set and keeps the books."""
+    """Streams decoded images into the arrays of one data set and counts them."""
 
     def __init__(self, spec: ImageSpec, folder: Path, pool: ThreadPoolExecutor) -> None:
         self.spec, self.folder, self.pool = spec, folder, pool

@@ -1,7 +1,7 @@
 """Python files that register methods of the user's own.
 
-They run with all the rights of whoever starts the job, like any program: an extension from a
-stranger is a stranger's program.
+They run with all the permissions of whoever starts the job, like any program: review an extension
+from someone else before you use it.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class TrainingSpec(Strict):
     coupled_decay: NotNegative | None = Field(
         None,
         description="Strength of factor decays that are added to the gradient; null: `weight_decay`. "
-        "Adam rescales such a decay by the second moment, so it wants a strength of its own.",
+        "Adam rescales such a decay by the second moment, so it needs a strength of its own.",
     )
     steps: Count = Field(description="Optimiser steps.")
     batch: Size = Field(description="Examples in a step, over all devices.")
@@ -291,7 +291,7 @@ class SweepSpec(Strict):
         2,
         ge=0,
         le=100,
-        description="How often the sweep is widened while its best rate stands at an edge.",
+        description="How often the sweep is widened while its best rate is at an edge.",
     )
     seed: int = Field(0, ge=0, description="The seed the sweep is run with.")
 

@@ -3,7 +3,7 @@
 An initialisation is `fn(weight (..., m, n), rank, generator, scale) -> U (..., m, r), V (..., n,
 r)`, entered in `INITIALISATIONS` by name. `weight` is the dense layer's draw (or a trained weight),
 which carries the model's special scaling already; `scale` is that factor, for initialisations that
-draw anew. Random numbers come from `generator` on the CPU, the same on every device.
+draw new ones. Random numbers come from `generator` on the CPU, the same on every device.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Factorized(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, formed anew by each access: for modules that read a child's weight by
+        """The dense weight, formed at each access: for modules that read a child's weight by
         themselves, as the fast path of nn.TransformerEncoderLayer does. Forward never reads it."""
         return self.dense_weight()
 

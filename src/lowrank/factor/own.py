@@ -1,4 +1,4 @@
-"""Methods of the user's own: what one raises or returns is said with its name, its file and the line."""
+"""Methods of the user's own: what one raises or returns wrongly is reported with its name, file and line."""
 
 from __future__ import annotations
 

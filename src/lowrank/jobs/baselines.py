@@ -1,4 +1,4 @@
-"""Unigram and bigram models of the training tokens: the bar a language model has to clear."""
+"""Unigram and bigram models of the training tokens: which a language model has to beat."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def sweep(
 ) -> None:
     """Train the arm at each learning rate and write the best on validation data.
 
-    While the best rate stands at an edge, the sweep goes on beyond that edge by the ratio of its
+    While the best rate is at an edge, the sweep continues beyond that edge by the ratio of its
     outermost two rates, at most `extend` times; `at_edge` says if it still does at the end. `keep` are
     steps at which pre-trained cells fork, should they fork from one of these runs.
     """

@@ -62,7 +62,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise LowrankError("device: cuda was asked for, but torch sees none; use cpu or auto.")
+        raise LowrankError("device: cuda was requested, but torch finds no GPU; use cpu or auto.")
     torch.set_flush_denormal(True)
     _keep_memory()
     if name == "cuda":

@@ -1,10 +1,10 @@
 """Saving and resuming a run: safetensors and JSON, nothing is ever unpickled.
 
 A checkpoint is a folder with the model, the optimiser, the random state and the history so far, sealed
-by a manifest: `checkpoint-<step>` to go on from, replaced by the next, or `fork-<step>`, which stays
+by a manifest: `checkpoint-<step>` to resume from, replaced by the next, or `fork-<step>`, which stays
 because pre-trained runs begin there. Batches and learning rate are functions of the step, so with it
 a resumed run equals an unbroken one bit for bit on the same machine. Tensors are written whole, by
-the first process, so that a run goes on with any number of devices.
+the first process, so that a run resumes with any number of devices.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def save(
         if torch.cuda.is_available():
             state["random/device"] = torch.cuda.get_rng_state()
         save_file(state, temporary / "optimizer.safetensors")
-        # A loss may well be infinite at a step after which the run goes on.
+        # A loss may well be infinite at a step after which the run continues.
         write_json(temporary / "record.json", record, allow_nan=True)
         names = ["model.safetensors", "optimizer.safetensors", "record.json"]
         write_manifest(temporary, names, step=step, run=path.parent.name)

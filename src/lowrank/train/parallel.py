@@ -42,7 +42,7 @@ def session(device: str, mode: str) -> Iterator[None]:
     if choose_device(device).type == "cuda":
         local, found = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if local > found:
-            raise LowrankError(f"devices: {local} were asked for, but torch sees {found}.")
+            raise LowrankError(f"devices: {local} were requested, but torch finds {found}.")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)

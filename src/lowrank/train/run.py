@@ -1,7 +1,7 @@
 """A run from its spec to its finished folder: built, trained, resumed, measured, kept.
 
 `ensure_run` is the one entrance. A finished run is found by its digest and returned; an unfinished one
-goes on from its last checkpoint; a pre-trained one forks from the dense run's checkpoint at the
+resumes from its last checkpoint; a pre-trained one forks from the dense run's checkpoint at the
 switch, and trains that dense run so far if nobody has.
 """
 
