@@ -116,3 +116,8 @@ def test_a_tracks_facts_are_its_runs_and_its_dense_models():
     assert summary["finished"] == "2021-03-04"
     assert summary["device"] == ["x", "y"]
     assert summary["torch"] == []
+
+
+def test_what_is_missing_or_not_finite_is_null():
+    values = {"a": [1.0, math.nan, (math.inf,)], "b": pd.NA, "c": pd.Series([3]).iloc[0], "d": "x"}
+    assert paper._plain(values) == {"a": [1.0, None, [None]], "b": None, "c": 3, "d": "x"}

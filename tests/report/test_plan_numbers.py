@@ -132,6 +132,7 @@ def test_state_is_weights_gradients_and_moments_of_four_bytes(text):
         ({"source": "hub", "path": "uoft-cs/cifar100"}, {}, 100, 32),
         ({"source": "hub", "path": "uoft-cs/cifar100", "size": 16}, {}, 100, 16),
         ({"source": "hub", "path": "ILSVRC/imagenet-1k"}, {"crop": 64}, 1000, 64),
+        ({"source": "hub", "path": "ILSVRC/imagenet-1k"}, {}, 1000, 224),
     ],
 )
 def test_images_are_as_large_as_the_model_sees_them(data, training, classes, side):
@@ -181,3 +182,11 @@ def test_the_plan_as_text_ends_with_its_totals(text):
     runs = 4 * 3 + 2 * 2
     assert last == f"{runs} runs, {total:.3g} training FLOPs, {total / 2e6 / 3600:.3g} device-hours"
     assert "5-8" in shown or "8-8" in shown
+
+
+def test_the_smallest_and_the_largest_rank_are_those_of_the_model():
+    study = settings(**{"small-images": IMAGES})
+    row = plan.make_plan(study).set_index("cell").loc["small-images/spectral-r0.3"]
+    *_, ranks = measured(study.tracks["small-images"], True, 10, torch.zeros(1, 1, 8, 8))
+    assert min(ranks) < max(ranks)
+    assert (row["smallest_rank"], row["largest_rank"]) == (min(ranks), max(ranks))
