@@ -45,6 +45,12 @@ def test_interval_covers_the_exponent_as_often_as_it_says():
         ([1, 2], [1, 2], "three distinct x, not 2"),
         ([1, 1, 1], [1, 2, 3], "three distinct x, not 1"),
         ([1, 2, 3], [1, 2, -3], "positive finite"),
+        ([1, 2, -3], [1, 2, 3], "positive finite"),
+        ([0, 1, 2], [1, 2, 3], "positive finite"),
+        ([1, 2, 3], [0, 2, 3], "positive finite"),
+        ([1, 2, np.inf], [1, 2, 3], "positive finite"),
+        ([1, 2, 3], [1, 2, np.inf], "positive finite"),
+        ([1, 2, np.nan], [1, 2, 3], "positive finite"),
         ([1, 2, 3], [1, 2], "equally long"),
     ],
 )

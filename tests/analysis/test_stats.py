@@ -262,3 +262,32 @@ def test_no_contrasts_make_an_empty_table_with_the_same_columns():
     table = stats.paired_contrasts(runs_table(), [], "test_loss")
     assert list(table.columns) == stats.CONTRAST_COLUMNS
     assert table.empty
+
+
+def test_both_sides_of_a_pair_count_their_diverged_seeds():
+    sides = [
+        pd.DataFrame({"seed": range(5), "x": values})
+        for values in ([1, np.nan, 2, 3, 4], [np.nan, 1, np.inf, np.nan, 5])
+    ]
+    paired = stats.pair(*sides, "x")
+    assert (paired.diverged_a, paired.diverged_b, paired.dropped, paired.seeds) == (1, 3, 4, (4,))
+
+
+def test_a_small_spread_of_large_values_is_no_rounding():
+    """A millionth of a millionth of the values is ten times what rounding makes of them."""
+    found = stats.mean_interval([1e8, 1e8 + 1e-3])
+    assert found.standard_deviation == pytest.approx(1e-3 / math.sqrt(2), rel=1e-4)
+    assert stats.mean_interval([0.1, 0.1 + 1e-15]).standard_deviation == 0.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "ends"),
+    [
+        ("test_accuracy", (0.0, 1.0)),
+        ("test_loss", (0.0, math.inf)),
+        ("effective_rank", (0.0, math.inf)),
+        ("gap", (-math.inf, math.inf)),
+    ],
+)
+def test_what_a_metric_can_be(metric, ends):
+    assert stats.possible(metric) == ends

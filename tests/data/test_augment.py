@@ -110,6 +110,14 @@ def test_images_too_long_for_any_draw_give_their_centre():
     assert (boxes[:, 1] + boxes[:, 3] <= 400).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "box"), [((60, 2), [28, 0, 3, 2]), ((2, 60), [0, 28, 2, 3]), ((80, 1), [39, 0, 1, 1])]
+)
+def test_the_centre_has_the_longest_side_that_its_aspect_allows(shape, box):
+    """Rounded: 2 / (3/4) is 3 and 2 * 4/3 is 3, too. No draw fits such an image."""
+    assert (_random_boxes(images(50, *shape), seeded()) == torch.tensor(box)).all()
+
+
 @pytest.mark.parametrize("crop", [None, 5, 20])
 def test_random_resized_crop_equals_cutting_and_interpolating_one_by_one(crop):
     batch = images(60, 20, 20)

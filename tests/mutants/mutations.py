@@ -61,6 +61,8 @@ PAIRED = {
     "issubclass",
 }
 """Calls that fail, or say the same, with their arguments exchanged."""
+SAME = {"strict", "device", "non_blocking", "copy", "dtype", "align_corners"}
+"""Keywords whose absence changes nothing that a processor computes, or that are the default."""
 UNTOUCHED = {"print", "warn", "unknown", "damaged", "LowrankError", "ValueError", "Field", "cast"}
 """Calls whose arguments are messages or types."""
 
@@ -146,7 +148,7 @@ def _walk(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
         children = value if isinstance(value, list) else [value]
         if name in ("annotation", "returns", "decorator_list", "type_params", "bases", "keywords"):
             if name == "keywords" and isinstance(node, ast.Call):
-                children = [keyword.value for keyword in value]
+                children = [keyword.value for keyword in value if keyword.arg != "strict"]
             else:
                 continue
         for child in children:
@@ -282,5 +284,5 @@ def _changed_call(
     if len(args) >= 2 and plain and name not in PAIRED:
         yield _with(node, args=[args[1], args[0], *args[2:]])
     for index, keyword in enumerate(keywords):
-        if keyword.arg not in (None, "strict", "device", "non_blocking", "copy", "dtype"):
+        if keyword.arg not in (None, *SAME):
             yield _with(node, keywords=keywords[:index] + keywords[index + 1 :])

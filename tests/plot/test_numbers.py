@@ -150,6 +150,32 @@ def test_a_course_has_the_mean_and_interval_over_seeds_at_each_step():
     )
 
 
+def test_decays_stand_in_the_order_of_their_colours_the_full_rate_before_lower_ones():
+    arms = [("l2", 0.5), ("none", 1.0), ("frobenius", 1.0), ("l2", 1.0)]
+    runs = pd.DataFrame(
+        {
+            "cell": [f"t/low-{decay}-{rate:g}" for decay, rate in arms],
+            "arm": [f"low-{decay}" for decay, _ in arms],
+            "seed": 0,
+            "decay": [decay for decay, _ in arms],
+            "decay_coupled": False,
+            "rate_factor": [rate for _, rate in arms],
+            "test_loss": [1.0, 2.0, 3.0, 4.0],
+            "effective_rank": [5.0, 6.0, 7.0, 8.0],
+        }
+    )
+    named = [summary.decay_label(row) for row in runs.itertuples()]
+    order = dict.fromkeys([named[2], named[0], named[1]])
+    given = SimpleNamespace(quality=LANGUAGE, decays=order, study=lambda name: runs)
+    found = summary.decays(given)
+    assert found["test_loss"].tolist() == [3.0, 4.0, 1.0, 2.0]
+    assert found["effective_rank"].tolist() == [7.0, 8.0, 5.0, 6.0]
+    assert found["label"].tolist() == [named[i] for i in (2, 0, 0, 1)]
+    assert list(found.index) == [0, 1, 2, 3]
+    assert list(found.columns)[0] == "label"
+    assert "place" not in found
+
+
 # Fields
 
 
@@ -182,6 +208,9 @@ def test_a_difference_is_starred_below_five_per_cent():
     assert text_of(column, **fields, g_p=0.05) == "−1.20 [−2.00, −0.40]"
     assert text_of(column, g=0.5, g_low=-math.inf, g_high=math.inf, g_p=math.nan) == "50.00"
     assert text_of(column, g=math.nan, g_low=0.0, g_high=0.0, g_p=0.0) == "–"
+    for ends in ((-math.inf, 1.0), (0.0, math.inf)):
+        fields = {"g": 0.5, "g_low": ends[0], "g_high": ends[1]}
+        assert text_of(column, **fields, g_p=math.nan) == "50.00"
 
 
 def test_counts_orders_and_plain_numbers():
@@ -189,6 +218,7 @@ def test_counts_orders_and_plain_numbers():
     assert text_of(table.count("n", "n"), n=math.nan) == "–"
     assert text_of(table.order("n", "n"), n=1234567.0) == "1.23e6"
     assert text_of(table.plain("n", "n", 1, 100.0), n=0.123) == "12.3"
+    assert text_of(table.plain("n", "n"), n=0.12345) == "0.12"
     assert text_of(table.words("w", "w"), w=None) == "–"
     assert text_of(table.words("w", lambda r: r.w + "!"), w="a") == "a!"
 
@@ -219,8 +249,9 @@ def test_a_law_needs_four_widths_and_finds_the_exponent(quality):
     assert laws["low"].exponent == pytest.approx(-0.3)
     assert laws["low"](3.0) == pytest.approx(0.8 * 3.0**-0.3)
     assert scaling._laws(arms.iloc[:3], quality, "training_flops") == {}
-    lost = arms.assign(**{quality.metric: [*arms[quality.metric][:3], np.nan]})
-    assert scaling._laws(lost, quality, "training_flops") == {}
+    for value in (np.nan, math.inf, -math.inf, 0.0 if quality is LANGUAGE else 1.0):
+        lost = arms.assign(**{quality.metric: [*arms[quality.metric][:3], value]})
+        assert scaling._laws(lost, quality, "training_flops") == {}
 
 
 # Decay
