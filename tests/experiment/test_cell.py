@@ -284,3 +284,10 @@ def test_cells_and_sweeps_have_the_files_of_the_methods_they_use_and_no_others(t
             "language/mine-r0.5": ["mine"],
             "language/spectral-r0.5": [],
         }
+
+
+def test_an_arm_whose_name_is_no_name_of_a_file_is_refused():
+    with pytest.raises(
+        LowrankError, match=r"'language/spectral-r0\.5-long1e\+06', which is no name"
+    ):
+        grid(pretraining={"fractions": [0.5], "inits": ["spectral"], "longer": [1e6]})

@@ -61,7 +61,7 @@ PAIRED = {
     "issubclass",
 }
 """Calls that fail, or say the same, with their arguments exchanged."""
-SAME = {"strict", "device", "non_blocking", "copy", "dtype", "align_corners"}
+SAME = {"strict", "device", "non_blocking", "copy", "dtype", "align_corners", "fused"}
 """Keywords whose absence changes nothing that a processor computes, or that are the default."""
 UNTOUCHED = {"print", "warn", "unknown", "damaged", "LowrankError", "ValueError", "Field", "cast"}
 """Calls whose arguments are messages or types."""
@@ -170,7 +170,8 @@ def _walk(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
                 continue
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 continue
-            if isinstance(node, ast.Subscript) and isinstance(child, ast.Tuple):
+            looped = isinstance(node, ast.For | ast.comprehension) and name == "iter"
+            if isinstance(child, ast.Tuple) and (looped or isinstance(node, ast.Subscript)):
                 for element in child.elts:  # their order is no number
                     yield function, element
                     yield from _walk(element, function)

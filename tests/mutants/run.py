@@ -133,9 +133,10 @@ def _modules() -> dict[str, str]:
 
 
 def forget(module: str) -> None:
-    """Drop a module and all that import it, so that they are imported anew."""
+    """Drop a module and all that import it, so that they are imported anew; with it its package, which
+    may hold a registry that the module entered something in."""
     texts = _modules()
-    stale, found = set(), {module}
+    stale, found = set(), {module, module.rpartition(".")[0]} - {"lowrank"}
     while found:
         stale |= found
         found = {

@@ -172,7 +172,7 @@ def test_decays_stand_in_the_order_of_their_colours_the_full_rate_before_lower_o
     assert found["effective_rank"].tolist() == [7.0, 8.0, 5.0, 6.0]
     assert found["label"].tolist() == [named[i] for i in (2, 0, 0, 1)]
     assert list(found.index) == [0, 1, 2, 3]
-    assert list(found.columns)[0] == "label"
+    assert next(iter(found.columns)) == "label"
     assert "place" not in found
 
 

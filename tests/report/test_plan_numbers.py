@@ -177,7 +177,9 @@ def test_the_speed_of_published_runs_is_their_median(monkeypatch, tmp_path):
 
 def test_the_plan_as_text_ends_with_its_totals(text):
     shown = plan.show(text[0].reset_index())
-    last = shown.splitlines()[-1]
+    first, *_, last = shown.splitlines()
+    assert first.split()[:3] == ["cell", "runs", "parameters"]
+    assert shown.splitlines()[1].strip().startswith("language/")
     total = text[0]["training_flops"].sum()
     runs = 4 * 3 + 2 * 2
     assert last == f"{runs} runs, {total:.3g} training FLOPs, {total / 2e6 / 3600:.3g} device-hours"

@@ -13,6 +13,7 @@ from torch import nn
 from lowrank.data.images import load_images
 from lowrank.data.text import load_text
 from lowrank.errors import LowrankError
+from lowrank.experiment.sections import ModelSpec
 from lowrank.train.task import example_indices, make_task
 
 CPU = torch.device("cpu")
@@ -342,3 +343,13 @@ def test_the_seed_of_an_augmentation_is_the_one_that_earlier_runs_had(invented_i
     for step, part in ((0, 0), (0, 1), (7, 2)):
         task.batch(step, part, 3)
     assert seeds == [3_027_009_081 + 0, 3_027_009_081 + 1, 3_027_009_081 + 7 * 1_009 + 2]
+
+
+def test_a_model_of_a_fixed_image_size_sees_images_of_that_size(invented_images):
+    """The crop's where there is one, the stored images' else."""
+    model = ModelSpec(family="vit", width=16, depth=1, heads=2, patch=2, image_size=8, channels=3)
+    run = image_run(training={"batch": 12, "crop": 8}).model_copy(update={"model": model})
+    assert make_task(run, invented_images, CPU).example().shape == (1, 3, 8, 8)
+    whole = image_run(training={"batch": 12}).model_copy(update={"model": model})
+    with pytest.raises(LowrankError, match="8, but the model sees images of 10 x 10"):
+        make_task(whole, invented_images, CPU)

@@ -105,7 +105,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> D
     size = max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0))
     estimate, deviation = _moments(first - second, size)
     n = len(first)
-    error = deviation / math.sqrt(n) if n > 1 and deviation > 0 else math.nan
+    error = deviation / math.sqrt(n) if n > 1 else math.nan
     low, high = _interval(estimate, error, n, confidence)
     p = 2 * float(stdtr(n - 1, -abs(estimate) / error)) if error > 0 else math.nan
     return Difference(estimate, low, high, deviation, n, p)
@@ -128,7 +128,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean over seeds with its t interval; values that are not finite are a LowrankError."""
     x = _values(values, "given")
     estimate, deviation = _moments(x, np.abs(x).max(initial=0.0))
-    error = deviation / math.sqrt(len(x)) if len(x) > 1 and deviation > 0 else math.nan
+    error = deviation / math.sqrt(len(x)) if len(x) > 1 else math.nan
     low, high = _interval(estimate, error, len(x), confidence)
     return Interval(estimate, low, high, deviation, len(x))
 
