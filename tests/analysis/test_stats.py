@@ -278,16 +278,3 @@ def test_a_small_spread_of_large_values_is_no_rounding():
     found = stats.mean_interval([1e8, 1e8 + 1e-3])
     assert found.standard_deviation == pytest.approx(1e-3 / math.sqrt(2), rel=1e-4)
     assert stats.mean_interval([0.1, 0.1 + 1e-15]).standard_deviation == 0.0
-
-
-@pytest.mark.parametrize(
-    ("metric", "ends"),
-    [
-        ("test_accuracy", (0.0, 1.0)),
-        ("test_loss", (0.0, math.inf)),
-        ("effective_rank", (0.0, math.inf)),
-        ("gap", (-math.inf, math.inf)),
-    ],
-)
-def test_what_a_metric_can_be(metric, ends):
-    assert stats.possible(metric) == ends
