@@ -187,7 +187,7 @@ def test_what_nobody_foresaw_ends_in_a_sentence_that_says_where_the_traceback_li
         raise error
 
     words, status = UNFORESEEN[error]
-    monkeypatch.setattr("lowrank.experiment.config.load", fail)
+    monkeypatch.setattr("lowrank.experiment.config.read_config", fail)
     monkeypatch.setattr(command.tempfile, "tempdir", str(tmp_path))
     sentence = refused("plan", status=status)
     assert words in sentence and len(sentence) < 500
@@ -199,7 +199,7 @@ def test_a_traceback_that_cannot_be_kept_is_printed(tmp_path, monkeypatch):
     def fail(path):
         raise ValueError("odd")
 
-    monkeypatch.setattr("lowrank.experiment.config.load", fail)
+    monkeypatch.setattr("lowrank.experiment.config.read_config", fail)
     monkeypatch.setattr(command.tempfile, "tempdir", str(tmp_path / "none"))
     result = CliRunner().invoke(main, ["plan"])
     assert result.exit_code == 1 and "in fail" in result.output

@@ -154,7 +154,8 @@ def test_changing_one_cells_configuration_reruns_it_and_its_readers_only(project
 
 
 CELLS = Counter(
-    cell.track for cell in expand(settings.load(ROOT / "config/smoke.yaml"), ROOT).cells.values()
+    cell.track
+    for cell in expand(settings.read_config(ROOT / "config/smoke.yaml"), ROOT).cells.values()
 )
 ALL_TABLES = {"collect_tables": 1, "judge_claims": 1}
 IMAGE_CELLS = CELLS["small-images"] + CELLS["large-images"]

@@ -262,12 +262,12 @@ def tables(
 ) -> None:
     """Gather the tables of single jobs into those that notebooks and the paper read."""
     from lowrank.analysis.tables import collect
-    from lowrank.experiment.config import load
+    from lowrank.experiment.config import read_config
 
     named: dict[str, list[Path]] = {}
     for name, path in others:
         named.setdefault(name, []).append(path)
-    collect(load(config), cells, evaluations, rates, named, output, published)
+    collect(read_config(config), cells, evaluations, rates, named, output, published)
 
 
 @main.command()
@@ -278,12 +278,12 @@ def tables(
 def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     """Judge the paper's claims on a scale's tables."""
     from lowrank.analysis.claims import judge
-    from lowrank.analysis.claims import load as load_ledger
-    from lowrank.experiment.config import load
+    from lowrank.analysis.ledger import read_ledger
+    from lowrank.experiment.config import read_config
     from lowrank.experiment.expand import decay_name
     from lowrank.files import read_table, write_table
 
-    settings, claimed = load(config), load_ledger(ledger)
+    settings, claimed = read_config(config), read_ledger(ledger)
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
     tables.pop("claims", None)
     if not tables:
@@ -334,11 +334,11 @@ def paper(
     output: Path,
 ) -> None:
     """Write the replication report of a scale; its sources lie in the current folder or below."""
-    from lowrank.analysis.claims import load as load_ledger
-    from lowrank.experiment.config import load
+    from lowrank.analysis.ledger import read_ledger
+    from lowrank.experiment.config import read_config
     from lowrank.report.paper import compile_paper, export
 
-    export(load(config), load_ledger(ledger), folder, figures, data, published)
+    export(read_config(config), read_ledger(ledger), folder, figures, data, published)
     compile_paper(source, data, figures, output)
 
 
@@ -368,13 +368,13 @@ def plan(
     output: Path | None,
 ) -> None:
     """Print cells, parameters, FLOPs, time and memory before anything is launched."""
-    from lowrank.experiment.config import load
+    from lowrank.experiment.config import read_config
     from lowrank.files import atomic
     from lowrank.report.plan import make_plan, measured_speed, show
 
     if output and not output.parent.is_dir():
         raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")
-    settings = load(config or Path("config") / f"{scale}.yaml")
+    settings = read_config(config or Path("config") / f"{scale}.yaml")
     speed = peak * utilisation if peak else measured_speed(published or Path("published"))
     table = make_plan(settings, speed)
     click.echo(show(table))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lowrank.analysis import claims
+from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.matching import named, own_decays
 from lowrank.analysis.stats import holm, paired_difference
 from lowrank.errors import LowrankError
@@ -71,7 +72,7 @@ def verdict(ledger, tables, **options) -> str:
 
 
 def test_the_ledger_holds_every_claim_and_says_which_are_verified():
-    ledger = claims.load(LEDGER)
+    ledger = read_ledger(LEDGER)
     assert {claim.id: claim.verified for claim in ledger.claims} == {
         "direction": True,
         "spectral-parity": True,
@@ -87,7 +88,7 @@ def test_the_ledger_holds_every_claim_and_says_which_are_verified():
 
 
 def test_the_ledger_prints_no_number_as_the_papers_but_the_verified_ones():
-    ledger = claims.load(LEDGER)
+    ledger = read_ledger(LEDGER)
     assert {(n.track, n.arm, n.value) for n in ledger.paper} == {
         ("language", "dense", 37.67),
         ("language", "he-r0.62", 39.6),
@@ -99,7 +100,7 @@ def test_the_ledger_prints_no_number_as_the_papers_but_the_verified_ones():
 
 
 def test_the_language_margin_lies_between_the_papers_same_and_the_papers_different():
-    margin = claims.load(LEDGER).margins["language-loss"].value
+    margin = read_ledger(LEDGER).margins["language-loss"].value
     assert math.log(39.6 / 38.78) < margin < math.log(38.78 / 37.67)
 
 
@@ -135,25 +136,25 @@ def first_test(values):
 )
 def test_a_mistake_in_the_ledger_is_one_sentence_that_names_it(tmp_path, edit, message):
     with pytest.raises(LowrankError, match=message) as caught:
-        claims.load(edited(tmp_path, edit))
+        read_ledger(edited(tmp_path, edit))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
 
 
 def test_a_ledger_that_is_missing_or_no_yaml_is_an_error(tmp_path):
     with pytest.raises(LowrankError, match=r"is missing; there are"):
-        claims.load(tmp_path / "none.yaml")
+        read_ledger(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("claims: [", encoding="utf-8")
     with pytest.raises(LowrankError, match="not valid YAML"):
-        claims.load(tmp_path / "bad.yaml")
+        read_ledger(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- a", encoding="utf-8")
     with pytest.raises(LowrankError, match="expected the keys"):
-        claims.load(tmp_path / "list.yaml")
+        read_ledger(tmp_path / "list.yaml")
 
 
 def test_an_unknown_claim_names_the_nearest():
     with pytest.raises(LowrankError, match="did you mean 'direction'"):
-        claims.load(LEDGER).claim("directions")
+        read_ledger(LEDGER).claim("directions")
 
 
 # Verdicts of one contrast (margin 0.02, noise of a mean about 0.002)
@@ -242,7 +243,7 @@ def test_the_papers_numbers_stand_beside_contrasts_of_their_own_metric_with_both
 
 
 def test_tracks_that_a_configuration_has_not_have_no_rows():
-    ledger = claims.load(LEDGER)
+    ledger = read_ledger(LEDGER)
     table = judge(ledger, runs(r062=0.0), tracks={"language": "language"})
     assert set(table["track"]) == {"language", "all"}
     assert list(table.loc[table["level"] == "claim", "claim"]) == [c.id for c in ledger.claims]
@@ -399,7 +400,7 @@ def test_a_decay_that_names_leave_unsaid_is_the_tracks_default(default):
 
 
 def test_everything_is_not_run_where_there_are_no_results_and_says_why():
-    table = judge(claims.load(LEDGER), {})
+    table = judge(read_ledger(LEDGER), {})
     assert set(table["verdict"]) == {"not run"}
     assert set(table["level"]) == {"test", "claim"}
     assert "there is no table 'runs'" in set(table["note"])
@@ -483,7 +484,7 @@ def test_no_verdict_favours_the_side_that_diverged(difference, side, expected):
 
 
 def test_truncation_is_met_by_rank_and_every_method():
-    ledger = claims.load(LEDGER)
+    ledger = read_ledger(LEDGER)
     low = pd.concat([cell(f"spectral-r{r}", [3.0, 3.1, 3.2]) for r in (0.25, 0.5)])
     rows = [
         {
@@ -517,7 +518,7 @@ def test_closeness_is_read_from_the_interpolations():
             cell("dense-other-seed", base, metric="distance"),
         ]
     )
-    table = judge(claims.load(LEDGER), {"barriers": barriers})
+    table = judge(read_ledger(LEDGER), {"barriers": barriers})
     summary = table[(table["claim"] == "closeness") & (table["level"] == "claim")].iloc[0]
     assert summary["verdict"] == "supported"
     assert summary["note"] == "3 tests: 1 supported, 2 not run"

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from lowrank.analysis import evidence
-from lowrank.analysis.claims import COLUMNS, judge, load
+from lowrank.analysis.claims import COLUMNS, judge
+from lowrank.analysis.ledger import read_ledger
 
 STATEMENT = "The sky is blue"
 
@@ -136,7 +137,7 @@ def test_what_was_not_run_is_one_line_without_templates():
 
 
 def test_verdict_lines_name_every_claim_of_the_ledger_once():
-    ledger = load("config/claims.yaml")
+    ledger = read_ledger("config/claims.yaml")
     lines = evidence.verdict_lines(judge(ledger, {}, tracks={"language": "language"}))
     assert lines == ["not run       " + ", ".join(claim.id for claim in ledger.claims)]
     assert evidence.verdict_lines(table(member())) == [

@@ -23,7 +23,7 @@ def beside(extensions=None, **studies):
 
 
 def test_a_study_shows_its_own_cells_what_they_are_compared_with_and_dense():
-    config = settings.load(ROOT / "config/smoke.yaml")
+    config = settings.read_config(ROOT / "config/smoke.yaml")
     cells = shown(config, expand(config, ROOT))
     assert set(cells["small-images", "decay"]) >= {
         "small-images/dense",

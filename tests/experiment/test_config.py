@@ -22,7 +22,7 @@ SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem != "claims
 
 @pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
 def test_every_shipped_configuration_expands(path):
-    settings = config.load(path)
+    settings = config.read_config(path)
     assert settings.scale == path.stem
     grid = expand(settings)
     assert {cell.track for cell in grid.cells.values()} == set(settings.tracks)
@@ -33,7 +33,7 @@ def test_every_shipped_configuration_expands(path):
 
 @pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)
 def test_every_contrast_compares_cells_of_the_grid(path):
-    settings = config.load(path)
+    settings = config.read_config(path)
     grid = expand(settings)
     for (track, study), pairs in contrasts(settings).items():
         for cell, _ in pairs:
@@ -42,7 +42,7 @@ def test_every_contrast_compares_cells_of_the_grid(path):
 
 
 def test_arms_that_two_studies_share_are_one_cell():
-    cell = expand(config.load(ROOT / "config/laptop.yaml")).cells["language/spectral-r0.62"]
+    cell = expand(config.read_config(ROOT / "config/laptop.yaml")).cells["language/spectral-r0.62"]
     assert {"initialisation", "decay", "scaling", "layers", "posthoc"} <= set(cell.studies)
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lowrank.analysis import claims
+from lowrank.analysis.ledger import read_ledger
 from lowrank.cli import main
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_configuration_is_refused(values, tmp_path):
     path = tmp_path / "odd.yaml"
     path.write_text(values, encoding="utf-8")
     with pytest.raises(LowrankError, match=r"odd\.yaml.*\.$"):
-        config.load(path)
+        config.read_config(path)
 
 
 def test_margins_missing_from_the_claims_are_named(tmp_path):
@@ -270,11 +270,11 @@ def test_margins_missing_from_the_claims_are_named(tmp_path):
             yaml.safe_dump({**ledger, "margins": margins}, allow_unicode=True), encoding="utf-8"
         )
         with pytest.raises(LowrankError) as caught:
-            claims.load(path)
+            read_ledger(path)
         assert f"'{name}'" in str(caught.value) and "known are" in str(caught.value)
         assert "\n" not in str(caught.value)
     path.write_text(
         yaml.safe_dump({key: ledger[key] for key in ("paper", "claims")}), encoding="utf-8"
     )
     with pytest.raises(LowrankError, match="margins"):
-        claims.load(path)
+        read_ledger(path)

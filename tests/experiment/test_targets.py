@@ -12,7 +12,7 @@ from lowrank.experiment.expand import expand
 from lowrank.experiment.targets import check_targets
 
 ROOT = Path(__file__).parents[2]
-GRID = expand(config.load(ROOT / "config/smoke.yaml"))
+GRID = expand(config.read_config(ROOT / "config/smoke.yaml"))
 RULES = ("figures", "tables", "paper", "publish")
 FILES = {
     *(

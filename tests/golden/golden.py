@@ -227,7 +227,7 @@ def derive(tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, pd.DataFr
     contrasts = all_contrasts(study, trained["runs"], trained["barriers"])
     decays = {name: decay_name(track.factors.decay) for name, track in study.tracks.items()}
     verdicts = judge(
-        ledger.load(LEDGER), trained, scale=study.scale, default_decay=decays, tracks=TRACKS
+        ledger.read_ledger(LEDGER), trained, scale=study.scale, default_decay=decays, tracks=TRACKS
     )
     sized = study.model_copy(update={"tracks": {"language": study.tracks["language"]}})
     derived = {"contrasts": contrasts, "claims": verdicts, "plan": make_plan(sized, 1e9)}

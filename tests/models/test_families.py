@@ -60,7 +60,7 @@ def test_every_module_is_a_family_and_has_a_small_model_here():
 def test_a_configuration_is_read_without_torch_or_transformers():
     code = (
         "import json, sys; from lowrank.experiment import config; "
-        "config.load('config/laptop.yaml'); "
+        "config.read_config('config/laptop.yaml'); "
         "print(json.dumps([name for name in ('torch', 'transformers') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,8 @@ import itertools
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lowrank.analysis.claims import judge, load
+from lowrank.analysis.claims import judge
+from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
 from lowrank.plot import claims
@@ -20,7 +21,7 @@ def judged(tables, tmp_path_factory):
     """A folder with the verdicts on the synthetic tables."""
     folder = tmp_path_factory.mktemp("claims")
     known = {path.stem: read_table(path) for path in tables.glob("*.parquet")}
-    ledger = load("config/claims.yaml")
+    ledger = read_ledger("config/claims.yaml")
     write_table(folder / "claims.parquet", judge(ledger, known, scale="synthetic", tracks=TRACKS))
     return folder
 
@@ -137,7 +138,9 @@ def test_missing_claims_are_told(tmp_path):
 
 
 def test_a_figure_without_contrasts_says_so(tmp_path):
-    write_table(tmp_path / "claims.parquet", judge(load("config/claims.yaml"), {}, tracks=TRACKS))
+    write_table(
+        tmp_path / "claims.parquet", judge(read_ledger("config/claims.yaml"), {}, tracks=TRACKS)
+    )
     figure, page = claims.draw(claims.read(tmp_path))
     assert "No claim has a contrast that ran" in [text.get_text() for text in figure.texts]
     assert "Not tested: " in page.markdown() and len(page.numbers)

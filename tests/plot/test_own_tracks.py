@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from lowrank import plot
-from lowrank.analysis.claims import judge, load
+from lowrank.analysis.claims import judge
+from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.tables import all_contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment import config as settings
@@ -45,7 +46,7 @@ def test_cells_contrasts_and_claims_are_those_of_any_other_name(synthetic, own, 
     for config, folder in ((synthetic, tables), (own, own_tables)):
         known = {path.stem: read_table(path) for path in folder.glob("*.parquet")}
         known["contrasts"] = all_contrasts(config, known["runs"], known["barriers"])
-        claims = judge(load("config/claims.yaml"), known, tracks=config.tasks)
+        claims = judge(read_ledger("config/claims.yaml"), known, tracks=config.tasks)
         found.append((known["contrasts"], claims.drop(columns="paper_value")))
     for before, now in zip(*found, strict=True):
         assert len(now) > 30

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lowrank.analysis.claims import judge, load
+from lowrank.analysis.claims import judge
+from lowrank.analysis.ledger import read_ledger
 from lowrank.files import read_table
 from lowrank.plot import claims, verdicts
 
@@ -13,7 +14,7 @@ from lowrank.plot import claims, verdicts
 def judged(tables):
     known = {path.stem: read_table(path) for path in tables.glob("*.parquet")}
     tracks = {"language": "language", "small-images": "images"}
-    return judge(load("config/claims.yaml"), known, scale="synthetic", tracks=tracks)
+    return judge(read_ledger("config/claims.yaml"), known, scale="synthetic", tracks=tracks)
 
 
 def test_the_summary_comes_first_with_every_claim_that_was_judged(judged):
@@ -29,7 +30,7 @@ def test_the_summary_comes_first_with_every_claim_that_was_judged(judged):
 def test_the_page_has_no_templates_ids_or_tracks_that_were_not_configured(judged):
     text = verdicts.page(judged).markdown()
     assert "{" not in text and "large-images" not in text and "not run" not in text
-    for claim in load("config/claims.yaml").claims:
+    for claim in read_ledger("config/claims.yaml").claims:
         assert claim.sentence in text
         assert claim.id in ("direction", "frobenius", "efficiency") or claim.id not in text
 
@@ -58,7 +59,12 @@ def test_what_was_not_judged_is_one_line_after_the_summary(judged):
     lines = [line for line in verdicts.page(judged).markdown().splitlines() if "Not tested" in line]
     assert len(lines) <= 1
     nothing = verdicts.page(
-        judge(load("config/claims.yaml"), {}, scale="synthetic", tracks={"language": "language"})
+        judge(
+            read_ledger("config/claims.yaml"),
+            {},
+            scale="synthetic",
+            tracks={"language": "language"},
+        )
     )
     assert nothing.markdown().count("Not tested: ") == 1
     assert nothing.table.numbers.empty and "%" in nothing.latex()

@@ -13,11 +13,11 @@ import typst
 import yaml
 
 from lowrank import escape
-from lowrank.analysis.claims import Ledger, judge, load
+from lowrank.analysis.claims import Ledger, judge
+from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
-from lowrank.experiment.config import Config, Studies
-from lowrank.experiment.config import load as load_config
+from lowrank.experiment.config import Config, Studies, read_config
 from lowrank.experiment.config import parse as parse_config
 from lowrank.files import write_json, write_table
 from lowrank.plot import claims as claims_figure
@@ -80,7 +80,7 @@ def prepared(tmp_path_factory):
     shutil.copytree(ROOT / "paper", folder / "paper", ignore=shutil.ignore_patterns("*.pdf"))
     (folder / "Snakefile").touch()
     runs = runs_of("language", ARMS)
-    ledger = load(ROOT / "config/claims.yaml")
+    ledger = read_ledger(ROOT / "config/claims.yaml")
     tables = folder / "tables"
     write_table(tables / "runs.parquet", runs)
     write_table(
@@ -99,8 +99,8 @@ def project(prepared, tmp_path, monkeypatch):
 
 
 def export(project: Path, config: Config | None = None, tables: str = "tables") -> dict:
-    config = config or load_config(ROOT / "config/smoke.yaml")
-    ledger = load(ROOT / "config/claims.yaml")
+    config = config or read_config(ROOT / "config/smoke.yaml")
+    ledger = read_ledger(ROOT / "config/claims.yaml")
     paper.export(config, ledger, project / tables, project / "figures", project / "data")
     return json.loads((project / "data/facts.json").read_text(encoding="utf-8"))
 
@@ -130,12 +130,12 @@ def test_report_compiles_when_most_studies_did_not_run(project):
 @pytest.mark.parametrize("scale", sorted(path.name for path in (ROOT / "published").iterdir()))
 def test_every_published_scale_makes_its_report(scale, project):
     """Its real tables, and for every figure one picture."""
-    settings = load_config(ROOT / "published" / scale / "config.json")
+    settings = read_config(ROOT / "published" / scale / "config.json")
     tables = read_published(ROOT / "published" / scale)
     folder = project / "published-tables"
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
-    ledger = load(ROOT / "config/claims.yaml")
+    ledger = read_ledger(ROOT / "config/claims.yaml")
     claims = judge(ledger, tables, scale=scale, tracks=settings.tasks)
     write_table(folder / "claims.parquet", claims)
     for name, track in settings.tracks.items():
@@ -232,7 +232,7 @@ def test_report_names_the_data_of_every_source_and_kind(case, project):
 )
 def test_report_compiles_whatever_ran(config, runs, project):
     write_table(project / "tables/runs.parquet", runs)
-    judged = judge(load(ROOT / "config/claims.yaml"), {"runs": runs}, tracks=config.tasks)
+    judged = judge(read_ledger(ROOT / "config/claims.yaml"), {"runs": runs}, tracks=config.tasks)
     write_table(project / "tables/claims.parquet", judged)
     export(project, config)
     assert compiled(project).startswith(b"%PDF")
@@ -244,7 +244,7 @@ def test_claims_of_another_ledger_are_reported_too(project):
     ledger = Ledger.model_validate(values | {"claims": [own]})
     runs = pd.read_parquet(project / "tables/runs.parquet")
     write_table(project / "tables/claims.parquet", judge(ledger, {"runs": runs}, tracks=TRACKS))
-    settings = load_config(ROOT / "config/smoke.yaml")
+    settings = read_config(ROOT / "config/smoke.yaml")
     paper.export(settings, ledger, project / "tables", project / "figures", project / "data")
     assert compiled(project).startswith(b"%PDF")
     assert any("Further claims" in json.dumps(h) for h in elements(project, "heading"))
@@ -273,7 +273,7 @@ def test_names_from_tables_stay_text_in_the_report(project):
 
     def counts(strange: bool) -> dict[str, int]:
         runs = runs_of("language", ARMS)
-        ledger = load(ROOT / "config/claims.yaml").model_dump()
+        ledger = read_ledger(ROOT / "config/claims.yaml").model_dump()
         judged = judge(Ledger.model_validate(ledger), {"runs": runs}, tracks=TRACKS)
         if strange:
             runs["device"] = [HOSTILE[i % len(HOSTILE)] for i in range(len(runs))]
@@ -294,7 +294,7 @@ def test_names_from_tables_stay_text_in_the_report(project):
         fields = [[escape.visible(text) for text in row] for row in rows]
         write_json(folder / "initialisation.json", fields)
         shutil.copy(project / "figures/claims.pdf", folder / "initialisation.pdf")
-        settings = load_config(ROOT / "config/smoke.yaml")
+        settings = read_config(ROOT / "config/smoke.yaml")
         known = Ledger.model_validate(ledger)
         paper.export(settings, known, project / "tables", project / "figures", project / "data")
         assert compiled(project).startswith(b"%PDF")
@@ -321,7 +321,7 @@ def test_verified_numbers_stand_beside_ours(project):
 
 def test_every_setting_of_the_configuration_is_listed():
     rows = {
-        row["key"]: row for row in paper.hyper_parameters(load_config(ROOT / "config/laptop.yaml"))
+        row["key"]: row for row in paper.hyper_parameters(read_config(ROOT / "config/laptop.yaml"))
     }
     assert rows["model.width"]["language"] == "64"
     assert rows["factors.decay.kind"]["small-images"] == "l2"

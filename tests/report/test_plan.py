@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def only(path: str, *tracks: str) -> config.Config:
-    settings = config.load(ROOT / path)
+    settings = config.read_config(ROOT / path)
     kept = {name: track for name, track in settings.tracks.items() if name in tracks}
     return settings.model_copy(update={"tracks": kept})
 

@@ -55,7 +55,6 @@ from lowrank.analysis.ledger import (
     ClaimTest,
     Ledger,
     Margin,
-    load,
 )
 from lowrank.analysis.matching import Member, NotRun, members, named, own_decays
 from lowrank.analysis.stats import (
@@ -69,7 +68,7 @@ from lowrank.analysis.stats import (
 from lowrank.errors import LowrankError
 from lowrank.experiment.metrics import PAPER_METRICS, metric
 
-__all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "load"]
+__all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge"]
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not run")
 COLUMNS = [

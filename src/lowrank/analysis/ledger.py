@@ -211,7 +211,7 @@ class Ledger(_Section):
         raise unknown("claim", id_, [claim.id for claim in self.claims])
 
 
-def load(path: Path | str) -> Ledger:
+def read_ledger(path: Path | str) -> Ledger:
     """Read and validate a ledger; LowrankError says in one sentence what is wrong and where."""
     return validated(read_yaml(path), str(path))
 

@@ -331,7 +331,7 @@ def read_section(path: Path | str) -> dict[str, Any]:
     return values
 
 
-def load(path: Path | str) -> Config:
+def read_config(path: Path | str) -> Config:
     """Read and validate a configuration file, or the one (JSON) that the workflow wrote."""
     values = (
         read_sealed(path, "a configuration") if Path(path).suffix == ".json" else read_yaml(path)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lowrank.analysis.claims import load as load_ledger
+from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
@@ -86,7 +86,7 @@ def verdicts(published: Path) -> str:
     claims = tables["claims"]
     tracks = claims.loc[claims["level"] == "test", "track"].unique()
     rows = [f"| claim | {' | '.join(tracks)} | together |", "|---" * (len(tracks) + 2) + "|"]
-    ledger = {claim.id: claim for claim in load_ledger(Path("config/claims.yaml")).claims}
+    ledger = {claim.id: claim for claim in read_ledger(Path("config/claims.yaml")).claims}
     for name, group in claims.groupby("claim", sort=False):
         tests = group[group["level"] == "test"]
         cells = [
