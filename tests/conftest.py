@@ -81,8 +81,11 @@ def forget_extensions():
     from lowrank.factor.decay import DECAYS
     from lowrank.factor.init import INITIALISATIONS
     from lowrank.factor.truncate import TRUNCATIONS
+    from lowrank.methods import METHODS
+    from lowrank.optimizers import OPTIMIZERS
 
-    kept = [(registry, dict(registry)) for registry in (INITIALISATIONS, DECAYS, TRUNCATIONS)]
+    registries = (INITIALISATIONS, DECAYS, TRUNCATIONS, METHODS, OPTIMIZERS)
+    kept = [(registry, dict(registry)) for registry in registries]
 
     def forget() -> None:
         extensions.LOADED.clear()

@@ -118,8 +118,8 @@ def sweep(
     from lowrank.jobs import train as jobs
     from lowrank.train import parallel
 
-    with parallel.session(device, mode):
-        jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device, keep)
+    with parallel.session(device):
+        jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device, keep, mode)
 
 
 @main.command()
@@ -145,8 +145,8 @@ def train(
     from lowrank.train import parallel
 
     cell = _spec(spec, Cell)
-    with parallel.session(device, mode):
-        jobs.train(cell, jobs.read_rates(rates, [cell]), data, cache, output, device, keep)
+    with parallel.session(device):
+        jobs.train(cell, jobs.read_rates(rates, [cell]), data, cache, output, device, keep, mode)
 
 
 @main.command()

@@ -12,7 +12,7 @@ from lowrank.cli import main
 from lowrank.factor.decay import DECAYS
 from lowrank.factor.init import INITIALISATIONS
 from lowrank.factor.truncate import TRUNCATIONS
-from lowrank.jobs.check import SHAPES
+from lowrank.jobs.check import SHAPES, check_file
 
 pytestmark = pytest.mark.usefixtures("forget_extensions")
 ROOT = Path(__file__).parents[2]
@@ -117,3 +117,22 @@ def test_a_method_without_groups_passes_with_a_word(check):
 def test_a_file_with_no_method_is_refused_with_status_2(text, words, check):
     status, output = check(text)
     assert status == 2 and re.search(words, output)
+
+
+@pytest.mark.parametrize("name", ["restart", "grow"])
+def test_a_method_is_tried_on_a_small_model(name, forget_extensions):
+    (finding,) = check_file(Path(__file__).parents[1] / f"methods/{name}.py")
+    assert (finding.method, finding.name, finding.failed) == ("method", name, False)
+    assert "loss from" in finding.found
+
+
+def test_a_method_that_fails_is_said_with_its_line(tmp_path, forget_extensions):
+    file = tmp_path / "idea.py"
+    file.write_text(
+        "from lowrank.methods import METHODS, Method\nfrom lowrank.methods.factored import Factored\n"
+        "class Idea(Factored):\n    def convert(self, model):\n        model.gone\n"
+        "METHODS.add('idea', Method('idea', 'nowhere', Idea))\n",
+        encoding="utf-8",
+    )
+    (finding,) = check_file(file)
+    assert finding.failed and "idea.py:5: AttributeError" in finding.found

@@ -12,6 +12,7 @@ from lowrank.experiment.sections import DecaySpec, FactorSpec, TrainingSpec
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.jobs import posthoc as module
+from lowrank.train import loop
 from lowrank.train.build import build_model
 from lowrank.train.schedule import learning_rate
 
@@ -105,15 +106,16 @@ def test_fine_tuning_has_a_cosine_schedule_of_its_own_and_says_whether_it_stayed
             found[spoilt] = torch.tensor(float("nan"))
         return tuple(found)
 
-    monkeypatch.setattr(module, "train_step", noted)
+    monkeypatch.setattr(loop, "train_step", noted)
     own = {"schedule": "step", "milestones": (0.5,), "warmup": 0.25}
     training = cell().training.model_copy(update=own)
-    model = build_model(dense_run().spec, 20).eval()
-    assert module._fine_tune(model, Task(), training, FACTORS, 0.1, 4) is (spoilt is None)
+    spec = dense_run().spec.model_copy(update={"training": training})
+    model = build_model(spec, 20).eval()
+    assert module._fine_tune(model, Task(), spec, FACTORS, 0.1, 4) is (spoilt is None)
     short = TrainingSpec(steps=4, batch=4, learning_rate=0.002, schedule="cosine", warmup=0.25)
     rates = [pytest.approx(learning_rate(step, short)) for step in range(4)]
     assert steps == [(rate, 2, "frobenius", True) for rate in rates]
-    assert module._fine_tune(model, Task(), training, FACTORS, 0.1, 0) is True
+    assert module._fine_tune(model, Task(), spec, FACTORS, 0.1, 0) is True
     assert len(steps) == 4
 
 

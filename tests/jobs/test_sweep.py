@@ -35,7 +35,7 @@ def sweep_over(monkeypatch, tmp_path, losses, rates, extend=2):
     """The sweep's file, and the rates and kept steps in the order in which they were trained."""
     asked = []
 
-    def trained(spec, data, cache, device, keep=()):
+    def trained(spec, data, cache, device, keep=(), *_):
         rate = spec.training.learning_rate
         asked.append((rate, tuple(keep), spec.seed))
         return Finished(spec, validation_loss=losses(rate))
@@ -166,7 +166,7 @@ def test_a_cells_tables_hold_all_its_seeds_with_the_cells_facts(monkeypatch, tmp
     monkeypatch.setattr(
         jobs,
         "_finished",
-        lambda spec, data, cache, device, keep=(): (
+        lambda spec, data, cache, device, keep=(), *_: (
             asked.append((spec.seed, tuple(keep)))
             or Finished(spec, seed=spec.seed, validation_loss=2.0)
         ),

@@ -21,8 +21,9 @@ from lowrank.jobs.baselines import ngram_losses
 from lowrank.jobs.interpolate import interpolate
 from lowrank.jobs.posthoc import posthoc
 from lowrank.jobs.speed import measure_speed
+from lowrank.methods.base import select_targets
 from lowrank.plot.summary import summarise
-from lowrank.train.build import choose_device, select_targets
+from lowrank.train.build import choose_device
 from lowrank.train.task import make_task
 
 ROOT = Path(__file__).parents[2]

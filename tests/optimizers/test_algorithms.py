@@ -23,7 +23,6 @@ from lowrank.factor.convert import factors
 from lowrank.models import family
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.optimizers.base import Group, standard_groups
-from lowrank.train import parallel
 from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import ensure_run
@@ -54,13 +53,13 @@ def run_of(optimizer: str, factorised: bool = True, **changes) -> RunSpec:
     return RunSpec(**{**values, **changes})
 
 
-def optimizer_of(spec: RunSpec) -> Optimizer:
+def optimizer_of(spec: RunSpec, sharded: bool = False) -> Optimizer:
     model = build_model(spec, 20)
     record = family(spec.model.family)
     targets = [target.name for target in record.targets(model)]
     groups = standard_groups(model, spec.training, targets, record.embeddings)
     decay = spec.factors.decay if spec.factors else None
-    return Optimizer(model, spec.training, decay, groups)
+    return Optimizer(model, spec.training, decay, groups, sharded)
 
 
 def stepped(optimizer: Optimizer, steps: int = 1) -> dict[str, torch.Tensor]:
@@ -184,7 +183,7 @@ def test_kernels_are_refused_when_the_configuration_is_read_and_when_it_is_built
         config.parse(values)
 
 
-def test_matrices_cut_over_devices_are_refused(monkeypatch):
+def test_matrices_cut_over_devices_are_refused():
     values = config.read_yaml("config/smoke.yaml")
     values["tracks"]["language"]["training"]["optimizer"] = "muon"
     config.parse(values)
@@ -193,11 +192,8 @@ def test_matrices_cut_over_devices_are_refused(monkeypatch):
         LowrankError, match="muon needs whole matrices, and parallel: fsdp cuts them"
     ):
         config.parse(values)
-    monkeypatch.setattr(parallel, "sharded", lambda: True)
-    with pytest.raises(
-        LowrankError, match="muon needs whole matrices, and parallel: fsdp cuts them"
-    ):
-        optimizer_of(run_of("muon"))
+    with pytest.raises(LowrankError, match="muon needs whole matrices, and parallel: fsdp cuts"):
+        optimizer_of(run_of("muon"), sharded=True)
 
 
 def test_an_unknown_optimiser_names_those_there_are():

@@ -61,13 +61,13 @@ def data_of(spec: RunSpec, text: Path, digits: Path) -> Path:
 def run_all(text: Path, digits: Path, folder: Path, mode: str) -> None:
     """Every case in one mode, below `folder/mode`."""
     for spec in CASES.values():
-        ensure_run(spec, data_of(spec, text, digits), folder / mode, "cpu")
-    ensure_run(RESUMED, text, folder / mode / "stopped", "cpu", until=STOP)
-    ensure_run(RESUMED, text, folder / mode / "one-to-two", "cpu")
-    ensure_run(DIVERGED, text, folder / mode, "cpu")
-    ensure_run(PLAIN, digits, folder / mode / "plain", "cpu", until=1)
+        ensure_run(spec, data_of(spec, text, digits), folder / mode, "cpu", mode=mode)
+    ensure_run(RESUMED, text, folder / mode / "stopped", "cpu", until=STOP, mode=mode)
+    ensure_run(RESUMED, text, folder / mode / "one-to-two", "cpu", mode=mode)
+    ensure_run(DIVERGED, text, folder / mode, "cpu", mode=mode)
+    ensure_run(PLAIN, digits, folder / mode / "plain", "cpu", until=1, mode=mode)
     task = make_task(CASES["frobenius"], text, choose_device("cpu"))
-    trainer = Trainer(CASES["frobenius"], task, folder)
+    trainer = Trainer(CASES["frobenius"], task, folder, mode)
     layer = next(iter(factors(trainer.model).values()))
     facts = {"held": len(parallel.local(layer.U)), "rows": len(layer.U)}
     facts["finite"] = trainer.finite_weights()
@@ -80,7 +80,6 @@ def run_all(text: Path, digits: Path, folder: Path, mode: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     text, digits, folder = map(Path, sys.argv[1:])
-    with parallel.session("cpu", "ddp"):
-        run_all(text, digits, folder, "ddp")
-        parallel._mode = "fsdp"  # a second session would need a second start of torchrun
-        run_all(text, digits, folder, "fsdp")
+    with parallel.session("cpu"):
+        for mode in ("ddp", "fsdp"):
+            run_all(text, digits, folder, mode)

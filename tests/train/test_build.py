@@ -16,6 +16,9 @@ from lowrank.models import blocks, family
 from lowrank.train.build import build_model, choose_device
 
 EXTENSION = """import pathlib
+from lowrank.factor.init import initialisation
+initialisation("mine")(print)
+initialisation("again")(print)
 with open(pathlib.Path(__file__).with_name("log"), "a", encoding="utf-8") as log:
     log.write("x")
 from lowrank.factor.decay import decay
@@ -90,7 +93,7 @@ def test_another_seed_draws_other_factors():
 
 
 def test_a_model_may_be_built_dense_though_its_spec_has_factors():
-    assert not factors(build_model(language_run(factors=FACTORS), 20, factorised=False))
+    assert not factors(build_model(language_run(factors=FACTORS), 20, converted=False))
 
 
 def test_residual_projections_are_drawn_smaller_by_the_root_of_twice_the_depth():

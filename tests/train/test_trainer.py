@@ -10,7 +10,7 @@ from runs import FACTORS, PRETRAINING, image_run, language_run
 from torch import nn
 
 from lowrank.factor.convert import effective_weights, factors
-from lowrank.train import checkpoint, trainer
+from lowrank.train import checkpoint, loop, trainer
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.schedule import learning_rate
@@ -47,7 +47,7 @@ def trained(invented_text, tmp_path):
 
     subject = begun(spec, invented_text, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_step", noted)
+        patch.setattr(loop, "train_step", noted)
         assert subject.train(12, [], told.append) is True
     assert told == [1] * 12
     return subject, steps
@@ -302,7 +302,7 @@ def test_weights_that_stopped_being_finite_are_seen_before_they_are_measured_or_
                 subject.model.transformer.wpe.weight[0, 0] = math.inf
         return found
 
-    monkeypatch.setattr(trainer, "train_step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     assert subject.train(12, [6], lambda _: None) is False
     assert subject.record["diverged_at"] == spoilt
     assert all(row["step"] < spoilt for row in subject.record["layers"])

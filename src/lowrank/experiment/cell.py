@@ -34,6 +34,7 @@ NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_exampl
 
 LEFT_OUT_AT_DEFAULT = {
     "model": {"kv_heads", "mlp_width", "tied_head", "patch", "image_size"},
+    "factors": {"method"},
 }
 """Keys that came after runs had been made: at their defaults those runs keep their digests."""
 
@@ -65,12 +66,20 @@ class RunSpec(Strict):
             for key in keys:
                 values[section].pop(key)
         for section, keys in LEFT_OUT_AT_DEFAULT.items():
-            fields = type(getattr(self, section)).model_fields
-            for key in keys:
-                if values[section][key] == fields[key].default:
+            for key in keys if values[section] else ():
+                if values[section][key] == type(getattr(self, section)).model_fields[key].default:
                     values[section].pop(key)
         values["extensions"] = {name: ext.sha256 for name, ext in self.extensions.items()}
         return digest({"run": values, "data": data_digest, "method": VERSIONS["training"]})
+
+    @property
+    def method(self) -> str:
+        """The name of the method that trains this run."""
+        if self.factors is None:
+            return "dense"
+        if self.factors.method:
+            return self.factors.method.name
+        return "pretrained" if self.pretraining else "factored"
 
     @property
     def switch_step(self) -> int:

@@ -38,6 +38,7 @@ from lowrank.experiment.sections import (
 )
 from lowrank.experiment.shares import nearest
 from lowrank.files import read_sealed
+from lowrank.methods import METHODS
 from lowrank.models import FAMILIES
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.strict_yaml import read_yaml
@@ -279,7 +280,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         for name in self.extensions:
-            if name in INITIALISATIONS | DECAYS | TRUNCATIONS:
+            if name in INITIALISATIONS | DECAYS | TRUNCATIONS | set(METHODS.names()):
                 raise ValueError(f"extensions.{name}: {name} is built in: choose another name")
         for name, track in self.tracks.items():
             if track.data.kind != track.task.data:

@@ -25,6 +25,7 @@ from lowrank.experiment.sections import (
     Strict,
 )
 from lowrank.experiment.shares import nearest
+from lowrank.methods import IMPLIED, METHODS, parse_options
 
 
 class Arm(Strict):
@@ -66,6 +67,8 @@ def _factor_name(factors: FactorSpec, track: TrackConfig) -> str:
         name += f"-{factors.matricisation}"
     if factors.layers != base.layers:
         name += "-" + "-".join(factors.layers)
+    if factors.method != base.method:
+        name += f"-{factors.method.name}" if factors.method else "-plain"
     if factors.dense_layers != base.dense_layers:
         extra = [p for p in factors.dense_layers if p not in base.dense_layers]
         name += "-dense_" + "_".join(p.strip("*.").rsplit(".", 1)[-1] for p in extra)
@@ -263,7 +266,8 @@ def _check_names(config: Config) -> None:
     for name, track in config.tracks.items():
         arms = [arm for arms in STUDIES.values() for arm in arms(track)]
         factors = [track.factors, *(arm.factors for arm in arms if arm.factors)]
-        methods = track.studies.posthoc.methods if track.studies.posthoc else ()
+        truncations = track.studies.posthoc.methods if track.studies.posthoc else ()
+        methods = [factor.method.name for factor in factors if factor.method]
         for kind, used, known in (
             (
                 "initialisation (init, inits or controls)",
@@ -271,11 +275,15 @@ def _check_names(config: Config) -> None:
                 INITIALISATIONS,
             ),
             ("decay (kind)", [factor.decay.kind for factor in factors], DECAYS),
-            ("truncation (posthoc.methods)", list(methods), TRUNCATIONS),
+            ("truncation (posthoc.methods)", list(truncations), TRUNCATIONS),
+            ("method (factors.method.name)", methods, set(METHODS.names()) - set(IMPLIED)),
         ):
             for method in used:
                 if method not in known | own:
                     raise unknown(f"{kind} in tracks.{name}:", method, known | own)
+        for factor in factors:
+            if factor.method and factor.method.name not in own:
+                parse_options(factor.method.name, factor.method.options)
 
 
 def _cell(
@@ -318,7 +326,8 @@ def _cell(
 
 def _used(factors: FactorSpec | None, extensions: dict[str, Extension]) -> dict[str, Extension]:
     """The extensions an arm uses: only their files enter its digest."""
-    used = (factors.init, factors.decay.kind) if factors else ()
+    used = [factors.init, factors.decay.kind] if factors else []
+    used += [factors.method.name] if factors and factors.method else []
     return {name: extensions[name] for name in used if name in extensions}
 
 

@@ -63,7 +63,7 @@ def load_extensions(extensions: Mapping[str, Extension]) -> None:
             raise LowrankError(
                 f"extensions.{name}: {path} registers {listed or 'nothing'}, and no '{name}': "
                 f'decorate its function with @initialisation("{name}"), @decay("{name}") or '
-                f'@truncation("{name}"), or name the extension otherwise.'
+                f'@truncation("{name}"), enter METHODS.add("{name}", ...), or name the extension otherwise.'
             )
 
 
@@ -95,9 +95,14 @@ def load_file(path: Path) -> list[tuple[str, str]]:
     from lowrank.factor.decay import DECAYS
     from lowrank.factor.init import INITIALISATIONS
     from lowrank.factor.truncate import TRUNCATIONS
+    from lowrank.methods import METHODS
+    from lowrank.optimizers import OPTIMIZERS
     from lowrank.registry import Registry
 
-    registries: tuple[Registry[Any], ...] = (INITIALISATIONS, DECAYS, TRUNCATIONS)
+    registries: tuple[Registry[Any], ...] = (
+        *(INITIALISATIONS, DECAYS, TRUNCATIONS),
+        *(METHODS, OPTIMIZERS),
+    )
     digest = sha256(path)
     if digest in LOADED:
         return LOADED[digest]

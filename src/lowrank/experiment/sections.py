@@ -238,8 +238,17 @@ class DecaySpec(Strict):
     )
 
 
+class MethodSpec(Strict):
+    """What is done with the layers of a factor section other than training U V^T."""
+
+    name: Name = Field(description="One of the modules of `lowrank.methods`, or an extension.")
+    options: dict[str, Any] = Field(
+        {}, max_length=100, description="The method's own settings; its module describes them."
+    )
+
+
 class FactorSpec(Strict):
-    """How layers are factorised."""
+    """Which layers are trained in low rank, and how."""
 
     rank_fraction: Fraction = Field(description="Rank over the smaller side of a layer's matrix.")
     rank_multiple: Few = Field(16, description="Ranks are rounded to a multiple of this.")
@@ -252,6 +261,9 @@ class FactorSpec(Strict):
     )
     dense_layers: tuple[str, ...] = Field((), description="Patterns of layers that stay dense.")
     decay: DecaySpec = Field(DecaySpec(), description="What penalises the factors.")
+    method: MethodSpec | None = Field(
+        None, description="Another method of training than U V^T from the first step."
+    )
 
     @model_validator(mode="after")
     def _some_layer(self) -> FactorSpec:

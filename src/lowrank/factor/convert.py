@@ -124,7 +124,7 @@ def replace_layers(model: nn.Module, plan: Iterable[Replacement]) -> list[str]:
     names = []
     for step in plan:
         step.factorized.bias = step.dense.bias  # type: ignore[assignment]
-        _place(model, step.name, step.factorized)
+        place(model, step.name, step.factorized)
         names.append(step.name)
     return names
 
@@ -135,7 +135,7 @@ def to_dense(model: nn.Module) -> list[str]:
     for name, layer in factors(model).items():
         dense = layer.to_dense()
         dense.bias = layer.bias  # type: ignore[assignment]
-        _place(model, name, dense)
+        place(model, name, dense)
         names.append(name)
     return names
 
@@ -150,19 +150,42 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def effective_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A state dict for the dense model: each layer's product in the place of its factors."""
-    layers = factors(model)
-    weights = {}
+def low_rank_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that stand in a dense one's place, by name: those with `dense_weight`, the outermost
+    where one holds another."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") or not outer for outer in found)
+        if hasattr(module, "dense_weight") and not inside:
+            found[name] = module
+    return found
+
+
+def effective_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """A state dict for the dense model: what each layer does, as a dense weight in its place. None
+    where a layer has no dense weight."""
+    layers = low_rank_layers(model)
+    owners = {key: name for name in layers for key in _state_names(layers[name], name)}
+    weights: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
-        prefix, _, leaf = key.rpartition(".")
-        layer = layers.get(prefix)
-        if layer is None or leaf == "bias":
+        name = owners.get(key)
+        if name is None:
             weights[key] = value.detach()
-        elif leaf == "U":
-            name = f"{prefix}.weight" if prefix else "weight"
-            weights[name] = layer.dense_weight().detach().contiguous()
+            continue
+        prefix, layer = f"{name}." if name else "", layers[name]
+        if f"{prefix}weight" in weights:
+            continue
+        weight = layer.dense_weight()  # type: ignore[operator]
+        if weight is None:
+            return None
+        weights[f"{prefix}weight"] = weight.detach().contiguous()
+        if layer.bias is not None:
+            weights[f"{prefix}bias"] = layer.bias.detach()  # type: ignore[operator, union-attr]
     return weights
+
+
+def _state_names(layer: nn.Module, name: str) -> list[str]:
+    return [f"{name}.{key}" if name else key for key in layer.state_dict()]
 
 
 def layer_seed(seed: int, name: str) -> int:
@@ -193,7 +216,8 @@ def _known(model: nn.Module, names: Iterable[str]) -> None:
             raise unknown("layer", name, _candidates(model))
 
 
-def _place(model: nn.Module, name: str, module: nn.Module) -> None:
+def place(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of this name."""
     if not name:
         raise LowrankError("A model that is a single layer cannot be changed in place: convert it.")
     parent, _, child = name.rpartition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,9 @@ def origin(method: Any) -> str | None:
     """The file that a method was written in; None for one of this package."""
     while isinstance(method, functools.partial):
         method = method.func
+    if isinstance(method, type):
+        file = getattr(sys.modules.get(method.__module__), "__file__", None)
+        return None if method.__module__.partition(".")[0] == "lowrank" else file
     code = getattr(method, "__code__", None) or getattr(type(method).__call__, "__code__", None)
     module = getattr(method, "__module__", None) or type(method).__module__
     if code is None or module.partition(".")[0] == "lowrank":
@@ -26,7 +30,7 @@ def origin(method: Any) -> str | None:
 
 def call(kind: str, name: str, method: Callable[..., Any], *arguments: Any) -> Any:
     """What a method returns; what one of the user's own raises becomes one sentence."""
-    with _in_a_sentence(kind, name, method):
+    with in_a_sentence(kind, name, method):
         return method(*arguments)
 
 
@@ -69,7 +73,8 @@ def _title(kind: str, name: str, method: Any) -> str:
 
 
 @contextmanager
-def _in_a_sentence(kind: str, name: str, method: Any) -> Iterator[None]:
+def in_a_sentence(kind: str, name: str, method: Any) -> Iterator[None]:
+    """What a method of the user's own raises inside becomes a LowrankError with its file and line."""
     try:
         yield
     except Exception as error:

@@ -20,11 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.extensions import load_file
+from lowrank.experiment.sections import FactorSpec, MethodSpec, ModelSpec, TrainingSpec
 from lowrank.factor.decay import DECAYS, gradients
 from lowrank.factor.init import INITIALISATIONS, initialise
 from lowrank.factor.layers import Factorized, matricise
+from lowrank.factor.own import in_a_sentence
 from lowrank.factor.truncate import TRUNCATIONS, truncate_model
+from lowrank.methods import METHODS, begin
+from lowrank.train.build import build_model
+from lowrank.train.optimizer import Optimizer
 
 SHAPES = {
     "tall": (24, 8, 4),
@@ -59,14 +65,20 @@ def check_file(path: Path) -> list[Finding]:
     if not registered:
         raise LowrankError(
             f'{path} registers nothing: decorate a function with @initialisation("name"), '
-            '@decay("name") or @truncation("name").'
+            '@decay("name") or @truncation("name"), or enter METHODS.add("name", ...).'
         )
     trials: dict[str, Callable[[str, tuple[int, ...]], str]] = {
         INITIALISATIONS.kind: _initialisation,
         DECAYS.kind: _decay,
         TRUNCATIONS.kind: _truncation,
     }
-    return [finding for kind, name in registered for finding in _tried(kind, name, trials[kind])]
+    findings: list[Finding] = []
+    for kind, name in registered:
+        if kind in trials:
+            findings += _tried(kind, name, trials[kind])
+        elif kind == METHODS.kind:
+            findings.append(_method(name))
+    return findings
 
 
 def show(findings: list[Finding]) -> str:
@@ -90,6 +102,42 @@ def _tried(kind: str, name: str, trial: Callable[[str, tuple[int, ...]], str]) -
             grouped = len(shape) > 3
             limit = "not for grouped convolutions, which no model here has: " if grouped else ""
             yield Finding(kind, name, matrix, f"{limit}{error}", failed=not grouped)
+
+
+def _method(name: str) -> Finding:
+    """Whether a small language model is built as the method says, on the meta device too, and learns
+    where every trained parameter has its optimiser."""
+    shape = "2 blocks, width 32"
+    spec = RunSpec(
+        track="check",
+        model=ModelSpec(family="llama", width=32, depth=2, heads=2, context=16),
+        training=TrainingSpec(steps=8, batch=8, learning_rate=0.01),
+        factors=FactorSpec(rank_fraction=0.25, rank_multiple=1, method=MethodSpec(name=name)),
+        seed=0,
+    )
+    try:
+        with in_a_sentence(METHODS.kind, name, METHODS[name].life):
+            life = begin(spec)
+            with torch.device("meta"):
+                shapes = {n: p.shape for n, p in build_model(spec, 16).named_parameters()}
+            model = build_model(spec, 16)
+            if shapes != {n: p.shape for n, p in model.named_parameters()}:
+                raise LowrankError("On the meta device it builds other parameters.")
+            optimizer = Optimizer(model, spec.training, None, life.groups(model))
+            tokens = torch.arange(8 * 17).reshape(8, 17) % 16
+            losses = []
+            for _ in range(spec.training.steps):
+                logits = model(tokens[:, :-1]).logits
+                loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+                loss.backward()
+                optimizer.step(0.01, optimizer.clip_gradients())
+                losses.append(float(loss))
+            if not losses[-1] < losses[0]:
+                raise LowrankError(f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}.")
+        found = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} steps"
+        return Finding(METHODS.kind, name, shape, found)
+    except LowrankError as error:
+        return Finding(METHODS.kind, name, shape, str(error), failed=True)
 
 
 def _drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -57,7 +57,10 @@ def interpolate(
         if start.result["diverged"] or end.result["diverged"]:
             continue
         key = {"cell": name, "track": dense.track, "seed": start.spec.seed}
-        line, facts = _line(study, start, end, data, where)
+        found = _line(study, start, end, data, where)
+        if found is None:
+            continue
+        line, facts = found
         points += [{**key, **row} for row in line]
         summary.append({**key, **facts})
     # Where every line has a diverged end the tables are empty, but they have their columns.
@@ -76,11 +79,14 @@ def _line(
     end: FinishedRun,
     data: Path,
     where: torch.device,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
+) -> tuple[list[dict[str, float]], dict[str, float]] | None:
+    """The points of a line and its summary; None where an end has no dense weights."""
     spec = start.spec
     task = make_task(spec, data, where)
     first = effective_weights(start.model(task.outputs))
     last = effective_weights(end.model(task.outputs))
+    if first is None or last is None:
+        return None
     model = build_model(spec, task.outputs).to(where)
     rows = []
     for index in range(study.points):

@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lowrank.experiment.cell import Cell
+from lowrank.experiment.cell import Cell, RunSpec
 from lowrank.experiment.config import PostHocStudy
-from lowrank.experiment.sections import FactorSpec, ModelSpec, TrainingSpec
+from lowrank.experiment.sections import FactorSpec, TrainingSpec
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.truncate import truncate_model
 from lowrank.jobs.train import runs_of
-from lowrank.models import family
-from lowrank.optimizers.base import standard_groups
-from lowrank.train.build import choose_device, select_targets
+from lowrank.methods import Options
+from lowrank.methods.base import Life, select_targets
+from lowrank.train.build import choose_device
+from lowrank.train.loop import Watch, run_steps
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import FinishedRun
-from lowrank.train.schedule import learning_rate
-from lowrank.train.step import train_step
 from lowrank.train.task import Task, make_task
 
 
@@ -93,15 +94,7 @@ def _truncated(
     truncated = model
     for length in study.fine_tune_steps:
         model = copy.deepcopy(truncated).to(where)
-        finite = _fine_tune(
-            model,
-            task,
-            run.spec.training,
-            factor,
-            study.fine_tune_rate_factor,
-            length,
-            run.spec.model,
-        )
+        finite = _fine_tune(model, task, run.spec, factor, study.fine_tune_rate_factor, length)
         held_out = ("test", dense.evaluation.test_examples, dense.evaluation.batch)
         metrics = {f"test_{k}": v for k, v in task.evaluate(model, *held_out).items()}
         batches = (task.batch(step, 0, 1) for step in range(study.batch_norm_batches))
@@ -130,19 +123,51 @@ def _truncated(
     return rows
 
 
+@dataclass
+class FineTuning:
+    """A truncated model in training, on the batches that follow the dense run's."""
+
+    model: nn.Module
+    forward: nn.Module
+    task: Task
+    training: TrainingSpec
+    life: Life
+    optimizer: Optimizer
+    first_batch: int
+    step: int = 0
+
+    def replace(
+        self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Nothing changes layers here."""
+        raise NotImplementedError
+
+
+class _Finite(Watch):
+    """Whether every loss and gradient was finite; a GPU is not waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.finite = torch.tensor(True, device=device)
+
+    def sound(self, rate: float, loss: Tensor, norm: Tensor) -> bool:
+        """Note it, and go on."""
+        self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
+        return True
+
+
 def _fine_tune(
     model: nn.Module,
     task: Task,
-    training: TrainingSpec,
+    spec: RunSpec,
     factor: FactorSpec,
     rate_factor: float,
     length: int,
-    spec: ModelSpec,
 ) -> bool:
-    """Train the truncated model for `length` steps, on the batches that follow the dense run's, with
-    a cosine schedule of its own; whether every loss and gradient was finite."""
+    """Train the truncated model of a dense run for `length` steps, with a cosine schedule of its own;
+    whether every loss and gradient was finite."""
     if length == 0:
         return True
+    training = spec.training
     assert training.learning_rate is not None
     short = training.model_copy(
         update={
@@ -152,16 +177,8 @@ def _fine_tune(
         }
     )
     model.train()
-    record = family(spec.family)
-    names = [target.name for target in record.targets(model)]
-    groups = standard_groups(model, short, names, record.embeddings)
-    optimizer = Optimizer(model, short, factor.decay, groups)
-    finite = torch.tensor(True, device=task.device)
-    for step in range(short.steps):
-        position = training.steps + step
-        parts = [
-            task.batch(position, part, short.accumulation) for part in range(short.accumulation)
-        ]
-        loss, norm = train_step(model, task, parts, optimizer, learning_rate(step, short))
-        finite &= torch.isfinite(loss) & torch.isfinite(norm)
-    return bool(finite)
+    life = Life(spec, Options())
+    optimizer = Optimizer(model, short, factor.decay, life.groups(model))
+    watch = _Finite(task.device)
+    run_steps(FineTuning(model, model, task, short, life, optimizer, training.steps), length, watch)
+    return bool(watch.finite)

@@ -17,8 +17,7 @@ from lowrank.experiment.cell import Cell
 from lowrank.experiment.extensions import load_extensions
 from lowrank.jobs.train import read_rates
 from lowrank.train.build import choose_device
-from lowrank.train.schedule import learning_rate
-from lowrank.train.step import train_step
+from lowrank.train.loop import Watch, run_steps
 from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer
 
@@ -68,20 +67,12 @@ def measure_speed(
 
 def _time(trainer: Trainer, steps: int) -> tuple[float, int | None]:
     """Seconds a step over `steps` steps, and the peak memory of a GPU."""
-    task, training = trainer.task, trainer.spec.training
-    cuda = task.device.type == "cuda"
+    cuda = trainer.task.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
     started = time.perf_counter()
-    for _ in range(steps):
-        parts = [
-            task.batch(trainer.step, part, training.accumulation)
-            for part in range(training.accumulation)
-        ]
-        rate = learning_rate(trainer.step % training.steps, training)
-        train_step(trainer.forward, task, parts, trainer.optimizer, rate)
-        trainer.step += 1
+    run_steps(trainer, trainer.step + steps, Watch())
     if cuda:
         torch.cuda.synchronize()
     elapsed = time.perf_counter() - started

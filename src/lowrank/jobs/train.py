@@ -30,6 +30,7 @@ def sweep(
     output: Path,
     device: str,
     keep: Iterable[int] = (),
+    mode: str = "ddp",
 ) -> None:
     """Train the arm at each learning rate and write the best on validation data.
 
@@ -40,7 +41,7 @@ def sweep(
     losses: dict[float, float] = {}
 
     def measure(rate: float) -> None:
-        result = _finished(group.run(rate), data, cache, device, keep).result
+        result = _finished(group.run(rate), data, cache, device, keep, mode).result
         _say_if_diverged(f"{group.name} at the rate {rate:g}", result)
         loss = result["validation_loss"]
         losses[rate] = math.inf if loss is None else loss
@@ -100,6 +101,7 @@ def train(
     output: Path,
     device: str,
     keep: Iterable[int] = (),
+    mode: str = "ddp",
 ) -> None:
     """Train a cell, all seeds, and write its runs, history, layers and spectra tables.
 
@@ -107,7 +109,7 @@ def train(
     """
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("runs", *TABLES)}
     for spec in cell.runs(rates):
-        run = _finished(spec, data, cache, device, keep)
+        run = _finished(spec, data, cache, device, keep, mode)
         _say_if_diverged(f"{cell.name} seed {spec.seed}", run.result)
         parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
         for name in TABLES:
@@ -125,9 +127,14 @@ def _say_if_diverged(name: str, result: dict[str, Any]) -> None:
 
 
 def _finished(
-    spec: RunSpec, data: Path, cache: Path, device: str, keep: Iterable[int] = ()
+    spec: RunSpec,
+    data: Path,
+    cache: Path,
+    device: str,
+    keep: Iterable[int] = (),
+    mode: str = "ddp",
 ) -> FinishedRun:
-    run = ensure_run(spec, data, cache, device, keep=keep)
+    run = ensure_run(spec, data, cache, device, keep=keep, mode=mode)
     assert run is not None
     return run
 

@@ -6,6 +6,7 @@ shows in seconds and a model of any size fits.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,16 @@ from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
-from lowrank.experiment.cell import Cell
+from lowrank.experiment.cell import Cell, RunSpec
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.expand import expand
 from lowrank.experiment.extensions import load_extensions
-from lowrank.experiment.sections import FactorSpec, ModelSpec, TrainingSpec
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
+from lowrank.methods import begin
 from lowrank.optimizers import OPTIMIZERS
-from lowrank.optimizers.base import standard_groups
 from lowrank.report.closing import larger_than_dense
-from lowrank.train.build import factorise
+from lowrank.train.build import build_model
 
 PRETRAINED_VOCABULARY = 50_257
 """Tokens assumed for a pretrained tokeniser (GPT-2's)."""
@@ -65,25 +65,37 @@ def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataF
 
 def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict[str, Any]:
     shape = _shape(track)
-    dense = _measure(cell.model, None, shape, cell.training)
-    own = _measure(cell.model, cell.factors, shape, cell.training)
-    training = cell.training
-    share = cell.fork_step / training.steps
-    forward = share * dense[1] + (1 - share) * own[1]
+    spec = RunSpec(
+        track=cell.track,
+        model=cell.model,
+        training=cell.training,
+        factors=cell.factors,
+        pretraining=cell.pretraining,
+        seed=0,
+    )
+    plain = spec.model_copy(update={"factors": None, "pretraining": None})
+    (_, dense), *_ = _measure(plain.model_dump_json(), shape)
+    phases = _measure(spec.model_dump_json(), shape)
+    own, training = phases[-1][1], cell.training
+    starts = [first / training.steps for first, _ in phases]
+    forward = sum(
+        (end - start) * size.flops
+        for start, end, (_, size) in zip(starts, [*starts[1:], 1.0], phases, strict=True)
+    )
     total = 3 * training.steps * training.batch * forward * runs
     return {
         "cell": cell.name,
         "runs": runs,
         "steps": training.steps,
-        "parameters": own[0],
-        "kept_parameters": own[0] / dense[0],
-        "smallest_rank": own[2],
-        "largest_rank": own[3],
-        "forward_flops": own[1],
-        "kept_flops": own[1] / dense[1],
+        "parameters": own.parameters,
+        "kept_parameters": own.parameters / dense.parameters,
+        "smallest_rank": own.smallest_rank,
+        "largest_rank": own.largest_rank,
+        "forward_flops": own.flops,
+        "kept_flops": own.flops / dense.flops,
         "training_flops": total,
         "hours": total / speed / 3600 if speed else None,
-        "state_bytes": own[4],
+        "state_bytes": own.state_bytes,
     }
 
 
@@ -105,30 +117,44 @@ def _shape(track: TrackConfig) -> tuple[int, int]:
     return classes, side
 
 
+@dataclass(frozen=True)
+class Size:
+    """What shapes alone tell of a model."""
+
+    parameters: int
+    flops: int
+    """Of the forward pass of one example."""
+    smallest_rank: int | None
+    largest_rank: int | None
+    state_bytes: int
+    """Weights, gradients and optimiser state."""
+
+
 @cache
-def _measure(
-    spec: ModelSpec, factor: FactorSpec | None, shape: tuple[int, int], training: TrainingSpec
-) -> tuple[int, int, int | None, int | None, int]:
-    """Parameters, forward FLOPs of one example, smallest and largest rank, and bytes of weights,
-    gradients and optimiser state."""
-    outputs, side = shape
-    with torch.device("meta"):
-        family = models.family(spec.family)
-        model = family.build(spec, outputs)
-        if factor is not None:
-            factorise(model, spec, factor, seed=0)
-        if family.task == "language":
-            example = torch.zeros((1, int(spec.context or 0)), dtype=torch.long)
-        else:
-            example = torch.zeros((1, spec.channels, side, side))
-        flops = forward_flops(model, example)
-    ranks = [layer.rank for layer in factors(model).values()]
-    count = parameter_count(model)
-    targets = [target.name for target in family.targets(model)]
-    groups = standard_groups(model, training, targets, family.embeddings)
-    values = sum(OPTIMIZERS[training.optimizer].values(group) for group in groups)
-    size = 4 * (2 * count + values)
-    return count, flops, min(ranks, default=None), max(ranks, default=None), size
+def _measure(run: str, shape: tuple[int, int]) -> list[tuple[int, Size]]:
+    """The model of a run (JSON), from each step on at which it becomes another."""
+    spec = RunSpec.model_validate_json(run)
+    life, (outputs, side), found = begin(spec), shape, []
+    for first, convert in life.phases():
+        with torch.device("meta"):
+            model = build_model(spec, outputs, converted=False)
+            convert(model)
+            if models.family(spec.model.family).task == "language":
+                example = torch.zeros((1, int(spec.model.context or 0)), dtype=torch.long)
+            else:
+                example = torch.zeros((1, spec.model.channels, side, side))
+            flops = forward_flops(model, example)
+        ranks = [layer.rank for layer in factors(model).values()]
+        count = parameter_count(model)
+        values = sum(
+            OPTIMIZERS[group.optimizer or spec.training.optimizer].values(group)
+            + sum(parameter.numel() for parameter in group.parameters.values())
+            for group in life.groups(model)
+        )
+        size = 4 * (count + values)
+        low, high = min(ranks, default=None), max(ranks, default=None)
+        found.append((first, Size(count, flops, low, high, size)))
+    return found
 
 
 def measured_speed(published: Path) -> float | None:

@@ -28,8 +28,11 @@ from lowrank.files import (
     write_json,
     write_manifest,
 )
+from lowrank.methods.base import Life
 from lowrank.train import parallel
 
+METHOD = "method/"
+"""Before the names of a method's tensors; no parameter is called so."""
 PATTERN = re.compile(r"(?:checkpoint|fork)-(\d{9})")
 
 
@@ -76,9 +79,15 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def save(
-    path: Path, step: int, model: nn.Module, optimizer: dict[str, Tensor], record: dict[str, Any]
+    path: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: dict[str, Tensor],
+    record: dict[str, Any],
+    life: Life,
 ) -> None:
     """Write a checkpoint folder; `record` (JSON) carries the history so far."""
+    optimizer = optimizer | {f"{METHOD}{name}": tensor for name, tensor in life.state().items()}
     tensors = model_tensors(model)
     state = {name: parallel.on_host(tensor) for name, tensor in optimizer.items()}
     if not parallel.is_main():
@@ -92,7 +101,7 @@ def save(
         # A loss may well be infinite at a step after which the run continues.
         write_json(temporary / "record.json", record, allow_nan=True)
         names = ["model.safetensors", "optimizer.safetensors", "record.json"]
-        write_manifest(temporary, names, step=step, run=path.parent.name)
+        write_manifest(temporary, names, step=step, run=path.parent.name, **method_facts(life))
 
 
 def load(path: Path, model: nn.Module) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
@@ -108,6 +117,24 @@ def load(path: Path, model: nn.Module) -> tuple[int, dict[str, Tensor], dict[str
     if device is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(device)
     return step, state, read_json(path / "record.json")
+
+
+def method_facts(life: Life) -> dict[str, Any]:
+    """What a manifest says of a run's method: nothing, or its record."""
+    record = life.record()
+    return {"method": record} if record else {}
+
+
+def recorded(life: Life, manifest: dict[str, Any]) -> Life:
+    """The life as the manifest of a checkpoint or a finished run says it was."""
+    if "method" in manifest:
+        life.load_record(manifest["method"])
+    return life
+
+
+def method_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a loaded state, the tensors of the method."""
+    return {n.removeprefix(METHOD): t for n, t in state.items() if n.startswith(METHOD)}
 
 
 def saved(folder: Path) -> list[tuple[int, Path]]:

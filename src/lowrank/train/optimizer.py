@@ -27,6 +27,7 @@ class Optimizer:
         spec: TrainingSpec,
         decay: DecaySpec | None,
         groups: Sequence[Group] | None = None,
+        sharded: bool = False,
     ) -> None:
         self.model, self.spec = model, spec
         self.factor_decay = decay or DecaySpec(kind="none")
@@ -34,7 +35,7 @@ class Optimizer:
         self.factors: list[tuple[Tensor, Tensor]] = [
             (module.U, module.V) for module in factor_modules(model).values()
         ]
-        self._try_decay()
+        self._try_decay(sharded)
         groups = standard_groups(model, spec) if groups is None else groups
         check_cover(model, groups)
         self.parameters = [p for group in groups for p in group.parameters.values()]
@@ -45,7 +46,7 @@ class Optimizer:
         self.roles: dict[str, Mapping[str, Role]] = {}
         for name, own in by_name.items():
             algorithm = OPTIMIZERS[name]
-            if parallel.sharded() and not algorithm.sharded:
+            if sharded and not algorithm.sharded:
                 raise LowrankError(
                     f"optimizer: {name} needs whole matrices, and parallel: fsdp cuts them: use ddp."
                 )
@@ -54,12 +55,12 @@ class Optimizer:
                 self.roles |= dict.fromkeys(group.parameters, algorithm.states)
 
     @torch.no_grad()
-    def _try_decay(self) -> None:
+    def _try_decay(self, sharded: bool) -> None:
         """Raise where a decay of the user's own fails on the first factors, before any training."""
         if self.factors and origin(DECAYS.get(self.factor_decay.kind)) is not None:
             U, V = self.factors[0]
             usable = all(bool(torch.isfinite(parallel.local(x)).all()) for x in (U, V))
-            gradients(self.factor_decay.kind, U, V, finite=usable and not parallel.sharded())
+            gradients(self.factor_decay.kind, U, V, finite=usable and not sharded)
 
     def clip_gradients(self) -> Tensor:
         """Scale gradients down to the clipping norm; returns the norm before. Raises if one is absent."""
@@ -128,8 +129,11 @@ class Optimizer:
 
     def state_bytes(self) -> int:
         """Bytes of parameters, gradients and optimiser state, over all devices that share them."""
-        weights = sum(p.numel() * p.element_size() for p in self.parameters)
-        return 2 * weights + sum(t.numel() * t.element_size() for t in self.state().values())
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        gradients = sum(p.numel() * p.element_size() for p in self.parameters)
+        return (
+            weights + gradients + sum(t.numel() * t.element_size() for t in self.state().values())
+        )
 
 
 def decay_strength(decay: DecaySpec, spec: TrainingSpec) -> float:

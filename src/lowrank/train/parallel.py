@@ -25,16 +25,13 @@ from lowrank.errors import LowrankError
 from lowrank.files import writing
 from lowrank.train.build import choose_device
 
-_mode = "ddp"
-
 
 @contextmanager
-def session(device: str, mode: str) -> Iterator[None]:
+def session(device: str) -> Iterator[None]:
     """Join the processes that torchrun started; without torchrun nothing happens.
 
     More processes than devices are a LowrankError.
     """
-    global _mode
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
@@ -46,7 +43,6 @@ def session(device: str, mode: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend)
-    _mode = mode
     if not is_main():
         warnings.simplefilter("ignore")  # the first process says what all would
     yield
@@ -69,9 +65,9 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def sharded() -> bool:
-    """Whether each device holds a slice of the model only."""
-    return world() > 1 and _mode == "fsdp"
+def sharded(mode: str) -> bool:
+    """Whether each device holds a slice of the model only, under this mode (ddp or fsdp)."""
+    return world() > 1 and mode == "fsdp"
 
 
 def barrier() -> None:
@@ -81,16 +77,20 @@ def barrier() -> None:
 
 
 def wrap(
-    model: nn.Module, blocks: Iterable[str], device: torch.device, compiled: bool = False
+    model: nn.Module,
+    blocks: Iterable[str],
+    device: torch.device,
+    compiled: bool = False,
+    mode: str = "ddp",
 ) -> nn.Module:
-    """The module to train through. With "fsdp" the model is cut in place, and each of the named
+    """The module to train through. With the mode "fsdp" the model is cut in place, and each of the named
     `blocks` is gathered, and compiled, by itself.
 
     Batch norm takes its statistics from the part at hand, that is batch / (devices x accumulation)
     examples: a run of a network with batch norm depends on how many parts a batch is computed in,
     whichever devices compute them. Nothing in the configuration changes that.
     """
-    if not sharded():
+    if not sharded(mode):
         if world() > 1:
             model = nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False)
         return torch.compile(model) if compiled else model  # type: ignore[return-value]

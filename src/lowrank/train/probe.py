@@ -1,7 +1,8 @@
 """What is measured inside a run: ranks, norms and the size of one step, for each factorisable layer.
 
 Nothing here forms the product of factors: all numbers come from QRs and Gram matrices of the
-factors. For a dense layer the matrix itself takes the product's place, so the columns agree.
+factors. For a dense layer the matrix itself takes the product's place, so the columns agree. So does
+the dense weight of a layer that is more than two factors; one that has none is measured as not-a-number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from lowrank.factor import spectrum
 from lowrank.factor.layers import Factorized, matricise
 from lowrank.factor.svd import svdvals, working_precision
 from lowrank.train import parallel
+
+COLUMNS = (
+    *("product_norm", "update_norm", "effective_step_size"),
+    *("effective_rank", "entropy_rank", "stable_rank", "largest_possible_rank"),
+)
 
 
 def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
@@ -49,6 +55,9 @@ def measure(
         layer = model.get_submodule(name)
         now, then = _whole(layer, _weights(layer)), _whole(layer, before[name])
         values = _singular_values(layer, now)
+        if not now:
+            rows.append({"layer": name, **dict.fromkeys(COLUMNS, math.nan), COLUMNS[-1]: 0})
+            continue
         # In float64: the squares of finite float32 numbers may be beyond float32.
         norm = float(values.double().norm())
         if isinstance(layer, Factorized):
@@ -71,16 +80,28 @@ def measure(
 
 
 def _weights(layer: nn.Module) -> list[Tensor]:
-    return [layer.U, layer.V] if isinstance(layer, Factorized) else [cast(Tensor, layer.weight)]
+    """Factors (U, V), or the dense weight, or nothing."""
+    if isinstance(layer, Factorized):
+        return [layer.U, layer.V]
+    if hasattr(layer, "dense_weight"):
+        weight = cast(Any, layer).dense_weight()
+        return [] if weight is None else [weight]
+    return [cast(Tensor, layer.weight)]
 
 
 def _whole(layer: nn.Module, weights: list[Tensor]) -> list[Tensor]:
-    """Whole factors (U, V), or the whole dense weight as one matrix."""
+    """Whole factors (U, V), or the whole dense weight as one matrix, or nothing."""
     whole = [parallel.full(weight) for weight in weights]
-    return whole if isinstance(layer, Factorized) else [matricise(layer, tensor=whole[0])]
+    if isinstance(layer, Factorized) or not whole:
+        return whole
+    if hasattr(layer, "dense_weight"):
+        return [whole[0].flatten(1)]
+    return [matricise(layer, tensor=whole[0])]
 
 
 def _singular_values(layer: nn.Module, whole: list[Tensor]) -> Tensor:
+    if not whole:
+        return torch.empty(0)
     try:
         if isinstance(layer, Factorized):
             U, V = whole

@@ -15,6 +15,7 @@ import torch
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
+from lowrank.methods.base import Convert
 from lowrank.train import parallel
 from lowrank.train.build import build_model
 from lowrank.versions import VERSIONS, source_digest
@@ -32,13 +33,17 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
     spec, task, record = trainer.spec, trainer.task, trainer.record
     final = record["history"][-1] if record["history"] and finished else {}
     last = [row for row in record["layers"] if row["step"] == trainer.step]
-    dense_parameters, dense_flops = _size(spec.model_copy(update={"factors": None}), task)
-    parameters, flops = _size(spec, task)
+    dense_parameters, dense_flops = _size(spec, task, lambda model: None)
+    phases = [(first, _size(spec, task, convert)) for first, convert in trainer.life.phases()]
+    parameters, flops = phases[-1][1]
     positions = spec.model.context or 1
     examples = spec.training.steps * spec.training.batch
     # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
-    share = spec.switch_step / spec.training.steps
-    training_flops = 3 * examples * (share * dense_flops + (1 - share) * flops)
+    starts = [first / spec.training.steps for first, _ in phases]
+    shares = [end - start for start, end in zip(starts, [*starts[1:], 1.0], strict=True)]
+    training_flops = (
+        3 * examples * sum(share * size[1] for share, (_, size) in zip(shares, phases, strict=True))
+    )
     cuda = task.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident()
     row = {
@@ -75,10 +80,11 @@ def _not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _size(spec: RunSpec, task: Task) -> tuple[int, int]:
+def _size(spec: RunSpec, task: Task, convert: Convert) -> tuple[int, int]:
     """Parameters and forward FLOPs of one example, from shapes alone."""
     with torch.device("meta"):
-        model = build_model(spec, task.outputs)
+        model = build_model(spec, task.outputs, converted=False)
+        convert(model)
         return parameter_count(model), forward_flops(model, task.example())
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.extensions import load_extensions
+from lowrank.factor.own import in_a_sentence
 from lowrank.files import (
     MANIFEST,
     check_manifest,
@@ -31,6 +32,7 @@ from lowrank.files import (
     write_manifest,
     write_table,
 )
+from lowrank.methods import METHODS, begin
 from lowrank.progress import Progress
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, choose_device
@@ -59,7 +61,8 @@ class FinishedRun:
 
     def model(self, outputs: int) -> nn.Module:
         """The trained model, on the host."""
-        model = build_model(self.spec, outputs)
+        life = checkpoint.recorded(begin(self.spec), check_manifest(self.folder))
+        model = build_model(self.spec, outputs, life=life)
         source = self.folder / "model.safetensors"
         checkpoint.load_model_tensors(model, checkpoint.load_weights(source), source)
         return model
@@ -82,12 +85,14 @@ def ensure_run(
     *,
     until: int | None = None,
     keep: Iterable[int] = (),
+    mode: str = "ddp",
 ) -> FinishedRun | None:
     """The finished run of a spec, trained as far as it is not; with `until`, train to that step only
     and leave a checkpoint there (returns None, or the finished run if it diverged before).
 
     `data` is the prepared data folder, `cache` the folder of all runs, `keep` the steps whose
-    checkpoints outlive the run because pre-trained runs fork there.
+    checkpoints outlive the run because pre-trained runs fork there, `mode` how the devices of one run
+    share its model (ddp or fsdp).
     """
     load_extensions(spec.extensions)
     task = make_task(spec, data, choose_device(device))
@@ -110,13 +115,15 @@ def ensure_run(
             return checked_run(folder, spec)
         if finished and checked_run(folder, spec).result["diverged"]:
             return FinishedRun(folder, spec)
-        trainer = _begin(spec, task, folder, data, cache, device, until)
+        trainer = _begin(spec, task, folder, data, cache, device, until, mode)
         last = spec.training.steps if until is None else until
         name = f"{spec.track} seed {spec.seed} {folder.name[:6]}"
         stream = None if parallel.is_main() else io.StringIO()
         with Progress(name, last, "steps", stream=stream) as progress:
             progress.advance(trainer.step)
-            finite = trainer.train(last, {*keep, *([until] if until else [])}, progress.advance)
+            with in_a_sentence(METHODS.kind, spec.method, METHODS[spec.method].life):
+                forks = {*keep, *([until] if until else [])}
+                finite = trainer.train(last, forks, progress.advance)
         if finite and until is not None:
             return None
         return _finish(trainer, finite)
@@ -130,20 +137,20 @@ def _begin(
     cache: Path,
     device: str,
     until: int | None,
+    mode: str,
 ) -> Trainer:
     """A trainer at the run's last checkpoint up to step `until`, at the switch of a pre-trained run,
     or at step 0."""
     if parallel.is_main():
         write_json(folder / "spec.json", spec.model_dump(mode="json"))
-    trainer = Trainer(spec, task, folder)
-    if spec.switch_step:
-        trunk = spec.trunk()
-        dense = ensure_run(trunk, data, cache, device, until=spec.switch_step)
-        if dense is not None:
-            trainer.start_diverged(dense.result["diverged_at"])
+    trainer = Trainer(spec, task, folder, mode)
+    if (trunk := trainer.life.trunk()) is not None:
+        other, step = trunk
+        diverged = ensure_run(other, data, cache, device, until=step, mode=mode)
+        if diverged is not None:
+            trainer.start_diverged(diverged.result["diverged_at"])
             return trainer
-        folder = cache / trunk.identity(task.digest)
-        trainer.switch(checkpoint.fork_path(folder, spec.switch_step))
+        trainer.switch(checkpoint.fork_path(cache / other.identity(task.digest), step))
     trainer.resume(until)
     return trainer
 
@@ -176,6 +183,6 @@ def _finish(trainer: Trainer, finished: bool) -> FinishedRun:
     )
     write_json(folder / "result.json", result_row(trainer, finished))
     names = ["result.json", "model.safetensors", *(f"{name}.parquet" for name in TABLES)]
-    write_manifest(folder, names)
+    write_manifest(folder, names, **checkpoint.method_facts(trainer.life))
     checkpoint.prune(folder)
     return FinishedRun(folder, spec)

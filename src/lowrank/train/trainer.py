@@ -1,11 +1,11 @@
-"""One run in progress: the loop around the training step, its history, checkpoints and the switch."""
+"""One run in progress: its model, method and optimiser, its history, checkpoints and what ends it."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +16,52 @@ from lowrank import models
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
-from lowrank.factor.moments import carry_moments
+from lowrank.factor.convert import place
+from lowrank.files import check_manifest
+from lowrank.methods import METHODS, begin
 from lowrank.optimizers import OPTIMIZERS
-from lowrank.optimizers.base import standard_groups
 from lowrank.train import checkpoint, parallel, probe
-from lowrank.train.build import build_model, factorise
+from lowrank.train.build import build_model
+from lowrank.train.loop import Watch, run_steps
 from lowrank.train.optimizer import Optimizer
-from lowrank.train.schedule import learning_rate
-from lowrank.train.step import train_step
 from lowrank.train.task import Task
 
 
 class Trainer:
-    """One run in progress: model, optimiser, step and the history so far."""
+    """One run in progress: model, method, optimiser, step and the history so far."""
 
-    def __init__(self, spec: RunSpec, task: Task, folder: Path) -> None:
-        self.spec, self.task, self.folder = spec, task, folder
-        self.step = 0
+    def __init__(self, spec: RunSpec, task: Task, folder: Path, mode: str = "ddp") -> None:
+        self.spec, self.training, self.task, self.folder = spec, spec.training, task, folder
+        self.sharded = parallel.sharded(mode)
+        if self.sharded and not METHODS[spec.method].sharded:
+            raise LowrankError(
+                f"The method {spec.method} needs whole layers, and parallel: fsdp cuts them: use ddp."
+            )
+        self.mode, self.step, self.first_batch = mode, 0, 0
         self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
-        self.model = build_model(spec, task.outputs, factorised=spec.switch_step == 0)
-        parallel.share_(self.model)
-        if not parallel.sharded():  # a whole model may not fit: its slices are moved by themselves
-            self.model.to(task.device)
-        if spec.switch_step == 0:
+        self.life = begin(spec)
+        trunk = self.life.trunk()
+        self.model = self._placed(build_model(spec, task.outputs, trunk is None, self.life))
+        if trunk is None:
             self._prepare()
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        parallel.share_(model)
+        # A whole model may not fit: its slices are moved by themselves.
+        return model if self.sharded else model.to(self.task.device)
 
     def _prepare(self) -> None:
         """Spread the model over the devices and build its optimiser."""
-        if self.spec.training.channels_last and not parallel.sharded():
+        if self.training.channels_last and not self.sharded:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
-        family = models.family(self.spec.model.family)
-        targets = family.targets(self.model)
+        targets = models.family(self.spec.model.family).targets(self.model)
         self.layer_names = [target.name for target in targets]
-        blocks, compiled = models.blocks(targets), self.spec.training.compile
-        self.forward = parallel.wrap(self.model, blocks, self.task.device, compiled)
-        training = self.spec.training
+        blocks, compiled = models.blocks(targets), self.training.compile
+        self.forward = parallel.wrap(self.model, blocks, self.task.device, compiled, self.mode)
         decay = self.spec.factors.decay if self.spec.factors else None
-        groups = standard_groups(self.model, training, self.layer_names, family.embeddings)
-        self.optimizer = Optimizer(self.model, training, decay, groups)
+        groups = self.life.groups(self.model)
+        self.optimizer = Optimizer(self.model, self.training, decay, groups, self.sharded)
 
     def resume(self, until: int | None = None) -> None:
         """Take up the newest usable checkpoint up to step `until`; a damaged one is named and an older
@@ -65,37 +72,58 @@ class Trainer:
             if until is not None and step > until:
                 continue
             try:
-                self.step, state, self.record = checkpoint.load(path, self.model)
+                life = checkpoint.recorded(begin(self.spec), check_manifest(path))
+                # Layers that the method has changed since the first step are built as they were then.
+                changed = life.record() != self.life.record()
+                model = self.model
+                if changed:
+                    model = self._placed(build_model(self.spec, self.task.outputs, life=life))
+                self.step, state, self.record = checkpoint.load(path, model)
             except LowrankError as error:
                 if parallel.is_main():
                     print(f"Not resuming from {path.name}: {error}", flush=True)
                 continue
+            if changed:
+                self.model, self.life = model, life
+                self._prepare()
             self.optimizer.load_state(state)
+            self.life.load_state(checkpoint.method_state(state))
             return
 
     def save(self, path: Path) -> None:
         """Write a checkpoint of this step."""
         parallel.average_buffers_(self.model)
-        checkpoint.save(path, self.step, self.model, self.optimizer.state(), self.record)
+        state = self.optimizer.state()
+        checkpoint.save(path, self.step, self.model, state, self.record, self.life)
 
     def switch(self, trunk: Path) -> None:
-        """Begin at a dense run's checkpoint: its weights become factors, its moments move along."""
-        assert self.spec.factors is not None and self.spec.pretraining is not None
+        """Begin at another run's checkpoint, whose model and moments the method converts."""
         self.step, state, self.record = checkpoint.load(trunk, self.model)
-        names = factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
+        state = self.life.switch(self.model, state, OPTIMIZERS[self.training.optimizer].states)
         parallel.share_(self.model)
-        carry = self.spec.pretraining.moments == "carry"
-        roles = OPTIMIZERS[self.spec.training.optimizer].states if carry else None
-        state = carry_moments(state, self.model, names, roles)
         self._prepare()
         self.optimizer.load_state(state)
 
     def start_diverged(self, step: int) -> None:
-        """Stand where a dense trunk diverged before the switch: there is nothing left to train."""
-        assert self.spec.factors is not None
-        factorise(self.model, self.spec.model, self.spec.factors, self.spec.seed)
+        """Stand where a trunk diverged before the switch: there is nothing left to train."""
+        self.life.convert(self.model)
         self._prepare()
         self.record["diverged_at"] = step
+
+    def replace(
+        self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Put layers, by name, in the place of others during the run; see `lowrank.methods.base`."""
+        before = dict(self.model.named_parameters())
+        kept = self.optimizer.state()
+        for name, layer in layers.items():
+            place(self.model, name, layer.to(self.task.device))
+        parallel.share_(self.model)
+        self._prepare()
+        after = dict(self.model.named_parameters())
+        same = {name for name in after if after[name] is before.get(name)}
+        stays = {key: value for key, value in kept.items() if key.rpartition("/")[0] in same}
+        self.optimizer.load_state({**stays, **(state or {})})
 
     def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
         """Train up to step `until`; False if a loss or a gradient stopped being finite. On a CPU the
@@ -103,80 +131,113 @@ class Trainer:
 
         Checkpoints are left at the steps in `forks`, and one at every `checkpoint_every` steps.
         """
-        training, forks = self.spec.training, set(forks)
-        log_at = spread(training.steps, training.log_points)
-        probe_at = spread(training.steps, training.probe_points) | {1}
-        validate_at = spread(training.steps, training.validation_points)
-        losses = [torch.tensor(loss, device=self.task.device) for loss in self.record["losses"]]
         if "diverged_at" in self.record:
             return False
-        # This process's parts of every batch; all parts are the same whichever process computes them.
-        count = parallel.world() * training.accumulation
-        parts = range(count)[parallel.rank() * training.accumulation :][: training.accumulation]
         parallel.vary_random_state(self.spec.seed, self.step)
         with _Clock(self.record) as clock:
-            while self.step < until:
-                rate = learning_rate(self.step, training)
-                batches = [self.task.batch(self.step, part, count) for part in parts]
-                probing = self.step + 1 in probe_at
-                if probing:
-                    before = probe.snapshot(self.model, self.layer_names)
-                statistics = _statistics(self.model)
-                loss, norm = train_step(self.forward, self.task, batches, self.optimizer, rate)
-                self.step += 1
-                losses.append(loss)
-                advance(1)
-                if (self.step in log_at or not loss.is_cuda) and not _finite(losses, norm):
-                    self.record["diverged_at"] = self.step
-                    for buffer, value in statistics:
-                        buffer.copy_(value)
-                    return False
-                # An update of a finite gradient can still be too large for the weights.
-                kept = self.step in forks or self.step == training.steps
-                if (probing or kept) and not self.finite_weights():
-                    self.record["diverged_at"] = self.step
-                    return False
-                with clock.paused():
-                    if self.step in log_at:
-                        row = {"step": self.step, "learning_rate": rate}
-                        row |= {"gradient_norm": float(norm), "seconds": self.record["seconds"]}
-                        row |= {"train_loss": float(torch.stack(losses).mean())}
-                        row |= self._validate() if self.step in validate_at else {}
-                        self.record["history"].append(row)
-                        losses.clear()
-                        if not math.isfinite(row.get("validation_loss", 0.0)):
-                            self.record["diverged_at"] = self.step
-                            return False
-                    if probing:
-                        rows = probe.measure(self.model, self.layer_names, rate, before)
-                        self.record["layers"] += [{"step": self.step, **row} for row in rows]
-                    self._checkpoint(forks, until, losses)
-        return True
-
-    def _checkpoint(self, forks: set[int], until: int, losses: list[Tensor]) -> None:
-        fork, regular = self.step in forks, self.step % self.spec.training.checkpoint_every == 0
-        if not fork and not (regular and self.step < until):
-            return
-        self.record["losses"] = [float(loss) for loss in losses]
-        if fork:
-            self.save(checkpoint.fork_path(self.folder, self.step))
-        else:
-            self.save(checkpoint.checkpoint_path(self.folder, self.step))
-            if parallel.is_main():
-                checkpoint.prune(self.folder, keep=self.step)
+            if self.step == 0:
+                self.life.start(self)
+            finite = run_steps(self, until, _Observer(self, until, set(forks), advance, clock))
+        if not finite:
+            self.record["diverged_at"] = self.step
+        return finite
 
     def finite_weights(self) -> bool:
         """Whether all weights are finite, in every process."""
         held = (parallel.local(weight) for weight in self.model.parameters())
         return parallel.everywhere(all(bool(torch.isfinite(weight).all()) for weight in held))
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        """Held-out metrics now, by name."""
         parallel.average_buffers_(self.model)
         evaluation = self.spec.evaluation
         metrics = self.task.evaluate(
             self.model, "validation", evaluation.validation_examples, evaluation.batch
         )
         return {f"validation_{name}": value for name, value in metrics.items()}
+
+
+class _Observer(Watch):
+    """What a run keeps of its steps: the history, probes of the layers and checkpoints; and whether
+    all is finite."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        until: int,
+        forks: set[int],
+        advance: Callable[[int], None],
+        clock: _Clock,
+    ) -> None:
+        self.trainer, self.until, self.forks = trainer, until, forks
+        self.advance, self.clock = advance, clock
+        training, device = trainer.training, trainer.task.device
+        self.log_at = spread(training.steps, training.log_points)
+        self.probe_at = spread(training.steps, training.probe_points) | {1}
+        self.validate_at = spread(training.steps, training.validation_points)
+        self.losses = [torch.tensor(loss, device=device) for loss in trainer.record["losses"]]
+
+    def before(self, step: int) -> None:
+        """Keep what the step is compared with, and what a forward pass that diverges spoils."""
+        model = self.trainer.model
+        self.snapshot = None
+        if step in self.probe_at:
+            self.snapshot = probe.snapshot(model, self.trainer.layer_names)
+        self.statistics = _statistics(model)
+
+    def sound(self, rate: float, loss: Tensor, norm: Tensor) -> bool:
+        """Whether the losses since the last look, and the weights where they are kept, are finite."""
+        trainer, step = self.trainer, self.trainer.step
+        self.losses.append(loss)
+        self.advance(1)
+        if (step in self.log_at or not loss.is_cuda) and not _finite(self.losses, norm):
+            for buffer, value in self.statistics:
+                buffer.copy_(value)
+            return False
+        # An update of a finite gradient can still be too large for the weights.
+        kept = step in self.forks or step == trainer.training.steps or step in self.probe_at
+        if kept and not trainer.finite_weights():
+            return False
+        with self.clock.paused():
+            self.probed = self._probe(rate)
+        return True
+
+    def _probe(self, rate: float) -> list[dict[str, Any]]:
+        """The layers after the step itself, before the method changes them."""
+        if self.snapshot is None:
+            return []
+        trainer = self.trainer
+        return probe.measure(trainer.model, trainer.layer_names, rate, self.snapshot)
+
+    def after(self, rate: float, norm: Tensor) -> bool:
+        """Log, and keep a checkpoint, where they are due; whether the validation loss is finite."""
+        trainer, step, record = self.trainer, self.trainer.step, self.trainer.record
+        with self.clock.paused():
+            if step in self.log_at:
+                row = {"step": step, "learning_rate": rate}
+                row |= {"gradient_norm": float(norm), "seconds": record["seconds"]}
+                row |= {"train_loss": float(torch.stack(self.losses).mean())}
+                row |= trainer.validate() if step in self.validate_at else {}
+                record["history"].append(row)
+                self.losses.clear()
+                if not math.isfinite(row.get("validation_loss", 0.0)):
+                    return False
+            record["layers"] += [{"step": step, **row} for row in self.probed]
+            self._checkpoint()
+        return True
+
+    def _checkpoint(self) -> None:
+        trainer, step = self.trainer, self.trainer.step
+        fork, regular = step in self.forks, step % trainer.training.checkpoint_every == 0
+        if not fork and not (regular and step < self.until):
+            return
+        trainer.record["losses"] = [float(loss) for loss in self.losses]
+        if fork:
+            trainer.save(checkpoint.fork_path(trainer.folder, step))
+        else:
+            trainer.save(checkpoint.checkpoint_path(trainer.folder, step))
+            if parallel.is_main():
+                checkpoint.prune(trainer.folder, keep=step)
 
 
 class _Clock:

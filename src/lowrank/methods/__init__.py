@@ -1,0 +1,73 @@
+"""Methods of training: one module each, which enters a `Method` record.
+
+A run's method is the one that its factor section names; without one it is `dense`, `factored`, or
+`pretrained` where a part of the steps is dense. The names are those of the modules, so that a
+configuration is checked without importing torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lowrank.errors import LowrankError
+from lowrank.registry import Registry
+
+if TYPE_CHECKING:
+    from lowrank.experiment.cell import RunSpec
+    from lowrank.methods.base import Life
+
+
+class Options(BaseModel):
+    """Base of a method's own settings, `factors.method.options`: unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the rest of the code knows of a method."""
+
+    label: str
+    """Its name for readers."""
+    source: str
+    """Where it was published."""
+    life: type[Life]
+    """What it does to a run."""
+    options: type[Options] = Options
+    """Its settings."""
+    sharded: bool = False
+    """Whether a model may be cut over devices (fsdp) under it."""
+
+
+METHODS: Registry[Method] = Registry("method", package="lowrank.methods")
+IMPLIED = ("dense", "factored", "pretrained")
+"""Methods that follow from the other sections, and are not named."""
+
+
+def parse_options(name: str, values: dict[str, Any]) -> Options:
+    """A method's settings from plain values; what does not fit is a LowrankError."""
+    try:
+        return METHODS[name].options.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        known = ", ".join(METHODS[name].options.model_fields) or "none"
+        raise LowrankError(
+            f"factors.method.options.{key}: {first['msg'].removeprefix('Value error, ').rstrip('.')} "
+            f"(the options of {name}: {known})."
+        ) from None
+
+
+def begin(spec: RunSpec) -> Life:
+    """The life of a run at its first step."""
+    name = spec.method
+    given = spec.factors.method if spec.factors else None
+    life = METHODS[name].life(spec, parse_options(name, given.options if given else {}))
+    if spec.pretraining and spec.factors and life.trunk() is None:
+        raise LowrankError(
+            f"pretraining: the method {name} has no dense start of its own: leave one of both out."
+        )
+    return life

@@ -1,0 +1,150 @@
+"""What a method may do to a run: `Life`, each of whose hooks does by default what dense training does.
+
+A life is asked at these points, in this order:
+
+- `trunk`: the run whose checkpoint this one begins at; `switch` then converts that model.
+- `convert`: builds the layers that are trained from the dense ones, as `record` says they are now. It
+  is also called on the meta device, to count, and to load weights into.
+- `groups`: the optimiser's parameter groups.
+- `start`: once, before the first step.
+- `rate`, `before_step`, `after_step`: at every step; `event`: after the steps in `at`.
+- `record` and `state`: what a checkpoint carries, as JSON and as tensors.
+
+Layers may be changed during the run, through `run.replace` alone. A layer that takes a dense one's
+place is a `Factorized`, where its weight is U V^T, or any module with `dense_weight()`, its weight in
+the dense layer's layout or None where it has none, and `bias`; it may hold a `Factorized`, whose
+factors decay as the factor section says. Parameters that need no gradient are not trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+from lowrank import models
+from lowrank.errors import LowrankError
+from lowrank.factor.convert import factorize_model
+from lowrank.optimizers.base import Group, standard_groups
+
+if TYPE_CHECKING:
+    from lowrank.experiment.cell import RunSpec
+    from lowrank.experiment.sections import FactorSpec, ModelSpec
+    from lowrank.methods import Options
+
+Convert = Callable[[nn.Module], None]
+
+
+class Run(Protocol):
+    """What a method sees of the run in progress."""
+
+    model: nn.Module
+    step: int
+    """Finished steps."""
+    optimizer: Any
+    """`state()`, `load_state(tensors)` and `reset(parameters)`, by parameter name and state name."""
+    task: Any
+    """`batch(step, part, parts)` and `loss(model, batch)`."""
+
+    def replace(
+        self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Put layers, by name, in the place of others. The optimiser keeps the state of parameters
+        that stay; new ones have that in `state` (`<parameter>/<name>`), or none."""
+        ...
+
+
+class Life:
+    """One run's method; by itself that of dense training."""
+
+    def __init__(self, spec: RunSpec, options: Options) -> None:
+        self.spec, self.options = spec, options
+
+    def convert(self, model: nn.Module) -> None:
+        """Turn the dense model into the one that is trained now, in place."""
+
+    def phases(self) -> list[tuple[int, Convert]]:
+        """What runs from which step on, the first 0: how a dense model is converted into it."""
+        return [(0, self.convert)]
+
+    def groups(self, model: nn.Module) -> list[Group]:
+        """The optimiser's groups, which together hold every trained parameter once."""
+        family = models.family(self.spec.model.family)
+        targets = [target.name for target in family.targets(model)]
+        return standard_groups(model, self.spec.training, targets, family.embeddings)
+
+    def trunk(self) -> tuple[RunSpec, int] | None:
+        """The run, and the step of it, at which this run begins; None: at a draw of its own."""
+        return None
+
+    def switch(
+        self, model: nn.Module, state: dict[str, Tensor], roles: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        """Convert the trunk's model; returns its optimiser's state as that of the converted one.
+        `roles` says what each state tensor is."""
+        raise NotImplementedError
+
+    def start(self, run: Run) -> None:
+        """Before the first step."""
+
+    def rate(self, step: int, rate: float) -> float:
+        """The learning rate of the step after `step` finished ones, where the schedule says `rate`."""
+        return rate
+
+    def before_step(self, run: Run) -> None:
+        """Before every step."""
+
+    def after_step(self, run: Run) -> None:
+        """After every step whose loss and gradients were finite."""
+
+    def at(self) -> Collection[int]:
+        """The steps after which `event` is called."""
+        return ()
+
+    def event(self, run: Run) -> None:
+        """After the steps in `at`; before validation and the checkpoint of that step."""
+
+    def record(self) -> dict[str, Any]:
+        """What checkpoint and finished run say of this life in their manifests, such as learnt ranks:
+        all that `convert` needs to know. Plain values that JSON has."""
+        return {}
+
+    def load_record(self, record: dict[str, Any]) -> None:
+        """Take over what `record` returned."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that a checkpoint carries beside the model's and the optimiser's."""
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+
+
+def factorise(model: nn.Module, spec: ModelSpec, factor: FactorSpec, seed: int) -> list[str]:
+    """Replace the layers that the factor section names; returns their names."""
+    return factorize_model(
+        model,
+        {target.name: target.scale for target in select_targets(model, spec, factor)},
+        rank_fraction=factor.rank_fraction,
+        rank_multiple=factor.rank_multiple,
+        init=factor.init,
+        seed=seed,
+        matricisation=factor.matricisation,
+    )
+
+
+def select_targets(model: nn.Module, spec: ModelSpec, factor: FactorSpec) -> list[models.Target]:
+    """The layers to factorise: those a pattern of `layers` names, less those of `dense_layers`.
+
+    Patterns match layer names, groups, or the words first_block and last_block.
+    """
+    targets = models.family(spec.family).targets(model)
+    chosen = models.matching(targets, factor.layers, "layers")
+    left_out = models.matching(targets, factor.dense_layers, "dense_layers")
+    remaining = [target for target in chosen if target not in left_out]
+    if not remaining:
+        raise LowrankError(
+            f"factors: dense_layers {list(factor.dense_layers)} leave no layer to factorise."
+        )
+    return remaining

@@ -1,0 +1,20 @@
+"""Training U V^T from the first step (Kamalakara et al. 2022, arXiv 2209.13569)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lowrank.methods import METHODS, Method
+from lowrank.methods.base import Life, factorise
+
+
+class Factored(Life):
+    """Every layer that the factor section names is two factors, initialised as it says."""
+
+    def convert(self, model: nn.Module) -> None:
+        """Factorise the named layers, in place."""
+        assert self.spec.factors is not None
+        factorise(model, self.spec.model, self.spec.factors, self.spec.seed)
+
+
+METHODS.add("factored", Method("U V^T", "arXiv 2209.13569", Factored, sharded=True))
