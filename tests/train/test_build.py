@@ -16,9 +16,6 @@ from lowrank.models import blocks, family
 from lowrank.train.build import build_model, choose_device
 
 EXTENSION = """import pathlib
-from lowrank.factor.init import initialisation
-initialisation("mine")(print)
-initialisation("again")(print)
 with open(pathlib.Path(__file__).with_name("log"), "a", encoding="utf-8") as log:
     log.write("x")
 from lowrank.factor.decay import decay

@@ -29,6 +29,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "training": sections.TrainingSpec,
     "factors": sections.FactorSpec,
     "factors.decay": sections.DecaySpec,
+    "factors.method": sections.MethodSpec,
     "evaluation": sections.EvaluationSpec,
     "sweep": sections.SweepSpec,
     "studies": config.Studies,
