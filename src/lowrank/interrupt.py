@@ -38,7 +38,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if asyncio._get_running_loop() is not None:
         # To the main thread: it may wait for a lock by then, and only a signal of its own wakes it.
         main = threading.main_thread().ident
-        threading.Timer(PAUSE, signal.pthread_kill, [main, signal.SIGINT]).start()
+        threading.Timer(PAUSE, signal.pthread_kill, [main, number]).start()
         return
     for job in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
