@@ -183,8 +183,9 @@ def test_a_raised_version_reruns_what_depends_on_it_and_nothing_else(
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     source = tmp_path / "src/lowrank/versions.py"
     line = f'"{part}": {VERSIONS[part]},'
-    assert line in source.read_text()
-    source.write_text(source.read_text().replace(line, f'"{part}": {VERSIONS[part] + 1},'))
+    text = source.read_text(encoding="utf-8")
+    assert line in text
+    source.write_text(text.replace(line, f'"{part}": {VERSIONS[part] + 1},'), encoding="utf-8")
     for path in (project / "results/smoke/speed").iterdir():
         path.touch()  # newer than the specs that other tests have touched
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))

@@ -39,7 +39,8 @@ def test_own_methods_share_their_looks_with_other_own_ones_only(tmp_path):
         "from lowrank.factor.init import initialisation\n\n\n"
         '@initialisation("mine_for_looks")\n'
         "def mine(weight, rank, generator, scale=1.0):\n"
-        "    return weight[:, :rank], weight[:rank].T\n"
+        "    return weight[:, :rank], weight[:rank].T\n",
+        encoding="utf-8",
     )
     own = "mine_for_looks"
     study = {"ranks": [0.5], "inits": ["spectral", own]}

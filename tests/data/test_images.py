@@ -152,7 +152,7 @@ def test_linked_folders_and_nested_ones_are_classes_like_others(tmp_path):
     again = prepare_images(ImageSpec(source="local", path=str(tmp_path / "link")), tmp_path / "out")
     assert again["digest"] == plain["digest"]
     (root / "train" / "class2").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(LowrankError, match="class2 is a link to nothing"):
+    with pytest.raises(LowrankError, match="class2 is a broken link"):
         prepare_images(ImageSpec(source="local", path=str(root)), tmp_path / "out")
 
 

@@ -229,7 +229,7 @@ def test_links_are_followed_and_broken_ones_named(tmp_path):
     (tmp_path / "real/deep/up").unlink()
     (tmp_path / "data/gone.txt").symlink_to(tmp_path / "nowhere")
     for where in ("data", "data/*.txt"):
-        with pytest.raises(LowrankError, match=r"gone\.txt is a link to nothing"):
+        with pytest.raises(LowrankError, match=r"gone\.txt is a broken link"):
             find_files(where, tmp_path)
 
 
