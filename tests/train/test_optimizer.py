@@ -9,6 +9,7 @@ import torch
 from runs import FACTORS, language_run
 from torch import nn
 
+from lowrank.errors import LowrankError
 from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.layers import from_dense
@@ -201,6 +202,19 @@ def test_steps_of_sgd_with_momentum(nesterov):
 
 def test_no_decay_section_means_no_decay_of_factors():
     assert Optimizer(Small(), training(), None).factor_decay.kind == "none"
+
+
+def test_factors_that_are_not_trained_do_not_decay_and_half_of_a_pair_is_refused():
+    model, decay = Small(), DecaySpec(kind="l2")
+    model.low.V.requires_grad_(False)
+    with pytest.raises(LowrankError, match="one factor of low is not trained, and l2 moves both"):
+        Optimizer(model, training(), decay)
+    model.low.U.requires_grad_(False)
+    optimizer, before = Optimizer(model, training(), decay), values(model)
+    gradients(model)
+    optimizer.step(RATE, optimizer.clip_gradients())
+    moved = {name for name, tensor in values(model).items() if not tensor.equal(before[name])}
+    assert moved == set(before) - {"low.U", "low.V"}
 
 
 # Clipping

@@ -32,9 +32,7 @@ class Optimizer:
         self.model, self.spec = model, spec
         self.factor_decay = decay or DecaySpec(kind="none")
         self.factor_strength = decay_strength(self.factor_decay, spec)
-        self.factors: list[tuple[Tensor, Tensor]] = [
-            (module.U, module.V) for module in factor_modules(model).values()
-        ]
+        self.factors = self._decayed()
         self._try_decay(sharded)
         groups = standard_groups(model, spec) if groups is None else groups
         check_cover(model, groups)
@@ -53,6 +51,20 @@ class Optimizer:
             self.torch += algorithm.build(own, spec)
             for group in own:
                 self.roles |= dict.fromkeys(group.parameters, algorithm.states)
+
+    def _decayed(self) -> list[tuple[Tensor, Tensor]]:
+        """The pairs of factors that decay: those that are trained. A decay is of both or neither."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for name, layer in factor_modules(self.model).items():
+            trained = layer.U.requires_grad, layer.V.requires_grad
+            if any(trained) and not all(trained) and self.factor_decay.kind != "none":
+                raise LowrankError(
+                    f"factors.decay: one factor of {name} is not trained, and "
+                    f"{self.factor_decay.kind} moves both: use the kind none."
+                )
+            if all(trained):
+                found.append((layer.U, layer.V))
+        return found
 
     @torch.no_grad()
     def _try_decay(self, sharded: bool) -> None:
