@@ -192,6 +192,12 @@ def test_three_matrices_of_the_mlp_hold_what_two_of_four_times_the_width_do(widt
     assert 0 <= 3 * hidden - 8 * width < 3 * 16
 
 
+@pytest.mark.parametrize(("given", "hidden"), [(None, 64), (24, 24)])
+def test_the_mlp_of_a_vit_is_four_times_the_width_unless_its_own_is_given(given, hidden):
+    layer = model_of("vit", mlp_width=given).get_submodule("vit.layers.0.mlp.fc1")
+    assert tuple(layer.weight.shape) == (hidden, 16)
+
+
 @pytest.mark.parametrize(
     ("name", "tied", "expected"),
     [("gpt2", None, True), ("gpt2", False, False), ("llama", None, False), ("llama", True, True)],
