@@ -102,7 +102,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> D
         raise LowrankError(
             f"Paired values must be equally many, not {len(first)} and {len(second)}."
         )
-    size = max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0))
+    size = np.abs([first, second]).max(initial=0.0)
     estimate, deviation = _moments(first - second, size)
     n = len(first)
     error = deviation / math.sqrt(n) if n > 1 else math.nan

@@ -201,8 +201,9 @@ def over(ground: pd.DataFrame | None, fresh: pd.DataFrame | None) -> pd.DataFram
     tables = [table for table in (ground, fresh) if table is not None and len(table)]
     if len(tables) < 2:
         return concat(tables)
-    key = "cell" if "cell" in tables[0] else "group"
-    return concat([tables[0][~tables[0][key].isin(tables[1][key].unique())], tables[1]])
+    old, new = tables
+    key = "cell" if "cell" in old else "group"
+    return concat([old[~old[key].isin(new[key].unique())], new])
 
 
 def _rates(paths: Iterable[Path]) -> pd.DataFrame:
