@@ -186,6 +186,28 @@ def test_the_plan_as_text_ends_with_its_totals(text):
     assert "5-8" in shown or "8-8" in shown
 
 
+def test_a_line_of_the_plan_is_a_row_in_readable_units(text):
+    row = (
+        text[0]
+        .reset_index()
+        .head(1)
+        .assign(
+            runs=6,
+            parameters=1234567,
+            kept_parameters=0.256,
+            smallest_rank=3.0,
+            largest_rank=7.0,
+            forward_flops=2.5e6,
+            training_flops=4e9,
+            hours=1.5,
+            state_bytes=2_340_000_000,
+        )
+    )
+    cell, *shown = plan.show(row).splitlines()[1].split()
+    assert cell == row["cell"].item()
+    assert shown == ["6", "1,234,567", "0.26", "3-7", "2.5e+06", "4e+09", "1.5", "2,340.0"]
+
+
 def test_the_smallest_and_the_largest_rank_are_those_of_the_model():
     study = settings(**{"small-images": IMAGES})
     row = plan.make_plan(study).set_index("cell").loc["small-images/spectral-r0.3"]
