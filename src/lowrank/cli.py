@@ -277,10 +277,9 @@ def tables(
 @click.option("--output", type=FILE, required=True, help="Parquet file to write.")
 def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     """Judge the paper's claims on a scale's tables."""
-    from lowrank.analysis.claims import judge
+    from lowrank.analysis.claims import judge_scale
     from lowrank.analysis.ledger import read_ledger
     from lowrank.experiment.config import read_config
-    from lowrank.experiment.expand import decay_name
     from lowrank.files import read_table, write_table
 
     settings, claimed = read_config(config), read_ledger(ledger)
@@ -288,28 +287,19 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     tables.pop("claims", None)
     if not tables:
         raise LowrankError(f"{folder} holds no tables: give results/<scale>/tables.")
-    decays: dict[str, str] = {
-        name: decay_name(track.factors.decay) for name, track in settings.tracks.items()
-    }
-    verdicts = judge(
-        claimed,
-        tables,
-        scale=settings.scale,
-        default_decay=decays,
-        tracks=settings.tasks,
-    )
-    write_table(output, verdicts)
+    write_table(output, judge_scale(claimed, settings, tables))
 
 
 @main.command()
 @click.option("--tables", type=FOLDER, required=True, help="Folder of tables to publish.")
 @click.option("--config", type=FILE, required=True, help="The configuration they came from.")
+@click.option("--ledger", type=FILE, required=True, help="The claims that they were judged by.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write, published/<scale>.")
-def publish(tables: Path, config: Path, output: Path) -> None:
+def publish(tables: Path, config: Path, ledger: Path, output: Path) -> None:
     """Copy a scale's tables, thinned, into a folder with a SHA-256 manifest."""
     from lowrank.analysis.publish import publish as publish_tables
 
-    publish_tables(tables, config, output)
+    publish_tables(tables, config, ledger, output)
 
 
 @main.command()

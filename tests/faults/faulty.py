@@ -130,10 +130,21 @@ class Track:
             command += ["--other", f"{name}={self.root}/{file}.parquet"]
         return [*command, "--output", f"{self.root}/tables"]
 
+    def claims(self) -> list[str]:
+        command = ["claims", "--config", f"{self.root}/specs/config.json"]
+        command += ["--ledger", f"{ROOT}/config/claims.yaml", "--tables", f"{self.root}/tables"]
+        return [*command, "--output", f"{self.root}/tables/claims.parquet"]
+
+    def publish(self, output: Path) -> list[str]:
+        command = ["publish", "--tables", f"{self.root}/tables", "--output", str(output)]
+        command += ["--config", f"{self.root}/specs/config.json"]
+        return [*command, "--ledger", f"{ROOT}/config/claims.yaml"]
+
     def jobs(self) -> list[list[str]]:
         """All commands in an order in which each finds what it needs."""
         trained = [self.train(arm) for arm in (DENSE, LOW, PRE)]
         measured = [self.evaluate(), self.interpolate(), self.posthoc(), self.tables()]
+        measured.append(self.claims())
         return [self.prepare(), self.sweep(DENSE), self.sweep(LOW), *trained, *measured]
 
     def run(self, command: list[str]) -> tuple[int, str]:

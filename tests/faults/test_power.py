@@ -150,15 +150,12 @@ def test_what_jobs_wrote_is_safe_and_no_manifest_names_what_could_be_lost(
                     assert found[f"{place}/{file}"] == expected, disk.steps[-1]
 
     disk = Disk(track.root, monkeypatch, check)
-    published = [
-        "publish",
-        "--tables",
-        f"{whole.root}/tables",
-        "--output",
-        f"{track.root}/published",
-    ]
-    publish = [*published, "--config", f"{track.root}/specs/config.json"]
-    for job in (track.prepare(), track.sweep(LOW), track.train(LOW), publish):
+    for job in (
+        track.prepare(),
+        track.sweep(LOW),
+        track.train(LOW),
+        whole.publish(track.root / "published"),
+    ):
         before = len(disk.steps)
         assert track.run(job) == (0, "")
         # A sweep is two runs of six steps, each of which leaves a checkpoint.

@@ -165,6 +165,15 @@ def test_held_out_metrics_of_a_known_language_model(limit, batch, invented_text)
     assert torch.cat(model.seen).tolist() == [tokens[i * 16 : i * 16 + 16].tolist() for i in chosen]
     assert max(len(part) for part in model.seen) <= batch
     assert len(model.seen) == math.ceil(len(chosen) / batch)
+    assert task.possible(metrics, "test", limit)
+
+
+@pytest.mark.parametrize("changed", ["loss", "perplexity", "word_perplexity", "bits_per_byte"])
+def test_metrics_of_text_of_which_one_was_changed_are_not_possible(changed, invented_text):
+    task = language(invented_text)
+    metrics = task.evaluate(Watched(table_of(invented_text)), "test", 7, 3)
+    assert not task.possible({**metrics, changed: 0.9 * metrics[changed]}, "test", 7)
+    assert not task.possible({k: v for k, v in metrics.items() if k != changed}, "test", 7)
 
 
 def test_held_out_windows_are_spread_from_the_first_to_the_last(invented_text):
@@ -182,6 +191,7 @@ def test_a_loss_whose_exponential_overflows_has_an_infinite_perplexity(invented_
     metrics = task.evaluate(Watched(table), "test", 4, 4)
     assert metrics["loss"] > 710
     assert metrics["perplexity"] == math.inf
+    assert task.possible(metrics, "test", 4)
 
 
 @pytest.mark.parametrize("kind", ["text", "images"])
@@ -281,6 +291,9 @@ def test_held_out_loss_and_accuracy_of_a_known_classifier(limit, batch, invented
     ) / len(chosen)
     assert metrics == pytest.approx({"loss": float(loss), "accuracy": accuracy}, rel=1e-5)
     assert 0 < accuracy < 1
+    assert task.possible(metrics, "test", limit)
+    for wrong in (accuracy + 0.4 / len(chosen), 1 + 1 / len(chosen), -1 / len(chosen)):
+        assert not task.possible({**metrics, "accuracy": wrong}, "test", limit)
 
 
 def test_the_model_sees_the_crop(invented_images):

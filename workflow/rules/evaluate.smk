@@ -189,6 +189,7 @@ rule publish:
     input:
         tables=TABLES,
         config=f"{RESULTS}/specs/config.json",
+        ledger="config/claims.yaml",
     log:
         f"{RESULTS}/logs/publish.log",
     params:
@@ -197,5 +198,5 @@ rule publish:
     message:
         "Publishing the tables of {CONFIG.scale}"
     shell:
-        "lowrank publish --tables {params.tables} --config {input.config}"
+        "lowrank publish --tables {params.tables} --config {input.config} --ledger {input.ledger}"
         " --output {params.output} 2>&1 | tee {log}"

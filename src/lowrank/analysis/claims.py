@@ -66,9 +66,11 @@ from lowrank.analysis.stats import (
     smallest_detectable,
 )
 from lowrank.errors import LowrankError
+from lowrank.experiment.config import Config
+from lowrank.experiment.expand import decay_name
 from lowrank.experiment.metrics import PAPER_METRICS, metric
 
-__all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge"]
+__all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "judge_scale"]
 
 VERDICTS = ("supported", "refuted", "inconclusive", "not run")
 COLUMNS = [
@@ -99,7 +101,12 @@ def judge(
     margin and smallest_detectable are in `unit`.
     """
     decays = own_decays(tables.get("runs"))
-    known = {name: named(table, default_decay or {}, decays) for name, table in tables.items()}
+    asked = {rows.table for c in claims.claims for t in c.tests for rows in (t.arm, t.reference)}
+    known = {
+        name: named(table, default_decay or {}, decays)
+        for name, table in tables.items()
+        if name in asked
+    }
     rows: list[Row] = []
     for claim in claims.claims:
         tests: list[Row] = []
@@ -116,6 +123,14 @@ def judge(
     )
     counts = ["pairs", "dropped"]
     return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def judge_scale(claims: Ledger, config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The claims judged on a scale's tables, with what its configuration leaves unsaid in names."""
+    decays: dict[str, str] = {
+        name: decay_name(track.factors.decay) for name, track in config.tracks.items()
+    }
+    return judge(claims, tables, scale=config.scale, default_decay=decays, tracks=config.tasks)
 
 
 def _summary(claim: Claim, tests: list[Row]) -> Row:

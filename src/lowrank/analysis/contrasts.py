@@ -1,9 +1,12 @@
-"""Which arms each study compares with which: the families of paired contrasts."""
+"""Which arms each study compares with which: the families of paired contrasts, and their table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pandas as pd
+
+from lowrank.analysis.stats import paired_contrasts
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.expand import (
     Arm,
@@ -15,6 +18,7 @@ from lowrank.experiment.expand import (
     pretraining_arms,
     scaling_arms,
 )
+from lowrank.frames import concat
 
 
 def contrasts(config: Config) -> dict[tuple[str, str], list[tuple[str, str]]]:
@@ -96,3 +100,32 @@ PAIRS = {
     "layers": _layers,
     "interpolation": _interpolation,
 }
+
+
+def all_contrasts(
+    config: Config, runs: pd.DataFrame, barriers: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Every study's paired contrasts, Holm-corrected within a study and metric.
+
+    An estimate is arm minus reference; contrasts whose cells are not there are left out.
+    """
+    parts = []
+    for (track, study), pairs in contrasts(config).items():
+        for metric in config.tracks[track].task.compared:
+            parts.append(_family(runs, pairs, metric, track, study))
+        if study == "interpolation" and barriers is not None and len(barriers):
+            for metric in ("barrier", "distance"):
+                parts.append(_family(barriers, pairs, metric, track, study))
+    return concat(parts)
+
+
+def _family(
+    table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
+) -> pd.DataFrame:
+    there = set(table["cell"])
+    known = [pair for pair in pairs if there.issuperset(pair)]
+    if metric not in table or not known:
+        return pd.DataFrame()
+    needed = [name for name in ("cell", "seed", metric, "diverged") if name in table]
+    table = table.loc[table["cell"].isin({cell for pair in known for cell in pair}), needed]
+    return paired_contrasts(table, known, metric).assign(track=track, study=study)

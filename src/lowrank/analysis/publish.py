@@ -1,19 +1,27 @@
 """Published results: a scale's small tables in version control, sealed by a manifest.
 
 They are leaf inputs: no rule makes them, so nothing retrains because of them. A table that does not
-match the manifest is an error that names it.
+match the manifest is an error that names it, and so is one whose numbers do not follow from the runs:
+contrasts and verdicts are derived anew whenever published tables are read.
 """
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lowrank.analysis.claims import judge_scale
+from lowrank.analysis.contrasts import all_contrasts
+from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
+from lowrank.experiment.agreement import disagreement
+from lowrank.experiment.compared import same
+from lowrank.experiment.config import parse
 from lowrank.experiment.metrics import task_of
 from lowrank.files import (
     MANIFEST,
@@ -24,32 +32,42 @@ from lowrank.files import (
     read_table,
     write_json,
     write_manifest,
+    write_text,
 )
 
 TABLES = (
     *("runs", "history", "layers", "spectra", "rates"),
     *("interpolation", "barriers", "posthoc", "baselines", "speed", "contrasts", "claims"),
 )
+NEEDED = ("runs", "history", "layers", "spectra", "contrasts")
+CONFIG, LEDGER = "config.json", "claims.yaml"
 HISTORY_POINTS = 12
 """Logged steps kept of each run's history, the last among them."""
 
 
-def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
-    """Rewrite `output`: each table there is, histories thinned, floats as float32 where they are
-    only drawn, and a manifest with commit, versions, device and date. Returns the manifest."""
+def publish(tables: Path, config: Path, ledger: Path, output: Path) -> dict[str, Any]:
+    """Rewrite `output`: each table there is, histories thinned, the configuration, the ledger of
+    claims, and a manifest with commit, versions, device and date. Returns the manifest.
+
+    Tables that do not follow from one another, such as those of two states of a study, are a
+    LowrankError, and then what was published before stays.
+    """
     runs = read_table(tables / "runs.parquet")
     with atomic_dir(output) as folder:
-        names = []
+        names = [CONFIG, LEDGER]
         for name in TABLES:
             source = tables / f"{name}.parquet"
             if source.is_file():
                 table = thin(read_table(source)) if name == "history" else read_table(source)
                 table.to_parquet(folder / source.name, index=False, compression="zstd")
                 names.append(source.name)
-        write_json(folder / "config.json", read_sealed(config))
+        write_json(folder / CONFIG, read_sealed(config))
+        write_text(folder / LEDGER, ledger.read_text(encoding="utf-8"))
+        if contradiction := _contradiction(folder, _read(folder, names)):
+            raise LowrankError(f"{tables} cannot be published: {contradiction}.")
         write_manifest(
             folder,
-            [*names, "config.json"],
+            names,
             commit=commit(),
             date=datetime.now(UTC).date().isoformat(),
             **{key: _values(runs, key) for key in ("lowrank", "torch", "transformers", "device")},
@@ -61,32 +79,61 @@ def publish(tables: Path, config: Path, output: Path) -> dict[str, Any]:
 
 
 def read_published(folder: Path) -> dict[str, pd.DataFrame]:
-    """The published tables by name; a missing, truncated or altered one is a LowrankError naming it.
+    """The published tables by name; a missing, truncated or altered one is a LowrankError naming it,
+    and so is a number that contradicts those that it follows from or that follow from it."""
+    names = check_manifest(folder)["files"]
+    tables = _read(folder, names)
+    if contradiction := _contradiction(folder, tables):
+        raise LowrankError(
+            f"{folder} contradicts itself: {contradiction}. Restore it from where you have it, or "
+            "publish it again."
+        )
+    return tables
 
-    Runs that were published before parts of the code had versions of their own are of their first.
-    """
-    manifest = check_manifest(folder)
+
+def _read(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     tables = {
-        Path(name).stem: read_table(folder / name)
-        for name in manifest["files"]
-        if name.endswith(".parquet")
+        Path(name).stem: read_table(folder / name) for name in names if name.endswith(".parquet")
     }
-    if "runs" not in tables:
-        raise LowrankError(f"{folder} holds no table of runs: publish a scale's tables there.")
+    for name in NEEDED:
+        if name not in tables:
+            raise LowrankError(
+                f"{folder} holds no table of {name}: publish a scale's tables there."
+            )
+    return {**tables, **as_now(tables)}
+
+
+def as_now(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Tables that were published before parts of the code had versions of their own, which are of their
+    first, and before there could be several tracks of text, as they are now."""
     runs = tables["runs"].rename(columns={"method_version": "training_version"})
     if "evaluation_version" not in runs:
         runs["evaluation_version"] = 1
+    found = {"runs": runs}
     baselines = tables.get("baselines")
     if baselines is not None and "track" not in baselines:
-        # They are of the only track of its task, published before there could be several.
-        tasks = {
-            track: task_of(family)
-            for family, track in zip(runs["family"], runs["track"], strict=True)
-        }
-        tables["baselines"] = baselines.assign(
-            track=next(track for track, task in tasks.items() if task.language)
-        )
-    return {**tables, "runs": runs}
+        tracks = zip(runs["family"], runs["track"], strict=True)
+        text = next(track for family, track in tracks if task_of(family).language)
+        found["baselines"] = baselines.assign(track=text)
+    return found
+
+
+def _contradiction(folder: Path, tables: dict[str, pd.DataFrame]) -> str | None:
+    """What in published tables does not follow from the runs, their configuration and ledger."""
+    if found := disagreement(tables):
+        return found
+    config = parse(read_json(folder / CONFIG), str(folder / CONFIG))
+    expected = all_contrasts(config, tables["runs"], tables.get("barriers"))
+    key = ["arm", "reference", "metric", "track", "study"]
+    if found := same(tables["contrasts"], expected, key, "contrasts"):
+        return found
+    # What was published before verdicts came with their ledger cannot be judged again.
+    if "claims" not in tables or not (folder / LEDGER).is_file():
+        return None
+    rest = {name: table for name, table in tables.items() if name != "claims"}
+    expected = judge_scale(read_ledger(folder / LEDGER), config, rest)
+    key = ["level", "claim", "track", "arm", "reference", "metric"]
+    return same(tables["claims"], expected, key, "claims")
 
 
 def thin(history: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -142,17 +143,22 @@ def smallest_detectable(
     noncentral t distribution, both tails counted. Infinite for fewer than two pairs, NaN where
     the deviation is zero or unknown.
     """
-    # Imported here: they take longer to load than everything else that figures and training need.
-    from scipy.optimize import brentq
-    from scipy.stats import nct
-
     if not 0 < alpha < power < 1:
         raise LowrankError(f"Need 0 < alpha < power < 1, not alpha {alpha} and power {power}.")
     if pairs < 2:
         return math.inf
     if not standard_deviation > 0:
         return math.nan
-    df = pairs - 1
+    return _detectable_shift(pairs - 1, alpha, power) * standard_deviation / math.sqrt(pairs)
+
+
+@lru_cache(maxsize=1024)
+def _detectable_shift(df: int, alpha: float, power: float) -> float:
+    """The noncentrality at which a two-sided t test has this power."""
+    # Imported here: they take longer to load than everything else that figures and training need.
+    from scipy.optimize import brentq
+    from scipy.stats import nct
+
     critical = stdtrit(df, 1 - alpha / 2)
 
     def shortfall(shift: float) -> float:
@@ -162,7 +168,7 @@ def smallest_detectable(
     high = 1.0
     while shortfall(high) < 0:
         high *= 2
-    return float(brentq(shortfall, 0.0, high)) * standard_deviation / math.sqrt(pairs)
+    return float(brentq(shortfall, 0.0, high))
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from lowrank.analysis.contrasts import contrasts
+from lowrank.analysis.contrasts import all_contrasts
 from lowrank.analysis.publish import read_published
-from lowrank.analysis.stats import paired_contrasts
 from lowrank.errors import LowrankError
+from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.config import Config
 from lowrank.experiment.rates import read_sweep
 from lowrank.files import damaged, read_table, write_table
@@ -106,10 +106,15 @@ def collect(
     tables["rates"] = _rates(rates)
     for name, paths in others.items():
         tables[name] = concat(_with_track(read_table(path), path.stem) for path in paths)
+    if contradiction := disagreement(tables):
+        raise LowrankError(
+            f"The results do not agree: {contradiction}. Delete what was changed and run again."
+        )
     if published is not None:
         ground = read_published(published)
         ground.pop("claims", None)
         say_what_differs(ground["runs"], tables["runs"])
+        tables["rates"] = _beside(tables["rates"], ground, tables["runs"])
         tables = {name: over(ground.get(name), tables.get(name)) for name in {**tables, **ground}}
     runs = tables["runs"]
     if not len(runs):
@@ -206,6 +211,15 @@ def over(ground: pd.DataFrame | None, fresh: pd.DataFrame | None) -> pd.DataFram
     return concat([old[~old[key].isin(new[key].unique())], new])
 
 
+def _beside(
+    fresh: pd.DataFrame, ground: dict[str, pd.DataFrame], runs: pd.DataFrame
+) -> pd.DataFrame:
+    """The sweeps that take the place of published ones: not those of cells whose published runs stay,
+    for a sweep is shown with the runs that were trained at its rate."""
+    old, new = (set(table["cell"]) if len(table) else set() for table in (ground["runs"], runs))
+    return fresh[~fresh["group"].isin(old - new)] if len(fresh) else fresh
+
+
 def _rates(paths: Iterable[Path]) -> pd.DataFrame:
     """One row a swept rate: its validation loss, whether it was chosen, and if at the edge."""
     rows = []
@@ -223,30 +237,3 @@ def _rates(paths: Iterable[Path]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def all_contrasts(
-    config: Config, runs: pd.DataFrame, barriers: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Every study's paired contrasts, Holm-corrected within a study and metric.
-
-    An estimate is arm minus reference; contrasts whose cells are not there are left out.
-    """
-    parts = []
-    for (track, study), pairs in contrasts(config).items():
-        for metric in config.tracks[track].task.compared:
-            parts.append(_family(runs, pairs, metric, track, study))
-        if study == "interpolation" and barriers is not None and len(barriers):
-            for metric in ("barrier", "distance"):
-                parts.append(_family(barriers, pairs, metric, track, study))
-    return concat(parts)
-
-
-def _family(
-    table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
-) -> pd.DataFrame:
-    there = set(table["cell"])
-    known = [pair for pair in pairs if there.issuperset(pair)]
-    if metric not in table or not known:
-        return pd.DataFrame()
-    return paired_contrasts(table, known, metric).assign(track=track, study=study)

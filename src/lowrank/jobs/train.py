@@ -14,10 +14,11 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Cell, RunSpec, SweepGroup
 from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.sections import EvaluationSpec
-from lowrank.files import read_sealed, sha256, write_sealed, write_table
+from lowrank.files import damaged, read_sealed, sha256, write_sealed, write_table
 from lowrank.frames import concat
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
+from lowrank.train.proof import metrics_of
 from lowrank.train.run import TABLES, FinishedRun, ensure_run
 from lowrank.train.task import make_task
 from lowrank.versions import VERSIONS
@@ -174,15 +175,20 @@ def test_metrics(
         "manifest": sha256(run.folder / "manifest.json"),
         "version": VERSIONS["evaluation"],
     }
-    kept = run.folder / "test.json"
+    kept, diverged = run.folder / "test.json", run.result["diverged"]
+    where = choose_device(device)
+    task = make_task(run.spec, data, where)
     if kept.is_file():
         values = read_sealed(kept)
         if values.get("key") == key and isinstance(values.get("metrics"), dict):
+            known = metrics_of(values["metrics"], "test_")
+            if not (
+                task.possible(known, "test", evaluation.test_examples) or (diverged and not known)
+            ):
+                raise damaged(kept, "no model has these metrics")
             return values["metrics"]
     metrics: dict[str, float | None] = {}
-    if not run.result["diverged"]:
-        where = choose_device(device)
-        task = make_task(run.spec, data, where)
+    if not diverged:
         model = run.model(task.outputs).to(where)
         found = task.evaluate(model, "test", evaluation.test_examples, evaluation.batch)
         metrics = {

@@ -15,7 +15,7 @@ import torch
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.methods.base import Convert
+from lowrank.methods.base import Convert, Life
 from lowrank.train import parallel
 from lowrank.train.build import build_model
 from lowrank.versions import VERSIONS, source_digest
@@ -33,17 +33,8 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
     spec, task, record = trainer.spec, trainer.task, trainer.record
     final = record["history"][-1] if record["history"] and finished else {}
     last = [row for row in record["layers"] if row["step"] == trainer.step]
-    dense_parameters, dense_flops = _size(spec, task, lambda model: None)
-    phases = [(first, _size(spec, task, convert)) for first, convert in trainer.life.phases()]
-    parameters, flops = phases[-1][1]
     positions = spec.model.context or 1
     examples = spec.training.steps * spec.training.batch
-    # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
-    starts = [first / spec.training.steps for first, _ in phases]
-    shares = [end - start for start, end in zip(starts, [*starts[1:], 1.0], strict=True)]
-    training_flops = (
-        3 * examples * sum(share * size[1] for share, (_, size) in zip(shares, phases, strict=True))
-    )
     cuda = task.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated() if cuda else _peak_resident()
     row = {
@@ -58,12 +49,7 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
         "effective_rank": _mean(last, "effective_rank"),
         "entropy_rank": _mean(last, "entropy_rank"),
         "stable_rank": _mean(last, "stable_rank"),
-        "parameters": parameters,
-        "dense_parameters": dense_parameters,
-        "kept_parameters": parameters / dense_parameters,
-        "flops_per_position": flops / positions,
-        "kept_flops": flops / dense_flops,
-        "training_flops": training_flops,
+        **costs(spec, task, trainer.life),
         "train_seconds": record["seconds"],
         "positions_per_second": examples * positions / record["seconds"] if finished else None,
         "state_bytes": trainer.optimizer.state_bytes(),
@@ -78,6 +64,27 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
 
 def _not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def costs(spec: RunSpec, task: Task, life: Life) -> dict[str, Any]:
+    """What a run costs by its spec and its method's life, from shapes alone."""
+    dense_parameters, dense_flops = _size(spec, task, lambda model: None)
+    phases = [(first, _size(spec, task, convert)) for first, convert in life.phases()]
+    parameters, flops = phases[-1][1]
+    # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
+    starts = [first / spec.training.steps for first, _ in phases]
+    shares = [end - start for start, end in zip(starts, [*starts[1:], 1.0], strict=True)]
+    examples = spec.training.steps * spec.training.batch
+    return {
+        "parameters": parameters,
+        "dense_parameters": dense_parameters,
+        "kept_parameters": parameters / dense_parameters,
+        "flops_per_position": flops / (spec.model.context or 1),
+        "kept_flops": flops / dense_flops,
+        "training_flops": 3
+        * examples
+        * sum(share * size[1] for share, (_, size) in zip(shares, phases, strict=True)),
+    }
 
 
 def _size(spec: RunSpec, task: Task, convert: Convert) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from lowrank.methods import METHODS, begin
 from lowrank.progress import Progress
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model, choose_device
+from lowrank.train.proof import contradiction
 from lowrank.train.result import result_row
 from lowrank.train.task import Task, make_task
 from lowrank.train.trainer import Trainer
@@ -68,12 +69,12 @@ class FinishedRun:
         return model
 
 
-def checked_run(folder: Path, spec: RunSpec) -> FinishedRun:
-    """A finished run, none of whose files is damaged or another run's."""
+def checked_run(folder: Path, spec: RunSpec, task: Task) -> FinishedRun:
+    """A finished run, none of whose files is damaged, another run's, or contradicts the others."""
     check_manifest(folder)
     run = FinishedRun(folder, spec)
-    if run.result["digest"] != folder.name:
-        raise damaged(folder, f"it holds the run {run.result['digest']}")
+    if found := contradiction(run, task):
+        raise damaged(folder, found)
     return run
 
 
@@ -101,7 +102,7 @@ def ensure_run(
     finished = (folder / MANIFEST).is_file()
     if finished and not os.access(folder, os.W_OK):
         # Somebody else's cache, or a read-only disk: nobody is at work there.
-        return checked_run(folder, spec)
+        return checked_run(folder, spec, task)
     # Cells that share a run may be in progress side by side: the second waits and finds it finished.
     with parallel.locked(folder / "lock"):
         if parallel.is_main():
@@ -112,8 +113,8 @@ def ensure_run(
         if finished and until is None:
             if parallel.is_main():
                 checkpoint.prune(folder)
-            return checked_run(folder, spec)
-        if finished and checked_run(folder, spec).result["diverged"]:
+            return checked_run(folder, spec, task)
+        if finished and checked_run(folder, spec, task).result["diverged"]:
             return FinishedRun(folder, spec)
         trainer = _begin(spec, task, folder, data, cache, device, until, mode)
         last = spec.training.steps if until is None else until

@@ -48,6 +48,10 @@ class Task(Protocol):
         """Held-out metrics over at most `limit` examples spread evenly over the split."""
         ...
 
+    def possible(self, metrics: dict[str, float], split: str, limit: int) -> bool:
+        """Whether `evaluate` can have returned these metrics, of whatever model."""
+        ...
+
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
@@ -145,6 +149,15 @@ class LanguageTask(_Common):
         loss = float(torch.stack(losses).sum() / len(chosen))
         return {"loss": loss, **self.data.measures(split, loss)}
 
+    def possible(self, metrics: dict[str, float], split: str, limit: int) -> bool:
+        """Whether perplexities and bits are those of the loss."""
+        loss = metrics.get("loss", math.nan)
+        expected = {"loss": loss, **self.data.measures(split, loss)}
+        return metrics.keys() == expected.keys() and all(
+            math.isclose(metrics[name], value, rel_tol=1e-6) or not math.isfinite(value)
+            for name, value in expected.items()
+        )
+
 
 class ImageTask(_Common):
     """Classification of images, augmented in batches on the device."""
@@ -228,6 +241,13 @@ class ImageTask(_Common):
             correct += (logits.argmax(-1) == labels).sum()
         model.train()
         return {"loss": float(loss) / len(chosen), "accuracy": float(correct) / len(chosen)}
+
+    def possible(self, metrics: dict[str, float], split: str, limit: int) -> bool:
+        """Whether the accuracy is that of a whole number of images."""
+        if metrics.keys() != {"loss", "accuracy"} or not 0 <= metrics["accuracy"] <= 1:
+            return False
+        correct = metrics["accuracy"] * min(limit, len(self.data.labels[split]))
+        return math.isclose(correct, round(correct), abs_tol=1e-3)
 
 
 def make_task(spec: RunSpec, folder: Path, device: torch.device) -> Task:

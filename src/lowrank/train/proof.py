@@ -1,0 +1,152 @@
+"""Whether a finished run says of itself what its own history, layers, spectra, weights and spec say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import Tensor
+
+from lowrank.experiment.agreement import disagreement
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.shares import spread
+from lowrank.factor import spectrum
+from lowrank.files import MANIFEST, read_json
+from lowrank.methods import IMPLIED, begin
+from lowrank.methods.base import Life
+from lowrank.train import checkpoint
+from lowrank.train.result import costs
+from lowrank.train.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from lowrank.train.run import FinishedRun
+    from lowrank.train.task import Task
+
+TOLERANCE = 1e-4
+"""Norms of singular values that an SVD in float32 gave, against norms in float64."""
+
+
+def contradiction(run: FinishedRun, task: Task) -> str | None:
+    """What in a run's folder contradicts the rest or its spec, in half a sentence; None if nothing.
+
+    What the test set gave, times and memory follow from nothing that is kept: they are not proved.
+    """
+    return next(_contradictions(run, task), None)
+
+
+def _contradictions(run: FinishedRun, task: Task) -> Iterator[str]:
+    spec, row = run.spec, run.result
+    if row.get("digest") != run.folder.name:
+        yield f"it holds the run {row.get('digest')}"
+    kept = RunSpec.model_validate(read_json(run.folder / "spec.json"))
+    if kept.identity(task.digest) != run.folder.name:
+        yield "spec.json describes another run"
+    for name, expected in _expected(run, task).items():
+        if row.get(name) != expected:
+            yield f"{name} is {row.get(name)} in result.json, and {expected} by its spec"
+    tables = {"runs": pd.DataFrame([{**_facts(run), **row}])}
+    for table in ("history", "layers", "spectra"):
+        key = {"cell": tables["runs"]["cell"][0], "seed": spec.seed}
+        tables[table] = run.table(table).assign(**key)
+    if found := disagreement(tables):
+        yield found
+    for _, logged in tables["history"].iterrows():
+        metrics = metrics_of(logged, "validation_")
+        examples = spec.evaluation.validation_examples
+        if metrics and not task.possible(metrics, "validation", examples):
+            yield f"no model has the validation metrics of step {logged['step']} in history"
+    yield from _schedule(spec, row, tables["history"])
+    if not row["diverged"] and spec.method in IMPLIED:
+        yield from _weights(run, tables["spectra"])
+
+
+def metrics_of(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """The metrics of a split, as `evaluate` names them; what JSON has no word for is infinite."""
+    found = {
+        str(name).removeprefix(prefix): math.inf if value is None else float(value)
+        for name, value in row.items()
+        if str(name).startswith(prefix)
+    }
+    return {} if math.isnan(found.get("loss", 0.0)) else found
+
+
+def _facts(run: FinishedRun) -> dict[str, Any]:
+    """The columns of a run table that its row lacks."""
+    spec = run.spec
+    return {
+        "cell": f"{spec.track}/{run.folder.name[:6]}",
+        "track": spec.track,
+        "arm": run.folder.name,
+        "family": spec.model.family,
+        "width": spec.model.width,
+        "method": None if spec.method in IMPLIED else spec.method,
+        "pretraining": spec.switch_step / spec.training.steps,
+        "steps": spec.training.steps,
+    }
+
+
+def _expected(run: FinishedRun, task: Task) -> dict[str, Any]:
+    """The entries of a row that spec and data determine."""
+    spec = run.spec
+    known = {
+        "seed": spec.seed,
+        "learning_rate": spec.training.learning_rate,
+        "data_digest": task.digest,
+    }
+    return known | _costs(
+        spec, task, checkpoint.recorded(begin(spec), read_json(run.folder / MANIFEST))
+    )
+
+
+def _costs(spec: RunSpec, task: Task, life: Life) -> dict[str, Any]:
+    """What the run costs; the seed has no part in it."""
+    of_any_seed = spec.model_copy(update={"seed": 0}).model_dump_json()
+    key = of_any_seed, json.dumps(life.record(), sort_keys=True), task.digest
+    if key not in _KNOWN:
+        _KNOWN[key] = costs(spec, task, life)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+
+def _schedule(spec: RunSpec, row: dict[str, Any], history: pd.DataFrame) -> Iterator[str]:
+    """The history has the steps that are logged, each with its learning rate."""
+    until = row["diverged_at"] if row["diverged"] else spec.training.steps
+    logged = sorted(spread(spec.training.steps, spec.training.log_points))
+    steps = [int(step) for step in history["step"]] if len(history) else []
+    expected = [step for step in logged if step <= until]
+    if steps != (expected[: len(steps)] if row["diverged"] else expected):
+        yield "history does not hold the steps that are logged"
+    life = begin(spec)
+    if type(life).rate is not Life.rate:  # a method that has rates of its own
+        return
+    trunk, switch = life.trunk() or (spec, 0)
+    for step, found in zip(steps, history.get("learning_rate", ()), strict=True):
+        rate = learning_rate(step - 1, (trunk if step <= switch else spec).training)
+        if not math.isclose(found, rate, rel_tol=1e-9):
+            yield (
+                f"the learning rate of step {step} is {found:g} in history, and {rate:g} by the spec"
+            )
+
+
+def _weights(run: FinishedRun, spectra: pd.DataFrame) -> Iterator[str]:
+    """The norm of every layer's singular values is that of its weights."""
+    weights = checkpoint.load_weights(run.folder / "model.safetensors")
+    squares = (spectra["singular_value"] ** 2).groupby(spectra["layer"], sort=False).sum()
+    for layer, square in squares.items():
+        norm = _norm(weights, str(layer))
+        if not math.isclose(math.sqrt(square), norm, rel_tol=TOLERANCE, abs_tol=1e-12):
+            yield f"the norm of {layer} is {math.sqrt(square):.6g} in spectra, and {norm:.6g} in the weights"
+
+
+def _norm(weights: dict[str, Tensor], layer: str) -> float:
+    if f"{layer}.weight" in weights:
+        return float(weights[f"{layer}.weight"].double().norm())
+    factors = [weights.get(f"{layer}.{factor}") for factor in "UV"]
+    if factors[0] is None or factors[1] is None:
+        return math.nan
+    return float(spectrum.product_norm(factors[0], factors[1]).norm())

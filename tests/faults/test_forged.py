@@ -1,0 +1,165 @@
+"""Numbers that were changed together with every sum over them are found by what follows from them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from faulty import DENSE, LOW, NAME, Track
+
+from lowrank.analysis.publish import load
+from lowrank.errors import LowrankError
+from lowrank.files import (
+    MANIFEST,
+    read_json,
+    read_sealed,
+    read_table,
+    write_json,
+    write_manifest,
+    write_sealed,
+    write_table,
+)
+
+
+@pytest.fixture(scope="module")
+def published(whole, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "tiny"
+    assert whole.run(whole.publish(folder)) == (0, "")
+    return folder
+
+
+def test_what_was_just_published_is_believed(published):
+    tables = load(published)
+    assert len(tables["runs"]) == 3 and len(tables["contrasts"]) and len(tables["claims"])
+    assert (published / "claims.yaml").is_file()
+
+
+def change(
+    name: str, column: str, value: object, query: str | None = None
+) -> Callable[[Path], None]:
+    def forge(folder: Path) -> None:
+        table = pd.read_parquet(folder / f"{name}.parquet")
+        row = (table.query(query, engine="python") if query else table).index[-1]
+        table[column] = table[column].astype(object)
+        assert table.loc[row, column] != value
+        table.loc[row, column] = value
+        table.infer_objects().to_parquet(folder / f"{name}.parquet")
+
+    return forge
+
+
+def leave_out(name: str) -> Callable[[Path], None]:
+    def forge(folder: Path) -> None:
+        path = folder / f"{name}.parquet"
+        pd.read_parquet(path).iloc[:-1].to_parquet(path)
+
+    return forge
+
+
+def without(name: str) -> Callable[[Path], None]:
+    def forge(folder: Path) -> None:
+        (folder / f"{name}.parquet").unlink()
+
+    return forge
+
+
+def other_margin(folder: Path) -> None:
+    """A margin so wide that everything is as good as everything."""
+    path = folder / "claims.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("value: 0.0", "value: 0.9"), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+
+
+FORGERIES = {
+    "a loss": (change("runs", "validation_loss", 2.3), "validation_loss"),
+    "a test loss": (change("runs", "test_loss", 0.01), "contrasts"),
+    "a test accuracy": (change("runs", "test_accuracy", 0.99), "contrasts"),
+    "an estimate": (change("contrasts", "estimate", -2.0), "estimate"),
+    "an end of an interval": (change("contrasts", "low", -2.0), "low"),
+    "the sides of a contrast": (change("contrasts", "arm", f"{NAME}/other"), "arm"),
+    "a contrast left out": (leave_out("contrasts"), "rows"),
+    "all contrasts": (without("contrasts"), "contrasts"),
+    "all histories": (without("history"), "history"),
+    "a verdict": (change("claims", "verdict", "supported", "verdict != 'supported'"), "verdict"),
+    "a claim's note": (change("claims", "note", "nothing"), "note"),
+    "a claim's statement": (change("claims", "statement", "All is well"), "statement"),
+    "a claim's estimate": (change("claims", "estimate", 2.0, "estimate.notna()"), "estimate"),
+    "a row of claims left out": (leave_out("claims"), "rows"),
+    "a margin": (other_margin, "margin"),
+    "a truncation": (change("posthoc", "kept_flops", 0.01), "in no run"),
+    "a rate": (change("rates", "validation_loss", 0.001, "chosen"), "rates"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_table_is_found_though_the_manifest_fits(forgery, published, tmp_path):
+    forge, named = FORGERIES[forgery]
+    folder = tmp_path / "tiny"
+    shutil.copytree(published, folder)
+    forge(folder)
+    names = read_json(folder / MANIFEST)["files"]
+    write_manifest(folder, [name for name in names if (folder / name).is_file()])
+    with pytest.raises(LowrankError) as error:
+        load(folder)
+    assert named in str(error.value) and str(folder) in str(error.value)
+
+
+def test_tables_of_two_states_are_not_published_and_what_was_published_stays(
+    whole, published, tmp_path
+):
+    """As when training goes on while its tables are published."""
+    track = Track(tmp_path / "track")
+    shutil.copytree(whole.root, track.root)
+    shutil.copytree(published, tmp_path / "tiny")
+    before = (tmp_path / "tiny" / MANIFEST).read_bytes()
+    change("contrasts", "estimate", -2.0)(track.root / "tables")
+    status, message = track.run(track.publish(tmp_path / "tiny"))
+    assert status == 2 and "cannot be published: estimate of" in message
+    assert (tmp_path / "tiny" / MANIFEST).read_bytes() == before
+    assert load(tmp_path / "tiny").keys() == load(published).keys()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "named"),
+    [
+        ({"test_accuracy": 0.99}, "no model has these metrics"),
+        ({"test_accuracy": 1.5}, "no model has these metrics"),
+        ({"test_perplexity": 1.5}, "no model has these metrics"),
+        ({}, "no model has these metrics"),
+    ],
+)
+def test_impossible_test_metrics_beside_a_run_are_named(metrics, named, whole, tmp_path):
+    track = Track(tmp_path / "track")
+    shutil.copytree(whole.root, track.root)
+    digest = read_table(track.root / f"cells/{NAME}/{LOW}/runs.parquet")["digest"][0]
+    kept = track.root / "runs" / digest / "test.json"
+    values = read_sealed(kept)
+    write_sealed(kept, {**values, "metrics": {**values["metrics"], **metrics} if metrics else {}})
+    status, message = track.run(track.evaluate())
+    assert status == 2 and named in message and f"delete {kept} and run again" in message
+
+
+def test_a_cells_forged_table_is_found_when_tables_are_gathered(whole, tmp_path):
+    track = Track(tmp_path / "track")
+    shutil.copytree(whole.root, track.root)
+    path = track.root / f"cells/{NAME}/{DENSE}/runs.parquet"
+    write_table(path, read_table(path).assign(validation_loss=0.5))
+    status, message = track.run(track.tables())
+    assert status == 2 and f"validation_loss of {NAME}/{DENSE} seed 0 is 0.5" in message
+
+
+def test_a_forged_sweep_is_found_when_tables_are_gathered(whole, tmp_path):
+    track = Track(tmp_path / "track")
+    shutil.copytree(whole.root, track.root)
+    path = track.root / f"rates/{NAME}/{DENSE}.json"
+    sweep = read_sealed(path)
+    for row in sweep["rates"]:
+        row["validation_loss"] *= 0.5
+    write_json(path, {"seal": "", **sweep})
+    write_sealed(path, sweep)
+    status, message = track.run(track.tables())
+    assert status == 2 and "validation_loss" in message and "rates" in message
