@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from faulty import DENSE, LOW, NAME, Track
 
-from lowrank.analysis.publish import load
+from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.files import (
     MANIFEST,
@@ -32,7 +32,7 @@ def published(whole, tmp_path_factory) -> Path:
 
 
 def test_what_was_just_published_is_believed(published):
-    tables = load(published)
+    tables = read_published(published)
     assert len(tables["runs"]) == 3 and len(tables["contrasts"]) and len(tables["claims"])
     assert (published / "claims.yaml").is_file()
 
@@ -104,7 +104,7 @@ def test_a_forged_table_is_found_though_the_manifest_fits(forgery, published, tm
     names = read_json(folder / MANIFEST)["files"]
     write_manifest(folder, [name for name in names if (folder / name).is_file()])
     with pytest.raises(LowrankError) as error:
-        load(folder)
+        read_published(folder)
     assert named in str(error.value) and str(folder) in str(error.value)
 
 
@@ -120,7 +120,7 @@ def test_tables_of_two_states_are_not_published_and_what_was_published_stays(
     status, message = track.run(track.publish(tmp_path / "tiny"))
     assert status == 2 and "cannot be published: estimate of" in message
     assert (tmp_path / "tiny" / MANIFEST).read_bytes() == before
-    assert load(tmp_path / "tiny").keys() == load(published).keys()
+    assert read_published(tmp_path / "tiny").keys() == read_published(published).keys()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,15 @@ def save_weights(path: Path, model: nn.Module) -> None:
     tensors = model_tensors(model)
     if parallel.is_main():
         with atomic(path) as temporary:
-            save_file(tensors, temporary)
+            _write(temporary, tensors)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file. The library lets nobody but its owner read it; the umask decides."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(mode)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -93,11 +101,11 @@ def save(
     if not parallel.is_main():
         return
     with atomic_dir(path) as temporary:
-        save_file(tensors, temporary / "model.safetensors")
+        _write(temporary / "model.safetensors", tensors)
         state["random/host"] = torch.get_rng_state()
         if torch.cuda.is_available():
             state["random/device"] = torch.cuda.get_rng_state()
-        save_file(state, temporary / "optimizer.safetensors")
+        _write(temporary / "optimizer.safetensors", state)
         # A loss may well be infinite at a step after which the run continues.
         write_json(temporary / "record.json", record, allow_nan=True)
         names = ["model.safetensors", "optimizer.safetensors", "record.json"]
