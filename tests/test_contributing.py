@@ -116,6 +116,12 @@ def test_the_version_has_its_entry_in_the_changelog_and_the_citation():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"] == version
 
 
+def test_every_file_of_tests_has_a_name_of_its_own():
+    """pytest imports them by that name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_types_are_part_of_the_package():
     package = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     assert "py.typed" in package["package-data"]["lowrank"]

@@ -293,4 +293,4 @@ def test_calibration_data_that_are_not_finite_are_said_and_change_nothing(method
         )
     assert repr(model) == repr(before)
     with pytest.raises(LowrankError, match="NaN or infinity"):
-        TRUNCATIONS[method].factorise(torch.eye(3), 1, torch.full((3, 3), bad))
+        TRUNCATIONS[method].factorize(torch.eye(3), 1, torch.full((3, 3), bad))

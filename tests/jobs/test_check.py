@@ -44,7 +44,7 @@ def test_every_built_in_method_passes_on_every_shape(check):
             *(f"initialisation('a_{n}')(INITIALISATIONS['{n}'])\n" for n in INITIALISATIONS),
             *(f"decay('a_{n}')(DECAYS['{n}'])\n" for n in DECAYS),
             *(
-                f"t = TRUNCATIONS['{n}']\ntruncation('a_{n}', t.gather)(t.factorise)\n"
+                f"t = TRUNCATIONS['{n}']\ntruncation('a_{n}', t.gather)(t.factorize)\n"
                 for n in TRUNCATIONS
             ),
         ]

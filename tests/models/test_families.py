@@ -119,7 +119,7 @@ def test_every_parameter_decays_as_matrix_vector_or_factor(name):
         assert any(kernel in key for kernel in kernels) or not any(word in key for word in words)
 
 
-def run_of(name: str, factorised: bool = True) -> RunSpec:
+def run_of(name: str, factorized: bool = True) -> RunSpec:
     language = family(name).task == "language"
     return RunSpec(
         track="language" if language else "small-images",
@@ -132,22 +132,22 @@ def run_of(name: str, factorised: bool = True) -> RunSpec:
             probe_points=1,
             validation_points=1,
         ),
-        factors=FactorSpec(rank_fraction=0.5, rank_multiple=4) if factorised else None,
+        factors=FactorSpec(rank_fraction=0.5, rank_multiple=4) if factorized else None,
         evaluation=EvaluationSpec(validation_examples=16, test_examples=16, batch=8),
         seed=0,
     )
 
 
-@pytest.mark.parametrize("factorised", [False, True])
+@pytest.mark.parametrize("factorized", [False, True])
 @pytest.mark.parametrize("name", ["llama", "vit"])
-def test_a_small_run_learns_and_is_found_again(name, factorised, folder_of, tmp_path):
-    spec = run_of(name, factorised)
+def test_a_small_run_learns_and_is_found_again(name, factorized, folder_of, tmp_path):
+    spec = run_of(name, factorized)
     run = ensure_run(spec, folder_of(spec), tmp_path, "cpu")
     losses = run.table("history")["train_loss"]
     assert losses.iloc[-1] < losses.iloc[0]
-    assert run.result["kept_flops"] == 1 if not factorised else run.result["kept_flops"] < 1
+    assert run.result["kept_flops"] == 1 if not factorized else run.result["kept_flops"] < 1
     outputs = 300 if name == "llama" else 10
-    assert bool(factors(run.model(outputs))) == factorised
+    assert bool(factors(run.model(outputs))) == factorized
 
 
 # Llama
@@ -173,7 +173,7 @@ def test_grouped_queries_have_keys_and_values_of_fewer_rows():
     }
     layer = FactorSpec(rank_fraction=0.5, rank_multiple=1)
     low = build_model(run_of("llama").model_copy(update={"factors": layer}), OUTPUTS)
-    ranks = [factorised.rank for factorised in factors(low).values()][:7]
+    ranks = [factorized.rank for factorized in factors(low).values()][:7]
     assert ranks == [8, 4, 4, 8, 8, 8, 8]
 
 

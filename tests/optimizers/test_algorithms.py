@@ -30,7 +30,7 @@ from lowrank.train.run import ensure_run
 RATE = 0.02
 
 
-def run_of(optimizer: str, factorised: bool = True, **changes) -> RunSpec:
+def run_of(optimizer: str, factorized: bool = True, **changes) -> RunSpec:
     training = TrainingSpec(
         optimizer=optimizer,
         steps=8,
@@ -46,7 +46,7 @@ def run_of(optimizer: str, factorised: bool = True, **changes) -> RunSpec:
             family="llama", width=16, depth=1, heads=4, kv_heads=2, context=16, mlp_width=24
         ),
         "training": training,
-        "factors": FactorSpec(rank_fraction=0.5, rank_multiple=4) if factorised else None,
+        "factors": FactorSpec(rank_fraction=0.5, rank_multiple=4) if factorized else None,
         "evaluation": EvaluationSpec(validation_examples=8, test_examples=8, batch=8),
         "seed": 0,
     }
@@ -73,10 +73,10 @@ def stepped(optimizer: Optimizer, steps: int = 1) -> dict[str, torch.Tensor]:
     return first
 
 
-@pytest.mark.parametrize("factorised", [False, True])
+@pytest.mark.parametrize("factorized", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_record_names_the_state_and_counts_it(name, factorised):
-    optimizer = optimizer_of(run_of(name, factorised))
+def test_the_record_names_the_state_and_counts_it(name, factorized):
+    optimizer = optimizer_of(run_of(name, factorized))
     stepped(optimizer)
     state, algorithm = optimizer.state(), OPTIMIZERS[name]
     assert {key.rpartition("/")[2] for key in state} == set(algorithm.states)
@@ -88,10 +88,10 @@ def test_the_record_names_the_state_and_counts_it(name, factorised):
     assert sum(algorithm.values(group) for group in groups) == held
 
 
-@pytest.mark.parametrize("factorised", [False, True])
+@pytest.mark.parametrize("factorized", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_resumed_run_equals_an_unbroken_one(name, factorised, invented_text, tmp_path):
-    spec = run_of(name, factorised)
+def test_a_resumed_run_equals_an_unbroken_one(name, factorized, invented_text, tmp_path):
+    spec = run_of(name, factorized)
     unbroken = ensure_run(spec, invented_text, tmp_path / "unbroken", "cpu")
     ensure_run(spec, invented_text, tmp_path / "broken", "cpu", until=3)
     resumed = ensure_run(spec, invented_text, tmp_path / "broken", "cpu")
@@ -128,10 +128,10 @@ def hidden_of(optimizer: Optimizer) -> set[str]:
 
 
 def test_muon_moves_hidden_matrices_and_factors_and_adamw_all_else():
-    for factorised in (False, True):
-        optimizer = optimizer_of(run_of("muon", factorised))
+    for factorized in (False, True):
+        optimizer = optimizer_of(run_of("muon", factorized))
         stepped(optimizer)
-        sides = "UV" if factorised else ["weight"]
+        sides = "UV" if factorized else ["weight"]
         layers = [target.name for target in family("llama").targets(optimizer.model)]
         assert hidden_of(optimizer) == {f"{layer}.{side}" for layer in layers for side in sides}
         others = {k.rpartition("/")[0] for k in optimizer.state() if k.endswith("/exp_avg")}
@@ -142,7 +142,7 @@ def test_muon_moves_hidden_matrices_and_factors_and_adamw_all_else():
 def test_a_step_of_muon_is_the_orthogonalised_momentum_at_the_size_of_adams():
     """Singular values of the step are within Newton-Schulz's 0.7 to 1.2 of 0.2 sqrt(max(m, n)) times
     the rate, its directions those of the momentum; decay is off the weight."""
-    optimizer = optimizer_of(run_of("muon", factorised=False))
+    optimizer = optimizer_of(run_of("muon", factorized=False))
     name = "model.layers.0.mlp.up_proj.weight"
     weight = dict(optimizer.model.named_parameters())[name]
     before = weight.detach().clone()

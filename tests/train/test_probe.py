@@ -22,7 +22,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def factorised(dense: nn.Module, rank: int, matricisation: str = "channel") -> nn.Module:
+def factorized(dense: nn.Module, rank: int, matricisation: str = "channel") -> nn.Module:
     layer = from_dense(dense, rank, matricisation)
     layer.set_factors(draw(*layer.U.shape, seed=1), draw(*layer.V.shape, seed=2))
     return layer
@@ -31,9 +31,9 @@ def factorised(dense: nn.Module, rank: int, matricisation: str = "channel") -> n
 LAYERS = {
     "dense": lambda: nn.Linear(7, 5),
     "dense convolution": lambda: nn.Conv2d(3, 4, 3),
-    "factors": lambda: factorised(nn.Linear(7, 5), 3),
-    "channel": lambda: factorised(nn.Conv2d(3, 4, 3), 2),
-    "spatial": lambda: factorised(nn.Conv2d(3, 4, 3), 4, "spatial"),
+    "factors": lambda: factorized(nn.Linear(7, 5), 3),
+    "channel": lambda: factorized(nn.Conv2d(3, 4, 3), 2),
+    "spatial": lambda: factorized(nn.Conv2d(3, 4, 3), 4, "spatial"),
 }
 
 
@@ -77,7 +77,7 @@ def test_a_row_equals_what_the_whole_matrices_give(name):
 
 def test_an_update_that_keeps_the_norm_still_has_a_size():
     """The norm of the difference, not the difference of the norms: a rotated weight has moved."""
-    model = nn.Sequential(nn.Linear(2, 2, bias=False), factorised(nn.Linear(2, 2, bias=False), 1))
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), factorized(nn.Linear(2, 2, bias=False), 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 0.0]]))
         model[1].set_factors(torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0], [0.0]]))
@@ -92,7 +92,7 @@ def test_an_update_that_keeps_the_norm_still_has_a_size():
 
 
 def test_groups_are_matrices_of_their_own_whose_ranks_are_averaged_and_whose_norms_add_up():
-    model = nn.Sequential(factorised(nn.Conv2d(4, 6, 3, groups=2), 2))
+    model = nn.Sequential(factorized(nn.Conv2d(4, 6, 3, groups=2), 2))
     layer = model[0]
     before = probe.snapshot(model, ["0"])
     (row,) = probe.measure(model, ["0"], 1.0, before)
@@ -141,13 +141,13 @@ def test_a_matrix_that_is_not_finite_has_no_singular_values(name, value):
 
 
 @pytest.mark.filterwarnings("ignore:At their rank")
-@pytest.mark.parametrize("factorised", [False, True])
+@pytest.mark.parametrize("factorized", [False, True])
 @pytest.mark.parametrize("size", [3e37, 1e-36])
-def test_measures_scale_with_weights_of_any_finite_size(size, factorised):
+def test_measures_scale_with_weights_of_any_finite_size(size, factorized):
     torch.manual_seed(0)
     torch.set_flush_denormal(False)  # a run sets it for its process; here small weights are to stay
     model = nn.Sequential(nn.Linear(8, 6))
-    if factorised:
+    if factorized:
         factorize_model(model, {"0": 1.0}, rank_fraction=0.5, rank_multiple=1)
 
     def rows(scale: float) -> dict[str, float]:
@@ -178,7 +178,7 @@ def test_singular_values_are_those_of_the_matrix_largest_first(name):
 
 
 def test_a_snapshot_does_not_follow_the_model():
-    model = nn.Sequential(factorised(nn.Linear(4, 4), 2), nn.Linear(4, 4))
+    model = nn.Sequential(factorized(nn.Linear(4, 4), 2), nn.Linear(4, 4))
     kept = probe.snapshot(model, ["0", "1"])
     copies = {name: [t.clone() for t in tensors] for name, tensors in kept.items()}
     moved(model)

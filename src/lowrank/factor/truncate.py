@@ -27,7 +27,7 @@ from lowrank.registry import Registry
 Loss = Callable[[nn.Module, Any], Tensor]
 Layers = dict[str, nn.Module]
 Gather = Callable[[nn.Module, Layers, str, Iterable[Any], Loss], dict[str, Tensor]]
-Factorise = Callable[[Tensor, int, "Tensor | None"], tuple[Tensor, Tensor]]
+Factorize = Callable[[Tensor, int, "Tensor | None"], tuple[Tensor, Tensor]]
 
 RIDGE = 1e-8
 """Share of its mean diagonal added to a statistic: ranks directions the data never use."""
@@ -37,19 +37,19 @@ RIDGE = 1e-8
 class Truncation:
     """A way to truncate, and how to gather the statistic it needs of each layer (None: none)."""
 
-    factorise: Factorise
+    factorize: Factorize
     gather: Gather | None
 
 
 TRUNCATIONS: Registry[Truncation] = Registry("truncation")
 
 
-def truncation(name: str, gather: Gather | None = None) -> Callable[[Factorise], Factorise]:
+def truncation(name: str, gather: Gather | None = None) -> Callable[[Factorize], Factorize]:
     """Decorator that enters a function in `TRUNCATIONS`; a name taken raises LowrankError."""
 
-    def enter(factorise: Factorise) -> Factorise:
-        TRUNCATIONS.add(name, Truncation(factorise, gather))
-        return factorise
+    def enter(factorize: Factorize) -> Factorize:
+        TRUNCATIONS.add(name, Truncation(factorize, gather))
+        return factorize
 
     return enter
 
@@ -106,7 +106,7 @@ def truncate_model(
         rank, statistic = step.factorized.rank, statistics.get(step.name)
         like = step.factorized.U.shape, step.factorized.V.shape
         U, V = call_for_factors(
-            TRUNCATIONS.kind, method, chosen.factorise, weight, rank, statistic, like=like
+            TRUNCATIONS.kind, method, chosen.factorize, weight, rank, statistic, like=like
         )
         step.factorized.set_factors(U, V)
     return replace_layers(model, plan)

@@ -121,7 +121,7 @@ class Life:
         """Take over what `state` returned."""
 
 
-def factorise(model: nn.Module, spec: ModelSpec, factor: FactorSpec, seed: int) -> list[str]:
+def factorize(model: nn.Module, spec: ModelSpec, factor: FactorSpec, seed: int) -> list[str]:
     """Replace the layers that the factor section names; returns their names."""
     return factorize_model(
         model,

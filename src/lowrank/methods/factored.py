@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lowrank.methods import METHODS, Method
-from lowrank.methods.base import Life, factorise
+from lowrank.methods.base import Life, factorize
 
 
 class Factored(Life):
@@ -14,7 +14,7 @@ class Factored(Life):
     def convert(self, model: nn.Module) -> None:
         """Factorise the named layers, in place."""
         assert self.spec.factors is not None
-        factorise(model, self.spec.model, self.spec.factors, self.spec.seed)
+        factorize(model, self.spec.model, self.spec.factors, self.spec.seed)
 
 
 METHODS.add("factored", Method("U V^T", "arXiv 2209.13569", Factored, sharded=True))

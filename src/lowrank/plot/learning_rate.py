@@ -72,9 +72,9 @@ def _labelled(rates: pd.DataFrame) -> pd.DataFrame:
 
 def _panels(rates: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     panels = []
-    factorised = rates[rates["rank"].notna()]
+    factorized = rates[rates["rank"].notna()]
     keys = (
-        factorised[["width", "rank"]]
+        factorized[["width", "rank"]]
         .drop_duplicates()
         .sort_values(["width", "rank"], na_position="first")
     )
