@@ -18,7 +18,7 @@ BASE = {
 LAYERS = (
     {"factor"},
     {"data", "models", "optimizers"},
-    {"methods"},
+    {"methods", "api"},
     {"experiment"},
     {"studies"},
     {"train"},

@@ -52,8 +52,9 @@ def factorize_model(
     model: nn.Module,
     scales: Mapping[str, float],
     *,
-    rank_fraction: float,
+    rank_fraction: float = 1.0,
     rank_multiple: int = 16,
+    ranks: Mapping[str, int] | None = None,
     init: str = "spectral",
     seed: int = 0,
     matricisation: str = "channel",
@@ -61,13 +62,13 @@ def factorize_model(
     """Replace every layer named in `scales` by a factorised one, in place; returns the names.
 
     `scales` gives each layer's special initial factor (GPT-2's residual projections: 1 / sqrt(2
-    L)). Each layer draws from a generator seeded by (seed, name): neither the order nor the other
+    L)). `ranks`, by layer, take the place of `choose_rank`'s. Each layer draws from a generator seeded by (seed, name): neither the order nor the other
     layers matter. On the meta device shapes change and nothing is drawn. No layer at all, an
     unknown or unsuitable one, or one that shares its weight raises LowrankError and leaves the
     model as it was; ranks at which factors are no smaller than the dense weight warn, once.
     """
     INITIALISATIONS[init]
-    plan = plan_replacements(model, scales, rank_fraction, rank_multiple, matricisation)
+    plan = plan_replacements(model, scales, rank_fraction, rank_multiple, matricisation, ranks)
     for step in plan:
         weight = matricise(step.dense, matricisation)
         if not weight.is_meta:
@@ -86,6 +87,7 @@ def plan_replacements(
     rank_fraction: float,
     rank_multiple: int,
     matricisation: str,
+    ranks: Mapping[str, int] | None = None,
 ) -> list[Replacement]:
     """Check the named layers and build, but not yet place, the factorised layer for each.
 
@@ -113,7 +115,7 @@ def plan_replacements(
                 "factors would break the tie."
             )
         m, n = matricise(dense, matricisation).shape[-2:]
-        rank = choose_rank(m, n, rank_fraction, rank_multiple)
+        rank = ranks[name] if ranks else choose_rank(m, n, rank_fraction, rank_multiple)
         plan.append(Replacement(name, dense, from_dense(dense, rank, matricisation)))
     _warn_above_break_even(plan)
     return plan

@@ -65,6 +65,11 @@ class Factorized(nn.Module):
         return self.U.shape[-2], self.V.shape[-2]
 
     @property
+    def dense_name(self) -> str:
+        """The class of the dense layer in whose place this one stands."""
+        raise NotImplementedError
+
+    @property
     def output_taps(self) -> int:
         """How many positions the second factor sums over: its fan-in is this times r."""
         return 1
@@ -131,6 +136,10 @@ class FactorizedLinear(Factorized):
         self.in_features, self.out_features = in_features, out_features
         self.dense_class = dense_class
 
+    @property
+    def dense_name(self) -> str:
+        return self.dense_class.__name__
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x @ self.V, self.U, self.bias)
 
@@ -185,6 +194,10 @@ class FactorizedConv2d(Factorized):
             padding if isinstance(padding, str) else cast("tuple[int, int]", _pair(padding))
         )
         self.matricisation = matricisation
+
+    @property
+    def dense_name(self) -> str:
+        return "Conv2d"
 
     @property
     def output_taps(self) -> int:

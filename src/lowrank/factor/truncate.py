@@ -59,14 +59,16 @@ def truncate_model(
     scales: Mapping[str, float],
     *,
     method: str,
-    rank_fraction: float,
+    rank_fraction: float = 1.0,
     rank_multiple: int = 16,
+    ranks: Mapping[str, int] | None = None,
     matricisation: str = "channel",
     batches: Iterable[Any] = (),
     loss: Loss | None = None,
 ) -> list[str]:
     """Truncate every layer named in `scales` (values ignored), in place; returns the names.
 
+    Ranks are as in `factorize_model`.
     `batches` are calibration data and `loss(model, batch)` a scalar, for methods that need them;
     the model is in evaluation mode meanwhile and its gradients stay as they were. Batch-norm
     statistics stay too, those of the dense weights: call `recompute_batch_norm` next. Besides the
@@ -75,7 +77,7 @@ def truncate_model(
     LowrankError.
     """
     chosen = TRUNCATIONS[method]
-    plan = plan_replacements(model, scales, rank_fraction, rank_multiple, matricisation)
+    plan = plan_replacements(model, scales, rank_fraction, rank_multiple, matricisation, ranks)
     statistics: dict[str, Tensor] = {}
     if chosen.gather:
         if loss is None:
