@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factorize_model
-from lowrank.factor.flops import forward_flops
+from lowrank.factor.flops import forward_flops, saved_flops
 
 CONVS = {"3": 1.0, "5": 1.0, "7": 1.0}
 above_break_even = pytest.mark.filterwarnings("ignore:At their rank")
@@ -204,3 +204,16 @@ def test_an_operation_without_a_formula_is_an_error_not_a_silent_zero(model, mes
 def test_a_model_of_which_a_part_alone_is_on_the_meta_device_counts_too():
     model = nn.Sequential(nn.Linear(4, 5, device="meta"), nn.BatchNorm1d(5))
     assert forward_flops(model, torch.ones(3, 4)) == 2 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_backward_pass_saves_the_gradients_that_nobody_takes(meta, gpt2, tokens):
+    """That of a frozen weight costs as much as its forward pass; its input's is still needed."""
+    if meta:
+        gpt2.to("meta")
+    assert saved_flops(gpt2, tokens) == 0
+    (batch, length), d = tokens.shape, 32
+    for name, parameter in gpt2.named_parameters():
+        if name.endswith("h.1.mlp.c_fc.weight"):
+            parameter.requires_grad_(False)
+    assert saved_flops(gpt2, tokens) == batch * length * 2 * 4 * d * d

@@ -4,7 +4,7 @@ torch's own counter sees every matrix product and convolution, whichever module 
 token in a Linear, 2 r (m + n) in a factorised one, and 4 T^2 d a sequence in attention, scores and
 values at width d over all T^2 pairs, masked or not, as fused kernels are customarily counted. What
 works element by element (norms, activations, biases) or only moves data counts nothing. A training
-step costs about three forward passes.
+step costs about three forward passes, less what no gradient is taken of.
 """
 
 from __future__ import annotations
@@ -58,6 +58,38 @@ def forward_flops(model: nn.Module, *example_inputs: Any) -> int:
         stack.enter_context(_Watch(counter))
         stack.enter_context(counter)
         run()
+    return int(counter.get_total_flops())
+
+
+def saved_flops(model: nn.Module, *example_inputs: Any) -> int:
+    """What a backward pass of `model(*example_inputs)` saves because some parameters need no gradient."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    every = {name for name, _ in model.named_parameters()}
+    if trained == every:
+        return 0
+    whole, actual = (_both_passes(model, example_inputs, names) for names in (every, trained))
+    return whole - actual
+
+
+def _both_passes(
+    model: nn.Module, example_inputs: tuple[Any, ...], trained: Collection[str]
+) -> int:
+    """FLOPs of a forward and a backward pass with gradients of the named parameters alone."""
+    counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(_unfused())
+        stack.enter_context(FakeTensorMode())
+        tensors = {
+            name: _fake(tensor).requires_grad_(name in trained)
+            for name, tensor in (
+                dict(model.named_parameters()) | dict(model.named_buffers())
+            ).items()
+        }
+        inputs = tuple(_fake(value) for value in example_inputs)
+        stack.enter_context(counter)
+        found = functional_call(model, tensors, inputs)
+        getattr(found, "logits", found).sum().backward()
     return int(counter.get_total_flops())
 
 
@@ -125,12 +157,13 @@ def _prepare(
     # To build its masks transformers looks at values, which meta tensors do not have. Fake tensors
     # have none either and do as little work, but those it knows to leave alone.
     stack.enter_context(FakeTensorMode())
-
-    def fake(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return torch.empty(value.shape, dtype=value.dtype, device="cpu")
-
-    stand_ins = {name: fake(tensor) for name, tensor in tensors.items()}
-    inputs = tuple(fake(value) for value in example_inputs)
+    stand_ins = {name: _fake(tensor) for name, tensor in tensors.items()}
+    inputs = tuple(_fake(value) for value in example_inputs)
     return lambda: functional_call(model, stand_ins, inputs)
+
+
+def _fake(value: Any) -> Any:
+    """Another tensor of the same shape, in FakeTensorMode without values."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty(value.shape, dtype=value.dtype, device="cpu")

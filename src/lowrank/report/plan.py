@@ -24,7 +24,7 @@ from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.expand import expand
 from lowrank.experiment.extensions import load_extensions
 from lowrank.factor.convert import factors, parameter_count
-from lowrank.factor.flops import forward_flops
+from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods import begin
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.report.closing import larger_than_dense
@@ -78,11 +78,15 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
     phases = _measure(spec.model_dump_json(), shape)
     own, training = phases[-1][1], cell.training
     starts = [first / training.steps for first, _ in phases]
-    forward = sum(
-        (end - start) * size.flops
-        for start, end, (_, size) in zip(starts, [*starts[1:], 1.0], phases, strict=True)
+    forward, saved = (
+        sum(
+            (end - start) * getattr(size, name)
+            for start, end, (_, size) in zip(starts, [*starts[1:], 1.0], phases, strict=True)
+        )
+        for name in ("flops", "saved")
     )
-    total = 3 * training.steps * training.batch * forward * runs
+    passes = begin(spec).passes * training.steps * training.batch
+    total = 3 * passes * forward * runs - passes * saved * runs
     return {
         "cell": cell.name,
         "runs": runs,
@@ -124,6 +128,8 @@ class Size:
     parameters: int
     flops: int
     """Of the forward pass of one example."""
+    saved: int
+    """What its backward pass saves at weights that are not trained."""
     smallest_rank: int | None
     largest_rank: int | None
     state_bytes: int
@@ -143,17 +149,17 @@ def _measure(run: str, shape: tuple[int, int]) -> list[tuple[int, Size]]:
                 example = torch.zeros((1, int(spec.model.context or 0)), dtype=torch.long)
             else:
                 example = torch.zeros((1, spec.model.channels, side, side))
-            flops = forward_flops(model, example)
+            flops, saved = forward_flops(model, example), saved_flops(model, example)
         ranks = [layer.rank for layer in factors(model).values()]
         count = parameter_count(model)
         values = sum(
-            OPTIMIZERS[group.optimizer or spec.training.optimizer].values(group)
+            (group.optimizer or OPTIMIZERS[spec.training.optimizer]).values(group)
             + sum(parameter.numel() for parameter in group.parameters.values())
             for group in life.groups(model)
         )
         size = 4 * (count + values)
         low, high = min(ranks, default=None), max(ranks, default=None)
-        found.append((first, Size(count, flops, low, high, size)))
+        found.append((first, Size(count, flops, saved, low, high, size)))
     return found
 
 

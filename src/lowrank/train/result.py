@@ -14,7 +14,7 @@ import torch
 
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
-from lowrank.factor.flops import forward_flops
+from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods.base import Convert, Life
 from lowrank.train import parallel
 from lowrank.train.build import build_model
@@ -68,31 +68,35 @@ def _not_finite(value: Any) -> bool:
 
 def costs(spec: RunSpec, task: Task, life: Life) -> dict[str, Any]:
     """What a run costs by its spec and its method's life, from shapes alone."""
-    dense_parameters, dense_flops = _size(spec, task, lambda model: None)
+    dense_parameters, dense_flops, _ = _size(spec, task, lambda model: None)
     phases = [(first, _size(spec, task, convert)) for first, convert in life.phases()]
-    parameters, flops = phases[-1][1]
-    # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
+    parameters, flops, _ = phases[-1][1]
     starts = [first / spec.training.steps for first, _ in phases]
     shares = [end - start for start, end in zip(starts, [*starts[1:], 1.0], strict=True)]
-    examples = spec.training.steps * spec.training.batch
+    forward, saved = (
+        sum(share * size[of] for share, (_, size) in zip(shares, phases, strict=True))
+        for of in (1, 2)
+    )
+    passes = life.passes * spec.training.steps * spec.training.batch
     return {
         "parameters": parameters,
         "dense_parameters": dense_parameters,
         "kept_parameters": parameters / dense_parameters,
         "flops_per_position": flops / (spec.model.context or 1),
         "kept_flops": flops / dense_flops,
-        "training_flops": 3
-        * examples
-        * sum(share * size[1] for share, (_, size) in zip(shares, phases, strict=True)),
+        # A backward pass costs twice the forward pass: both operands' gradients are matmuls.
+        "training_flops": 3 * passes * forward - passes * saved,
     }
 
 
-def _size(spec: RunSpec, task: Task, convert: Convert) -> tuple[int, int]:
-    """Parameters and forward FLOPs of one example, from shapes alone."""
+def _size(spec: RunSpec, task: Task, convert: Convert) -> tuple[int, int, int]:
+    """From shapes alone: parameters, and of one example the forward FLOPs and those that the backward
+    pass saves at weights that are not trained."""
     with torch.device("meta"):
         model = build_model(spec, task.outputs, converted=False)
         convert(model)
-        return parameter_count(model), forward_flops(model, task.example())
+        example = task.example()
+        return parameter_count(model), forward_flops(model, example), saved_flops(model, example)
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float | None:
