@@ -99,7 +99,7 @@ def test_fine_tuning_has_a_cosine_schedule_of_its_own_and_says_whether_it_stayed
     """A tenth of the dense run's rate, over as many steps as there are. `spoilt`: loss, or norm."""
     steps = []
 
-    def noted(model, task, parts, optimizer, rate):
+    def noted(model, task, parts, optimizer, rate, update):
         steps.append((rate, len(parts), optimizer.factor_decay.kind, model.training))
         found = [torch.tensor(1.0), torch.tensor(1.0)]
         if spoilt is not None and len(steps) == 2:

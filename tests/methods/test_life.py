@@ -6,22 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from lives import CPU, STEPS, begun, run_of, same
 
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
-from lowrank.experiment.cell import Cell, Extension, RunSpec
+from lowrank.experiment.cell import Cell
 from lowrank.experiment.expand import expand
 from lowrank.experiment.sections import (
-    EvaluationSpec,
-    FactorSpec,
     MethodSpec,
-    ModelSpec,
     PretrainingSpec,
-    TrainingSpec,
 )
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.files import read_json, sha256
+from lowrank.files import read_json
 from lowrank.jobs.interpolate import interpolate
 from lowrank.methods import METHODS, begin, parse_options
 from lowrank.train import loop
@@ -32,49 +29,7 @@ from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer
 
 HERE = Path(__file__).parent
-STEPS = 12
-CPU = torch.device("cpu")
-LLAMA = ModelSpec(family="llama", width=16, depth=1, heads=4, kv_heads=2, context=16, mlp_width=24)
 pytestmark = pytest.mark.usefixtures("forget_extensions")
-
-
-def run_of(name: str | None, file: Path | None = None, options=None, **changes) -> RunSpec:
-    """Twelve steps of a small Llama under a method, its file registered as an extension."""
-    method = MethodSpec(name=name, options=options or {}) if name else None
-    file = file or HERE / f"{name}.py"
-    extensions = {name: Extension(file=str(file), sha256=sha256(file))} if name else {}
-    values = {
-        "track": "language",
-        "model": LLAMA,
-        "training": TrainingSpec(
-            steps=STEPS,
-            batch=4,
-            learning_rate=0.01,
-            log_points=STEPS,
-            probe_points=2,
-            validation_points=1,
-        ),
-        "factors": FactorSpec(rank_fraction=0.5, rank_multiple=4, method=method),
-        "evaluation": EvaluationSpec(validation_examples=8, test_examples=8, batch=8),
-        "seed": 0,
-        "extensions": extensions,
-    }
-    return RunSpec(**{**values, **changes})
-
-
-def begun(spec: RunSpec, folder: Path, cache: Path) -> Trainer:
-    from lowrank.experiment.extensions import load_extensions
-
-    load_extensions(spec.extensions)
-    cache.mkdir(exist_ok=True)
-    return Trainer(spec, make_task(spec, folder, CPU), cache)
-
-
-def same(left, right) -> None:
-    for column in ("train_loss", "gradient_norm", "learning_rate", "validation_loss"):
-        assert left.table("history")[column].equals(right.table("history")[column])
-    for table in ("spectra", "layers"):
-        assert left.table(table).equals(right.table(table))
 
 
 @pytest.mark.parametrize("stop", [3, 4, 7, 11])
@@ -203,7 +158,7 @@ from torch import nn
 from lowrank.factor.convert import place
 from lowrank.methods import METHODS, Method
 from lowrank.methods.base import Life, select_targets
-from lowrank.optimizers import OPTIMIZERS, Algorithm
+from lowrank.optimizers import Algorithm
 from lowrank.optimizers.base import Group
 
 
@@ -229,7 +184,7 @@ class CoLA(Life):
         named = {n: p for group in super().groups(model) for n, p in group.parameters.items()}
         own = {n: p for n, p in named.items() if ".down." in n}
         rest = {n: p for n, p in named.items() if n not in own}
-        return [Group("down", own, optimizer="signs", rate_factor=0.5), Group("rest", rest)]
+        return [Group("down", own, optimizer=SIGNS, rate_factor=0.5), Group("rest", rest)]
 
 
 class Signs(torch.optim.Optimizer):
@@ -249,7 +204,7 @@ def build(groups, spec):
     return [Signs([group.for_torch() for group in groups])]
 
 
-OPTIMIZERS.add("signs", Algorithm("signs", build, {"seen": "own"}, lambda group: 2 * len(group.parameters)))
+SIGNS = Algorithm("signs", build, {"seen": "own"}, lambda group: 2 * len(group.parameters))
 METHODS.add("nonlinear", Method("nonlinear", "arXiv 2502.10940", CoLA))
 """
 

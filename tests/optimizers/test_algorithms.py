@@ -192,7 +192,7 @@ def test_matrices_cut_over_devices_are_refused():
         LowrankError, match="muon needs whole matrices, and parallel: fsdp cuts them"
     ):
         config.parse(values)
-    with pytest.raises(LowrankError, match="muon needs whole matrices, and parallel: fsdp cuts"):
+    with pytest.raises(LowrankError, match="Muon needs whole matrices, and parallel: fsdp cuts"):
         optimizer_of(run_of("muon"), sharded=True)
 
 

@@ -46,6 +46,25 @@ def test_a_step_over_parts_is_the_step_over_the_whole_batch(count, clip):
         assert parameter.grad is None
 
 
+def test_an_update_of_a_methods_own_may_take_the_same_batchs_gradients_again():
+    model, batch = nn.Linear(3, 2), torch.randn(8, 3)
+    spec = TrainingSpec(steps=1, batch=8, clip=None)
+    seen = []
+
+    def update(rate, norm, again):
+        seen.append((rate, norm, model.weight.grad.clone()))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2.0)
+        seen.append((rate, again(), model.weight.grad.clone()))
+
+    loss = model(batch).square().mean().detach()
+    found = train_step(model, Squares(), batch.chunk(2), Optimizer(model, spec, None), 0.5, update)
+    (rate, norm, first), (_, twice, second) = seen
+    assert rate == 0.5 and found[0] == pytest.approx(loss) and found[1] == norm
+    assert second == pytest.approx(2 * first) and twice == pytest.approx(2 * norm)
+
+
 def test_devices_exchange_gradients_at_the_last_part_alone(monkeypatch):
     told = []
     monkeypatch.setattr(step.parallel, "communicate", lambda model, now: told.append(now))

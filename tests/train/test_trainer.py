@@ -40,8 +40,8 @@ def trained(invented_text, tmp_path):
     )
     told, steps = [], []
 
-    def noted(model, task, parts, optimizer, rate):
-        found = train_step(model, task, parts, optimizer, rate)
+    def noted(model, task, parts, optimizer, rate, update):
+        found = train_step(model, task, parts, optimizer, rate, update)
         steps.append((rate, float(found[0]), float(found[1])))
         return found
 
@@ -295,8 +295,8 @@ def test_weights_that_stopped_being_finite_are_seen_before_they_are_measured_or_
     spec = language_run(training={"log_points": 1, "probe_points": probes})
     subject = begun(spec, invented_text, tmp_path / "run")
 
-    def step(model, task, parts, optimizer, rate):
-        found = train_step(model, task, parts, optimizer, rate)
+    def step(model, task, parts, optimizer, rate, update):
+        found = train_step(model, task, parts, optimizer, rate, update)
         if subject.step + 1 == spoilt:
             with torch.no_grad():
                 subject.model.transformer.wpe.weight[0, 0] = math.inf

@@ -25,7 +25,7 @@ from lowrank.experiment.sections import (
     Strict,
 )
 from lowrank.experiment.shares import nearest
-from lowrank.methods import IMPLIED, METHODS, parse_options
+from lowrank.methods import IMPLIED, METHODS, check_fit, parse_options
 
 
 class Arm(Strict):
@@ -284,6 +284,8 @@ def _check_names(config: Config) -> None:
         for factor in factors:
             if factor.method and factor.method.name not in own:
                 parse_options(factor.method.name, factor.method.options)
+                cut = config.parallel == "fsdp" and config.devices > 1
+                check_fit(factor.method.name, track.training, track.model, cut)
 
 
 def _cell(

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lowrank.errors import LowrankError
+from lowrank.models import FAMILIES
 from lowrank.registry import Registry
 
 if TYPE_CHECKING:
     from lowrank.experiment.cell import RunSpec
+    from lowrank.experiment.sections import ModelSpec, TrainingSpec
     from lowrank.methods.base import Life
 
 
@@ -40,6 +42,15 @@ class Method:
     """Its settings."""
     sharded: bool = False
     """Whether a model may be cut over devices (fsdp) under it."""
+    kernels: bool = True
+    """Whether it trains convolutions."""
+    optimizers: tuple[str, ...] | None = None
+    """The training section's optimisers that it works with; None: any."""
+
+    @property
+    def summary(self) -> str:
+        """One line on what it does: the first of its life's docstring."""
+        return (vars(self.life).get("__doc__") or "").strip().partition("\n")[0]
 
 
 METHODS: Registry[Method] = Registry("method", package="lowrank.methods")
@@ -61,9 +72,29 @@ def parse_options(name: str, values: dict[str, Any]) -> Options:
         ) from None
 
 
+def check_fit(name: str, training: TrainingSpec, model: ModelSpec, sharded: bool = False) -> None:
+    """Raise where a method does not go with a training or model section, or with a model that is cut."""
+    method = METHODS[name]
+    if method.optimizers and training.optimizer not in method.optimizers:
+        raise LowrankError(
+            f"training.optimizer: the method {name} changes the steps of {' or '.join(method.optimizers)}, "
+            f"not of {training.optimizer}."
+        )
+    if FAMILIES[model.family].convolutions and not method.kernels:
+        raise LowrankError(
+            f"factors.method: {name} is defined for linear layers, and {model.family} is made of "
+            "convolutions."
+        )
+    if sharded and not method.sharded:
+        raise LowrankError(
+            f"The method {name} needs whole layers, and parallel: fsdp cuts them: use ddp."
+        )
+
+
 def begin(spec: RunSpec) -> Life:
     """The life of a run at its first step."""
     name = spec.method
+    check_fit(name, spec.training, spec.model)
     given = spec.factors.method if spec.factors else None
     life = METHODS[name].life(spec, parse_options(name, given.options if given else {}))
     if spec.pretraining and spec.factors and life.trunk() is None:

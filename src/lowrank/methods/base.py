@@ -7,7 +7,7 @@ A life is asked at these points, in this order:
   is also called on the meta device, to count, and to load weights into.
 - `groups`: the optimiser's parameter groups.
 - `start`: once, before the first step.
-- `rate`, `before_step`, `after_step`: at every step; `event`: after the steps in `at`.
+- `rate`, `before_step`, `update`, `after_step`: at every step; `event`: after the steps in `at`.
 - `record` and `state`: what a checkpoint carries, as JSON and as tensors.
 
 Layers may be changed during the run, through `run.replace` alone. A layer that takes a dense one's
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lowrank import models
@@ -43,7 +44,8 @@ class Run(Protocol):
     step: int
     """Finished steps."""
     optimizer: Any
-    """`state()`, `load_state(tensors)` and `reset(parameters)`, by parameter name and state name."""
+    """`step(rate, norm)`; `state()`, `load_state(tensors)` and `reset(parameters)`, by parameter name
+    and state name."""
     task: Any
     """`batch(step, part, parts)` and `loss(model, batch)`."""
 
@@ -58,8 +60,12 @@ class Run(Protocol):
 class Life:
     """One run's method; by itself that of dense training."""
 
+    passes = 1
+    """How often a step takes gradients."""
+
     def __init__(self, spec: RunSpec, options: Options) -> None:
-        self.spec, self.options = spec, options
+        self.spec = spec
+        self.options: Any = options
 
     def convert(self, model: nn.Module) -> None:
         """Turn the dense model into the one that is trained now, in place."""
@@ -95,6 +101,11 @@ class Life:
     def before_step(self, run: Run) -> None:
         """Before every step."""
 
+    def update(self, run: Run, rate: float, norm: Tensor, again: Callable[[], Tensor]) -> None:
+        """Change the weights, where every trained parameter has its gradient and `norm` is that of all
+        of them. `again()` takes the gradients of the same batch anew and returns their norm."""
+        run.optimizer.step(rate, norm)
+
     def after_step(self, run: Run) -> None:
         """After every step whose loss and gradients were finite."""
 
@@ -119,6 +130,17 @@ class Life:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state` returned."""
+
+
+def finite(*tensors: Tensor) -> bool:
+    """Whether all are finite: the weights of a run that is about to end as diverged may not be."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def warmed_again(step: int, rate: float, every: int, over: int) -> float:
+    """The rate where it rises linearly from zero over `over` steps after every `every` of them."""
+    since = step % every
+    return rate * (since + 1) / over if step >= every and since < over else rate
 
 
 def factorize(model: nn.Module, spec: ModelSpec, factor: FactorSpec, seed: int) -> list[str]:

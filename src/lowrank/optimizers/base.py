@@ -17,6 +17,7 @@ from lowrank.factor.convert import factors as factor_modules
 
 if TYPE_CHECKING:
     from lowrank.experiment.sections import TrainingSpec
+    from lowrank.optimizers import Algorithm
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Group:
     """Decay within the optimiser."""
     rate_factor: float = 1.0
     """What the learning rate is multiplied by."""
-    optimizer: str | None = None
-    """The registered optimiser; None: the training section's."""
+    optimizer: Algorithm | None = None
+    """What moves it, registered or a method's own; None: the training section's optimiser."""
     hidden: frozenset[str] = frozenset()
     """Names of those that are weights between embedding and head."""
     options: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -57,13 +58,15 @@ def run_steps(run: Stepping, until: int, watch: Watch) -> bool:
         batches = [run.task.batch(run.first_batch + run.step, part, count) for part in parts]
         life.before_step(run)
         watch.before(run.step + 1)
-        loss, norm = train_step(run.forward, run.task, batches, run.optimizer, rate)
+        update = partial(life.update, run)
+        loss, norm = train_step(run.forward, run.task, batches, run.optimizer, rate, update)
         run.step += 1
         if not watch.sound(rate, loss, norm):
             return False
         life.after_step(run)
         if run.step in events:
             life.event(run)
+            parallel.share_(run.model)
         if not watch.after(rate, norm):
             return False
     return True

@@ -13,7 +13,7 @@ from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import DECAYS, add_decay_, gradients, shrink_
 from lowrank.factor.own import origin
-from lowrank.optimizers import OPTIMIZERS, Role
+from lowrank.optimizers import OPTIMIZERS, Algorithm, Role
 from lowrank.optimizers.base import Group, check_cover, standard_groups
 from lowrank.train import parallel
 
@@ -37,16 +37,17 @@ class Optimizer:
         groups = standard_groups(model, spec) if groups is None else groups
         check_cover(model, groups)
         self.parameters = [p for group in groups for p in group.parameters.values()]
-        by_name: dict[str, list[Group]] = {}
+        of_algorithm: dict[int, tuple[Algorithm, list[Group]]] = {}
         for group in groups:
-            by_name.setdefault(group.optimizer or spec.optimizer, []).append(group)
+            algorithm = group.optimizer or OPTIMIZERS[spec.optimizer]
+            of_algorithm.setdefault(id(algorithm), (algorithm, []))[1].append(group)
         self.torch: list[torch.optim.Optimizer] = []
         self.roles: dict[str, Mapping[str, Role]] = {}
-        for name, own in by_name.items():
-            algorithm = OPTIMIZERS[name]
+        for algorithm, own in of_algorithm.values():
             if sharded and not algorithm.sharded:
                 raise LowrankError(
-                    f"optimizer: {name} needs whole matrices, and parallel: fsdp cuts them: use ddp."
+                    f"optimizer: {algorithm.label} needs whole matrices, and parallel: fsdp cuts them: "
+                    "use ddp."
                 )
             self.torch += algorithm.build(own, spec)
             for group in own:
@@ -97,6 +98,11 @@ class Optimizer:
             for group in algorithm.param_groups:
                 group["lr"] = rate * group["rate_factor"]
             algorithm.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget all gradients."""
+        for algorithm in self.torch:
             algorithm.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:

@@ -136,10 +136,13 @@ def everywhere(answer: bool) -> bool:
 
 @torch.no_grad()
 def share_(model: nn.Module) -> None:
-    """Give every process the first one's model: equal seeds need not give equal decompositions."""
+    """Give every process the first one's model, slices left alone: equal seeds need not give equal
+    decompositions. Running statistics are averaged."""
     if world() > 1:
+        average_buffers_(model)
         for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor, 0)
+            if not _is_sharded(tensor):
+                dist.broadcast(tensor, 0)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
 from lowrank.factor.convert import place
 from lowrank.files import check_manifest
-from lowrank.methods import METHODS, begin
+from lowrank.methods import begin, check_fit
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model
@@ -33,10 +33,7 @@ class Trainer:
     def __init__(self, spec: RunSpec, task: Task, folder: Path, mode: str = "ddp") -> None:
         self.spec, self.training, self.task, self.folder = spec, spec.training, task, folder
         self.sharded = parallel.sharded(mode)
-        if self.sharded and not METHODS[spec.method].sharded:
-            raise LowrankError(
-                f"The method {spec.method} needs whole layers, and parallel: fsdp cuts them: use ddp."
-            )
+        check_fit(spec.method, spec.training, spec.model, self.sharded)
         self.mode, self.step, self.first_batch = mode, 0, 0
         self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
         self.life = begin(spec)
@@ -114,15 +111,18 @@ class Trainer:
         self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor] | None = None
     ) -> None:
         """Put layers, by name, in the place of others during the run; see `lowrank.methods.base`."""
-        before = dict(self.model.named_parameters())
+        before = {id(parameter): name for name, parameter in self.model.named_parameters()}
         kept = self.optimizer.state()
         for name, layer in layers.items():
             place(self.model, name, layer.to(self.task.device))
         parallel.share_(self.model)
         self._prepare()
-        after = dict(self.model.named_parameters())
-        same = {name for name in after if after[name] is before.get(name)}
-        stays = {key: value for key, value in kept.items() if key.rpartition("/")[0] in same}
+        now = {before.get(id(parameter)): name for name, parameter in self.model.named_parameters()}
+        stays = {}
+        for key, value in kept.items():
+            name, _, kind = key.rpartition("/")
+            if name in now:
+                stays[f"{now[name]}/{kind}"] = value
         self.optimizer.load_state({**stays, **(state or {})})
 
     def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
