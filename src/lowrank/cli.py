@@ -392,6 +392,18 @@ def check(file: Path) -> None:
 
 
 @main.command()
+def methods() -> None:
+    """List the methods of training: name, source, settings and their defaults."""
+    from lowrank.methods import METHODS
+
+    for name in METHODS.names():
+        method = METHODS[name]
+        click.echo(f"{name}: {method.label} ({method.source})\n  {method.summary}")
+        for key, field in method.options.model_fields.items():
+            click.echo(f"    {key} = {field.default}: {field.description}")
+
+
+@main.command()
 @click.option("--output", type=FOLDER, default="config", show_default=True, help="Folder to write.")
 @click.option("--check", is_flag=True, help="Only say if the files are out of date (status 1).")
 def reference(output: Path, check: bool) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lowrank.errors import LowrankError
-from lowrank.factor.svd import normalise, svd, svdvals
+from lowrank.factor.svd import balanced, normalise, svd, svdvals
 
 
 def fail(*args, **kwargs):
@@ -98,3 +98,19 @@ def test_scaling_changes_no_bit_of_ordinary_values_and_is_undone():
 def test_a_zero_matrix_has_zero_values(route):
     assert torch.equal(svd(torch.zeros(4, 3))[1], torch.zeros(3))
     assert torch.equal(svdvals(torch.zeros(4, 3)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(9, 5, 3), (4, 8, 4), (2, 6, 7, 2)])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_balanced_factors_are_of_the_product_or_its_best_approximation(shape, rank):
+    *lead, m, n, r = shape
+    draw = torch.Generator().manual_seed(0)
+    U, V = (torch.randn(*lead, size, r, generator=draw, dtype=torch.float64) for size in (m, n))
+    A, s, Bh = np.linalg.svd((U @ V.mT).numpy(), full_matrices=False)
+    s[..., rank if rank else r :] = 0
+    left, right = balanced(U, V, rank)
+    assert left.shape == (*lead, m, rank or r) and right.shape == (*lead, n, rank or r)
+    assert (left @ right.mT).numpy() == pytest.approx(A * s[..., None, :] @ Bh, abs=1e-12)
+    values = torch.diag_embed(torch.from_numpy(s[..., : rank or r]))
+    for factor in (left, right):
+        assert torch.allclose(factor.mT @ factor, values, atol=1e-12)

@@ -66,6 +66,20 @@ def svdvals(matrix: Tensor) -> Tensor:
     return rescale(values, c.squeeze(-1))
 
 
+def balanced(U: Tensor, V: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """Factors A sqrt(S) (..., m, r) and B sqrt(S) (..., n, r) of the product U V^T = A S B^T, which is not
+    formed: two QRs and an r x r SVD. With a smaller `rank` they are of its best approximation.
+
+    U (..., m, r) and V (..., n, r) with r at most min(m, n); NaN or infinity raise LowrankError.
+    """
+    dtype = working_precision(U.dtype)
+    Q_U, R_U = torch.linalg.qr(U.to(dtype))
+    Q_V, R_V = torch.linalg.qr(V.to(dtype))
+    A, s, B = svd(R_U @ R_V.mT)
+    root = s.to(dtype)[..., None, :rank].sqrt()
+    return (Q_U @ A[..., :rank] * root).to(U.dtype), (Q_V @ B[..., :rank] * root).to(V.dtype)
+
+
 def _require_finite(matrix: Tensor) -> None:
     if not torch.isfinite(matrix).all():
         raise LowrankError(

@@ -5,4 +5,9 @@ from __future__ import annotations
 from lowrank.methods import METHODS, Method
 from lowrank.methods.base import Life
 
-METHODS.add("dense", Method("dense", "the model's own", Life, sharded=True))
+
+class Dense(Life):
+    """Every layer as the model has it."""
+
+
+METHODS.add("dense", Method("dense", "the model's own", Dense, sharded=True))

@@ -9,7 +9,7 @@ from lowrank.methods.base import Life, factorize
 
 
 class Factored(Life):
-    """Every layer that the factor section names is two factors, initialised as it says."""
+    """Every chosen layer is two factors U V^T from the first step."""
 
     def convert(self, model: nn.Module) -> None:
         """Factorise the named layers, in place."""

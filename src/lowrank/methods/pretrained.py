@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Pretrained(Factored):
-    """Factored from the switch on."""
+    """Dense first; from the switch on, two factors of the trained weights."""
 
     def trunk(self) -> tuple[RunSpec, int] | None:
         """The dense run and the step of the switch."""
