@@ -2,7 +2,8 @@
 
 `make mutants` draws a fixed sample of mutants from the modules in `targets.yaml`, runs for each the tests that lie
 nearest to it until one fails, and reports the share that survives. Every survivor must be named with
-its reason in `survivors.yaml`; one that is not, or a share above the limit, fails the run.
+its reason in `survivors.yaml`; one that is not, or a share above the limit, fails the run. After a
+test was written, `ARGS=--again` tries only those that survived.
 
 A mutant never touches the source tree: a process that has imported everything is forked, an import
 hook gives it the changed module and whatever imports that, and it runs pytest.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.abc
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -62,12 +64,12 @@ def targets() -> list[Target]:
     ]
 
 
-def sample(chosen: Iterable[Target], count: int, seed: int) -> list[tuple[Target, Mutant]]:
+def sample(count: int, seed: int) -> list[tuple[Target, Mutant]]:
     """`count` mutants, from every module in proportion to how many it has, three at least.
 
     Which of a module's are drawn depends on seed and mutant alone, so changes elsewhere move nothing.
     """
-    pools = {target: sorted(target.mutants(), key=lambda m: m.order(seed)) for target in chosen}
+    pools = {target: sorted(target.mutants(), key=lambda m: m.order(seed)) for target in targets()}
     total = sum(map(len, pools.values()))
     return [
         (target, mutant)
@@ -209,48 +211,58 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", default="", help="modules whose name begins so, comma-separated")
     parser.add_argument(
+        "--again",
+        action="store_true",
+        help="keep the outcomes of earlier runs; try only what survived them or is new",
+    )
+    parser.add_argument(
         "--skip-unchanged", action="store_true", help="do not first run the tests as they are"
     )
     parser.add_argument("--log", type=Path, default=ROOT / "results/mutants", help="folder of logs")
     options = parser.parse_args()
-    chosen = [t for t in targets() if t.module.startswith(tuple(options.only.split(",")))]
-    drawn = sample(chosen, options.count, options.seed)
+    drawn = {mutant.name: (t, mutant) for t, mutant in sample(options.count, options.seed)}
     options.log.mkdir(parents=True, exist_ok=True)
+    record = options.log / "outcomes.json"
+    kept = options.again and record.exists()
+    outcomes: dict[str, str] = json.loads(record.read_text()) if kept else {}
+    outcomes = {name: outcome for name, outcome in outcomes.items() if name in drawn}
+    chosen = {
+        name: (target, mutant)
+        for name, (target, mutant) in drawn.items()
+        if target.module.startswith(tuple(options.only.split(",")))
+        and outcomes.get(name, "survived") == "survived"
+    }
     warm()
     if not options.skip_unchanged:
-        every = dict.fromkeys(test for target in chosen for test in target.tests)
+        every = dict.fromkeys(test for target, _ in chosen.values() for test in target.tests)
         outcome, seconds = run(None, every, options.log / "unchanged.txt", timeout=3600)
         print(f"without a change: {outcome} {len(every)} files in {seconds:.0f} s", flush=True)
         if outcome != "survived":
             print((options.log / "unchanged.txt").read_text(encoding="utf-8"))
             return 2
-    survivors: list[Mutant] = []
-    totals: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
 
-    def one(number_and_pair: tuple[int, tuple[Target, Mutant]]) -> tuple[Mutant, str, float]:
-        number, (target, mutant) = number_and_pair
-        return (mutant, *run(mutant, target.tests, options.log / f"{number:04d}.txt"))
+    def one(pair: tuple[Target, Mutant]) -> tuple[Mutant, str, float]:
+        target, mutant = pair
+        log = options.log / f"{mutant.order(options.seed)[:12]}.txt"
+        return (mutant, *run(mutant, target.tests, log))
 
     with ThreadPoolExecutor(options.workers) as pool:
-        for number, (mutant, outcome, seconds) in enumerate(pool.map(one, enumerate(drawn))):
-            totals[mutant.module] += 1
-            if outcome == "survived":
-                survivors.append(mutant)
-                lost[mutant.module] += 1
-            print(
-                f"{number:04d} {outcome:8s} {seconds:5.1f} s  line {mutant.line}  {mutant.name}",
-                flush=True,
-            )
-    return report(survivors, totals, lost)
+        for mutant, outcome, seconds in pool.map(one, chosen.values()):
+            outcomes[mutant.name] = outcome
+            record.write_text(json.dumps(outcomes, indent=1))
+            print(f"{outcome:8s} {seconds:5.1f} s  line {mutant.line}  {mutant.name}", flush=True)
+    return report([mutant for name, (_, mutant) in drawn.items() if name in outcomes], outcomes)
 
 
-def report(survivors: list[Mutant], totals: Counter[str], lost: Counter[str]) -> int:
+def report(tried: list[Mutant], outcomes: dict[str, str]) -> int:
     """Print the survival rate of each module and the survivors; the exit status."""
+    survivors = [mutant for mutant in tried if outcomes[mutant.name] == "survived"]
+    totals = Counter(mutant.module for mutant in tried)
+    lost = Counter(mutant.module for mutant in survivors)
     print(f"\n{'module':28s} mutants survived")
     for module, total in sorted(totals.items()):
         print(f"{module:28s} {total:7d} {lost[module]:8d}  {lost[module] / total:6.1%}")
-    total, count = sum(totals.values()), len(survivors)
+    total, count = len(tried), len(survivors)
     print(f"{'all':28s} {total:7d} {count:8d}  {count / total:6.1%}")
     named: dict[str, str] = (
         yaml.safe_load((HERE / "survivors.yaml").read_text(encoding="utf-8")) or {}
