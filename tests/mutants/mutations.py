@@ -1,7 +1,8 @@
-"""One-line mutations of a module: each is a change of meaning that some test should notice.
+"""Mutations of a module: each is a change of meaning that some test should notice.
 
-A mutant has an identity that survives moved lines: module, function, what was there, what is there
-instead, and a number where the same change is possible more than once.
+Those of one line follow from the syntax. Such a mutant has an identity that survives moved lines: module,
+function, what was there, what is there instead, and a number where the same change is possible more
+than once. Others are written by hand and have a name.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import ast
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 SWAPPED = {
     ast.Add: [ast.Sub],
@@ -72,23 +74,19 @@ class Mutant:
     """One changed module."""
 
     module: str
-    function: str
+    change: str
     line: int
-    before: str
-    after: str
-    number: int
-    change: tuple[ast.Module, ast.AST, ast.AST | None] = field(repr=False, compare=False)
+    rewrite: Callable[[], str] = field(repr=False, compare=False)
 
     @property
     def source(self) -> str:
         """The changed module."""
-        return _replaced(*self.change)
+        return self.rewrite()
 
     @property
     def name(self) -> str:
         """The identity: what `survivors.yaml` names."""
-        again = f" #{self.number}" if self.number else ""
-        return f"{self.module}:{self.function}: {self.before} -> {self.after}{again}"
+        return f"{self.module}:{self.change}"
 
     def order(self, seed: int) -> str:
         """A place in a random order that other mutants of the module do not influence."""
@@ -96,10 +94,10 @@ class Mutant:
 
 
 def mutants(module: str, text: str, functions: tuple[str, ...] = ()) -> list[Mutant]:
-    """Every mutant of a module's source; with `functions`, of those functions only."""
+    """Every mutant of one line of a module's source; with `functions`, of those functions only."""
     tree = ast.parse(text)
     found: list[Mutant] = []
-    seen: dict[tuple[str, str, str], int] = {}
+    seen: dict[str, int] = {}
     for function, node, changed in _changes(tree):
         if functions and function.split(".")[0] not in functions and function not in functions:
             continue
@@ -107,10 +105,22 @@ def mutants(module: str, text: str, functions: tuple[str, ...] = ()) -> list[Mut
         after = _line(changed) if changed is not None else "nothing"
         if before == after:
             continue
-        key = (function, before, after)
-        number = seen[key] = seen.get(key, -1) + 1
+        change = f"{function}: {before} -> {after}"
+        number = seen[change] = seen.get(change, -1) + 1
+        again = f" #{number}" if number else ""
         line = getattr(node, "lineno", 0) or node.target.lineno  # type: ignore[attr-defined]
-        found.append(Mutant(module, function, line, before, after, number, (tree, node, changed)))
+        found.append(Mutant(module, change + again, line, partial(_replaced, tree, node, changed)))
+    return found
+
+
+def by_hand(module: str, text: str, entries: Sequence[Mapping[str, str]]) -> list[Mutant]:
+    """The mutants of `by_hand.yaml`. A section that is not in the source once is an error."""
+    found = []
+    for entry in entries:
+        was, change = entry["was"], f"by hand: {entry['kind']}"
+        assert text.count(was) == 1, f"{module} holds {text.count(was)} times: {was}"
+        line = text[: text.index(was)].count("\n") + 1
+        found.append(Mutant(module, change, line, partial(text.replace, was, entry["is"])))
     return found
 
 

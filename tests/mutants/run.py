@@ -1,8 +1,8 @@
 """The mutation run: how many one-line changes of the numerics do the tests let through?
 
-`make mutants` draws a fixed sample of mutants from the modules in `targets.yaml`, runs for each the tests that lie
-nearest to it until one fails, and reports the share that survives. Every survivor must be named with
-its reason in `survivors.yaml`; one that is not, or a share above the limit, fails the run. After a
+`make mutants` draws a fixed sample of mutants from the modules in `targets.yaml`, adds those of `by_hand.yaml`,
+runs for each the tests that lie nearest to it until one fails, and reports the share that survives.
+Every survivor must be named with its reason in `survivors.yaml`; one that is not, or a share above the limit, fails the run. After a
 test was written, `ARGS=--again` tries only those that survived.
 
 A mutant never touches the source tree: a process that has imported everything is forked, an import
@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -33,12 +34,12 @@ ROOT = HERE.parents[1]
 SOURCE = ROOT / "src/lowrank"
 sys.path[:0] = [str(HERE), str(SOURCE.parent)]
 
-from mutations import Mutant, mutants  # noqa: E402
+from mutations import Mutant, by_hand, mutants  # noqa: E402
 
 LIMIT = 0.05
 """Largest share of the sample that may survive."""
-TIMEOUT = 240
-"""Seconds after which a mutant counts as noticed: it hangs or crawls."""
+PROCESSOR, TIMEOUT = 120, 600
+"""Seconds of processor time, and of any, after which a mutant counts as noticed: it hangs or crawls."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +48,45 @@ class Target:
 
     module: str
     tests: tuple[str, ...]
-    functions: tuple[str, ...]
-
-    def mutants(self) -> list[Mutant]:
-        """All mutants of the module."""
-        text = (SOURCE / f"{self.module}.py").read_text(encoding="utf-8")
-        return mutants(self.module, text, self.functions)
+    drawn: tuple[Mutant, ...]
+    """Those of one line, of which a sample is drawn."""
+    always: tuple[Mutant, ...]
+    """Those by hand."""
 
 
 def targets() -> list[Target]:
     """The modules of `targets.yaml`."""
-    entries = yaml.safe_load((HERE / "targets.yaml").read_text(encoding="utf-8"))
-    return [
-        Target(module, tuple(entry["tests"]), tuple(entry.get("functions", ())))
-        for module, entry in entries.items()
-    ]
+    entries, written = (
+        yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
+        for name in ("targets.yaml", "by_hand.yaml")
+    )
+    assert written.keys() <= entries.keys(), f"not in targets.yaml: {written.keys() - entries}"
+    found = []
+    for module, entry in entries.items():
+        text = (SOURCE / f"{module}.py").read_text(encoding="utf-8")
+        drawn = mutants(module, text, tuple(entry.get("functions", ())))
+        always = by_hand(module, text, written.get(module, ()))
+        found.append(Target(module, tuple(entry["tests"]), tuple(drawn), tuple(always)))
+    return found
 
 
 def sample(count: int, seed: int) -> list[tuple[Target, Mutant]]:
-    """`count` mutants, from every module in proportion to how many it has, three at least.
+    """All mutants by hand, and `count` others, from every module in proportion to how many it has,
+    three at least; none if `count` is 0.
 
     Which of a module's are drawn depends on seed and mutant alone, so changes elsewhere move nothing.
     """
-    pools = {target: sorted(target.mutants(), key=lambda m: m.order(seed)) for target in targets()}
-    total = sum(map(len, pools.values()))
+    found = targets()
+    total = sum(len(target.drawn) for target in found)
     return [
         (target, mutant)
-        for target, pool in pools.items()
-        for mutant in pool[: max(3, round(count * len(pool) / total))]
+        for target in found
+        for mutant in (
+            *target.always,
+            *sorted(target.drawn, key=lambda mutant: mutant.order(seed))[
+                : max(3, round(count * len(target.drawn) / total)) if count else 0
+            ],
+        )
     ]
 
 
@@ -172,7 +184,8 @@ def run(
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            outcome = "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+            code = os.waitstatus_to_exitcode(status)
+            outcome = {0: "survived", -signal.SIGXCPU: "timeout"}.get(code, "killed")
             return outcome, time.monotonic() - started
         time.sleep(0.02)
     os.killpg(child, signal.SIGKILL)
@@ -190,6 +203,7 @@ def _test(mutant: Mutant | None, tests: list[str], log: Path) -> None:
         os.dup2(output, 2)
         os.chdir(ROOT)
         if mutant is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR, PROCESSOR + 5))
             changed = _Changed(mutant.module, mutant.source)
             sys.meta_path.insert(0, changed)
             forget(changed.name)
@@ -206,7 +220,9 @@ def _test(mutant: Mutant | None, tests: list[str], log: Path) -> None:
 def main() -> int:
     """Run the sample; 1 where a survivor is not named or too many survive."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=400, help="mutants in the sample")
+    parser.add_argument(
+        "--count", type=int, default=400, help="mutants in the sample, beside those by hand"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", default="", help="modules whose name begins so, comma-separated")
