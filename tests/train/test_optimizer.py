@@ -12,6 +12,7 @@ from torch import nn
 from lowrank.errors import LowrankError
 from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
+from lowrank.factor.decay import DECAYS
 from lowrank.factor.layers import from_dense
 from lowrank.optimizers.base import parameter_groups
 from lowrank.train.build import build_model
@@ -215,6 +216,21 @@ def test_factors_that_are_not_trained_do_not_decay_and_half_of_a_pair_is_refused
     optimizer.step(RATE, optimizer.clip_gradients())
     moved = {name for name, tensor in values(model).items() if not tensor.equal(before[name])}
     assert moved == set(before) - {"low.U", "low.V"}
+    model.low.U.requires_grad_(True)
+    assert not Optimizer(model, training(), DecaySpec(kind="none")).factors
+
+
+def test_a_decay_of_ones_own_is_tried_on_weights_that_are_finite_and_whole(monkeypatch):
+    """What it returns is looked at where that tells something of the decay: not where the weights are
+    spoilt, nor where they are cut over devices."""
+    monkeypatch.setitem(DECAYS, "spoilt", lambda U, V: (U * math.inf, V))
+    model, decay = Small(), DecaySpec(kind="spoilt")
+    with pytest.raises(LowrankError, match="'spoilt' .*returned NaN or infinity for U"):
+        Optimizer(model, training(), decay)
+    Optimizer(model, training(), decay, sharded=True)
+    with torch.no_grad():
+        model.low.V[0, 0] = math.nan
+    Optimizer(model, training(), decay)
 
 
 # Clipping
