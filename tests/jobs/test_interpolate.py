@@ -128,6 +128,32 @@ def test_a_line_with_a_diverged_end_is_left_out(side, monkeypatch):
     assert list(summary.columns) == ["cell", "track", "seed", "barrier", "distance"]
 
 
+class Formless(nn.Module):
+    """A layer that no dense weight does the work of."""
+
+    bias = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.ones(2))
+
+    def dense_weight(self):
+        return None
+
+
+@pytest.mark.parametrize("side", ["start", "end"])
+def test_a_line_to_weights_that_there_are_not_is_left_out(side, monkeypatch):
+    """And the lines after it are not."""
+    ends = {"start": [run(0), run(1)], "end": [run(0, low=True), run(1, low=True)]}
+    ends[side][0].build = Formless
+    points, summary, _, _ = line(
+        monkeypatch, LOSSES[:3] * 3, ends["end"], ends["start"][:2], points=3
+    )
+    kept = summary[summary["cell"] == "language/low"]
+    assert kept["seed"].tolist() == [1]
+    assert len(points) == 3 * len(summary)
+
+
 def test_whole_numbers_among_the_weights_are_not_mixed():
     counter = torch.tensor(7)
     assert interpolation._mix(counter, torch.tensor(9), 0.5).equal(counter)

@@ -8,7 +8,7 @@ from stand_ins import MODEL, Run, Task, cell, install
 
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.config import PostHocStudy
-from lowrank.experiment.sections import DecaySpec, FactorSpec, TrainingSpec
+from lowrank.experiment.sections import DecaySpec, FactorSpec, ModelSpec, TrainingSpec
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.jobs import posthoc as module
@@ -27,7 +27,7 @@ def dense_run(seed: int = 0, diverged: bool = False) -> Run:
     return Run(spec, lambda: build_model(spec, 20), diverged)
 
 
-def truncated(monkeypatch, task=None, runs=None, **study):
+def truncated(monkeypatch, task=None, runs=None, factors=FACTORS, **study):
     """The table of a study on one dense run, and the task that was asked."""
     task = task or Task(lambda model: 1.0)
     install(monkeypatch, module, {"language/dense": runs or [dense_run()]}, task)
@@ -38,7 +38,7 @@ def truncated(monkeypatch, task=None, runs=None, **study):
         "calibration_batches": 3,
     }
     settings = PostHocStudy(**{**values, **study})
-    return module.posthoc(settings, FACTORS, cell(), {}, None, None, "cpu"), task
+    return module.posthoc(settings, factors, cell(), {}, None, None, "cpu"), task
 
 
 def test_a_row_says_what_was_done_and_what_is_kept(monkeypatch):
@@ -143,6 +143,54 @@ def test_the_model_evaluated_is_truncated_in_the_layers_of_the_factor_section(mo
             assert found[name].double() == pytest.approx(best, abs=1e-6)
         else:
             assert found[name].equal(weight)
+
+
+class Images(Task):
+    """Batches of random images, and losses that are told one after another; it notes statistics."""
+
+    def __init__(self, *losses: float) -> None:
+        told = iter(losses)
+        super().__init__(lambda model: next(told))
+        self.statistics = []
+
+    def example(self) -> torch.Tensor:
+        return torch.zeros(1, 1, 8, 8)
+
+    def batch(self, step: int, part: int, parts: int) -> torch.Tensor:
+        self.asked.append((step, part, parts))
+        draw = torch.Generator().manual_seed(1000 * step + part)
+        return step + torch.randn(4 // parts, 1, 8, 8, generator=draw)
+
+    def loss(self, model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        self.trained.append(model.training)
+        return model(batch).square().mean()
+
+    def evaluate(self, model, split, limit, batch):
+        self.statistics.append(model.blocks[0].bn1.running_mean.clone())
+        return super().evaluate(model, split, limit, batch)
+
+
+@pytest.mark.parametrize("length", [0, 2])
+def test_batch_norm_is_recomputed_before_the_test_and_the_score_without_is_kept(
+    length, monkeypatch
+):
+    """The first norm sees the first convolution's outputs, which stay dense: their means by hand."""
+    shape = ModelSpec(family="wide_resnet", depth=10, width=1, channels=1)
+    spec = RunSpec(track="language", model=shape, training=cell().training, seed=0)
+    run = Run(spec, lambda: build_model(spec, 20))
+    task = Images(3.0, 2.0)
+    whole = FACTORS.model_copy(update={"layers": ("conv",)})
+    table, _ = truncated(
+        monkeypatch, task, [run], whole, fine_tune_steps=(length,), batch_norm_batches=3
+    )
+    assert table[["stale_test_loss", "test_loss"]].to_numpy().tolist() == [[3.0, 2.0]]
+    assert task.evaluated == [("test", 13, 5)] * 2
+    assert task.asked[-3:] == [(step, 0, 1) for step in range(3)]
+    if length == 0:
+        first = run.build().stem
+        means = [first(task.batch(step, 0, 1)).mean((0, 2, 3)) for step in range(3)]
+        assert not task.statistics[0].any()
+        assert task.statistics[1] == pytest.approx(torch.stack(means).mean(0).detach(), abs=1e-5)
 
 
 def test_runs_that_diverged_are_left_out(monkeypatch):

@@ -55,6 +55,23 @@ def test_a_finished_run_is_found_and_its_model_is_the_trained_one(name, invented
     assert run.result["parameters"] == parameter_count(subject.model)
 
 
+def test_a_run_is_one_model_from_its_first_step_on_or_another_from_its_switch_on():
+    """By the hooks as they are, which every method begins with."""
+    low = FactorSpec(rank_fraction=0.5, rank_multiple=4)
+    dense_first = PretrainingSpec(fraction=0.25, dense_learning_rate=0.01)
+    for spec, expected in (
+        (run_of(None, factors=None), [(0, False)]),
+        (run_of(None, factors=low), [(0, True)]),
+        (run_of(None, factors=low, pretraining=dense_first), [(0, False), (3, True)]),
+    ):
+        found = []
+        for first, convert in begin(spec).phases():
+            model = build_model(spec, 30, converted=False)
+            convert(model)
+            found.append((first, bool(factors(model))))
+        assert found == expected
+
+
 # Merge and restart
 
 

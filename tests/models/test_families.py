@@ -119,6 +119,53 @@ def test_every_parameter_decays_as_matrix_vector_or_factor(name):
         assert any(kernel in key for kernel in kernels) or not any(word in key for word in words)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        (
+            "gpt2",
+            {"context": 20},
+            {
+                **{
+                    "n_embd": 12,
+                    "n_layer": 3,
+                    "n_head": 2,
+                    "n_positions": 20,
+                    "vocab_size": OUTPUTS,
+                },
+                **{"resid_pdrop": 0.25, "embd_pdrop": 0.25, "attn_pdrop": 0.25},
+                "activation_function": "gelu_pytorch_tanh",
+                "use_cache": False,
+            },
+        ),
+        (
+            "llama",
+            {"context": 20, "kv_heads": 1, "mlp_width": 28},
+            {
+                **{"hidden_size": 12, "intermediate_size": 28, "num_hidden_layers": 3},
+                **{"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": OUTPUTS},
+                **{"max_position_embeddings": 20, "attention_dropout": 0.25, "use_cache": False},
+            },
+        ),
+        (
+            "vit",
+            {"mlp_width": 28, "image_size": 10, "patch": 5, "channels": 3},
+            {
+                **{"hidden_size": 12, "intermediate_size": 28, "num_hidden_layers": 3},
+                **{"num_attention_heads": 2, "image_size": 10, "patch_size": 5, "num_channels": 3},
+                **{"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.25},
+                "num_labels": OUTPUTS,
+            },
+        ),
+    ],
+)
+def test_every_key_of_a_model_section_reaches_the_model(name, given, expected):
+    shared = {"width": 12, "depth": 3, "heads": 2, "init_std": 0.05, "dropout": 0.25}
+    found = model_of(name, **shared, **given).config
+    expected = {**expected, "initializer_range": 0.05, "_attn_implementation": "sdpa"}
+    assert {key: getattr(found, key) for key in expected} == expected
+
+
 def run_of(name: str, factorized: bool = True) -> RunSpec:
     language = family(name).task == "language"
     return RunSpec(
