@@ -225,7 +225,7 @@ def test_a_decay_of_ones_own_is_tried_on_weights_that_are_finite_and_whole(monke
     spoilt, nor where they are cut over devices."""
     monkeypatch.setitem(DECAYS, "spoilt", lambda U, V: (U * math.inf, V))
     model, decay = Small(), DecaySpec(kind="spoilt")
-    with pytest.raises(LowrankError, match="'spoilt' .*returned NaN or infinity for U"):
+    with pytest.raises(LowrankError, match=r"'spoilt' .*returned NaN or infinity for U"):
         Optimizer(model, training(), decay)
     Optimizer(model, training(), decay, sharded=True)
     with torch.no_grad():
