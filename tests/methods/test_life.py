@@ -12,10 +12,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.cell import Cell
 from lowrank.experiment.expand import expand
-from lowrank.experiment.sections import (
-    MethodSpec,
-    PretrainingSpec,
-)
+from lowrank.experiment.sections import FactorSpec, MethodSpec, PretrainingSpec
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.files import read_json
