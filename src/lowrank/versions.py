@@ -22,7 +22,7 @@ from typing import Any
 from lowrank.errors import LowrankError
 
 VERSIONS = {
-    "text": 2,
+    "text": 3,
     "images": 2,
     "training": 2,
     "evaluation": 1,

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lowrank.data import embedded
+from lowrank.data.spec import TextSpec
+from lowrank.data.text import prepare_text
 from lowrank.errors import LowrankError
 
 SOURCE = '''
@@ -66,18 +68,10 @@ def test_a_file_that_does_not_parse_has_no_docstrings(source):
     assert embedded.docstrings(source) == []
 
 
-def test_the_language_reference_is_read_from_its_dictionary():
-    source = b"topics = {'assert': r'''The assert statement''', 'if': 'The if statement'}"
-    found = embedded.docstrings(source, topics=True)
-    assert found == ["The assert statement", "The if statement"]
-    files = dict(embedded.source_files())
-    assert len("".join(embedded.docstrings(files[embedded.TOPICS].read_bytes(), topics=True))) > 3e5
-
-
 def test_source_files_cover_the_packages_and_leave_tests_out():
     names = [name for name, _ in embedded.source_files()]
-    assert {name.split("/")[0] for name in names} == {"python", *embedded.PACKAGES}
-    assert not [name for name in names if {"tests", "test", "site-packages"} & set(name.split("/"))]
+    assert {name.split("/")[0] for name in names} == set(embedded.PACKAGES)
+    assert not [name for name in names if {"tests", "test", "__config__.py"} & set(name.split("/"))]
     assert len(set(names)) == len(names) > 4000
 
 
@@ -113,4 +107,35 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_versions_name_every_package():
-    assert set(embedded.versions()) == {"python", *embedded.PACKAGES.values()}
+    assert set(embedded.versions()) == set(embedded.PACKAGES.values())
+
+
+def test_the_locked_packages_hold_the_corpus_that_is_published():
+    lock = (Path(__file__).parents[2] / "requirements.lock").read_text(encoding="utf-8")
+    locked = {
+        name: line.split("==")[1].split()[0]
+        for name in embedded.PACKAGES.values()
+        for line in lock.splitlines()
+        if line.startswith(f"{name}==")
+    }
+    assert embedded.versions() == locked, "the environment is not that of the lock"
+    assert embedded.digest() == embedded.DIGEST
+
+
+def test_the_digest_knows_names_and_contents(monkeypatch, tmp_path):
+    files = []
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text(name)
+        files.append((f"p/{name}", tmp_path / name))
+    monkeypatch.setattr(embedded, "source_files", lambda: files)
+    first = embedded.digest()
+    (tmp_path / "a.py").write_text("c")
+    second = embedded.digest()
+    files[0] = ("p/c.py", tmp_path / "a.py")
+    assert len({first, second, embedded.digest()}) == 3
+
+
+def test_another_corpus_than_the_published_one_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(embedded, "DIGEST", "another")
+    with pytest.warns(UserWarning, match="another corpus"):
+        prepare_text(TextSpec(max_characters=60_000), tmp_path / "text", workers=1)

@@ -3,6 +3,10 @@
 Docstrings are read from the source files by `ast`; nothing is imported or run. A document is the
 docstrings of one source file, each docstring kept only where it first occurs, so that a split by
 document shares no docstring between its parts.
+
+Only packages are read whose wheels hold the same source files on every platform and for every Python,
+in the versions that the lock installs: `DIGEST` stands for their content, so the corpus is one and the
+same wherever the lock was installed.
 """
 
 from __future__ import annotations
@@ -13,8 +17,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import platform
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,14 +36,15 @@ PACKAGES = {
     "pandas": "pandas",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
-    "torch": "torch",
     "transformers": "transformers",
 }
 """Import name of each package that is read, and the name under which it is distributed."""
+DIGEST = "be427023b71a7a56"
+"""What `digest()` gives where the packages are those of the lock."""
 
-# Some distributions of Python leave its tests out: without tests the corpus depends less on that.
-SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-TOPICS = "python/pydoc_data/topics.py"
+SKIPPED = {"test", "tests", "__pycache__"}
+BUILT = {"__config__.py"}
+"""Files that a wheel's build writes, and that differ between platforms."""
 CHUNK = 64
 POOL_PAYS_FROM = 2_000_000
 """Characters below which starting processes costs more than it saves."""
@@ -82,14 +85,21 @@ def documents(*, max_characters: int | None = None, workers: int | None = None) 
 
 
 def versions() -> dict[str, str]:
-    """The version of Python and of every package that is read: they determine the corpus."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES.values()}
-    return {"python": platform.python_version(), **found}
+    """The version of every package that is read: they determine the corpus."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES.values()}
+
+
+def digest() -> str:
+    """16 hexadecimal characters that stand for all source files that are read, names and contents."""
+    found = hashlib.sha256()
+    for name, path in source_files():
+        found.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()[:16]
 
 
 def source_files() -> list[tuple[str, Path]]:
     """Every source file that is read, as (package/path, path), in the order of the corpus."""
-    roots = {"python": Path(sysconfig.get_path("stdlib"))}
+    roots = {}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)  # finds a top-level package without importing it
         if spec is None or not spec.submodule_search_locations:
@@ -103,19 +113,18 @@ def source_files() -> list[tuple[str, Path]]:
         for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if name not in SKIPPED]
             for name in names:
-                if name.endswith(".py"):
+                if name.endswith(".py") and name not in BUILT:
                     path = Path(folder, name)
                     files.append((f"{package}/{path.relative_to(root).as_posix()}", path))
     return sorted(files, key=lambda file: hashlib.sha256(file[0].encode()).digest())
 
 
-def docstrings(source: bytes, *, topics: bool = False) -> list[str]:
+def docstrings(source: bytes) -> list[str]:
     """The docstrings of a source text, cleaned like `inspect.cleandoc`, in the order of the text.
 
-    With `topics`, also the values of a dictionary literal assigned to the name `topics`, which is
-    how `pydoc_data` holds the language reference. A source that does not parse has none.
+    A source that does not parse has none.
     """
-    if b'"""' not in source and b"'''" not in source and not topics:
+    if b'"""' not in source and b"'''" not in source:
         return []  # a file without triple quotes has next to no documentation; parsing is the cost
     try:
         with warnings.catch_warnings():
@@ -129,10 +138,6 @@ def docstrings(source: bytes, *, topics: bool = False) -> list[str]:
         node = stack.pop()
         if isinstance(node, SCOPES) and (text := ast.get_docstring(node)):
             found.append(text)
-        if topics and isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-            if names == ["topics"]:
-                found += [value.strip() for value in ast.literal_eval(node.value).values()]
         # Only blocks are followed, and not every expression as ast.walk would: five times faster.
         for block in BLOCKS:
             children = getattr(node, block, None)
@@ -154,7 +159,7 @@ def _read_chunk(files: list[tuple[str, Path]]) -> list[list[str]]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return [docstrings(path.read_bytes(), topics=name == TOPICS) for name, path in files]
+        return [docstrings(path.read_bytes()) for _, path in files]
     except OSError as error:
         raise LowrankError(f"Could not read {error.filename}: {error.strerror}.") from error
     finally:

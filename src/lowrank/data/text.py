@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,14 @@ def prepare_text(
 
     def read_embedded() -> sources.Loaded:
         corpus = embedded.documents(max_characters=spec.max_characters, workers=workers)
-        return {"train": corpus}, {"kind": "embedded", "versions": embedded.versions()}
+        found, versions = embedded.digest(), embedded.versions()
+        if found != embedded.DIGEST:
+            warnings.warn(
+                "The installed packages are not those of the lock, so the embedded text is another "
+                "corpus than that of the published results.",
+                stacklevel=2,
+            )
+        return {"train": corpus}, {"kind": "embedded", "digest": found, "versions": versions}
 
     with (
         scratch(folder) as temporary,
