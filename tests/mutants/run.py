@@ -246,7 +246,7 @@ def main() -> int:
         name: (target, mutant)
         for name, (target, mutant) in drawn.items()
         if target.module.startswith(tuple(options.only.split(",")))
-        and outcomes.get(name, "survived") == "survived"
+        and outcomes.get(name, "stale") in ("survived", "stale")
     }
     warm()
     if not options.skip_unchanged:
@@ -259,6 +259,8 @@ def main() -> int:
 
     def one(pair: tuple[Target, Mutant]) -> tuple[Mutant, str, float]:
         target, mutant = pair
+        if not mutant.line:
+            return mutant, "stale", 0.0
         log = options.log / f"{mutant.order(options.seed)[:12]}.txt"
         return (mutant, *run(mutant, target.tests, log))
 
@@ -286,13 +288,16 @@ def report(tried: list[Mutant], outcomes: dict[str, str]) -> int:
     unnamed = [mutant.name for mutant in survivors if mutant.name not in named]
     for mutant in survivors:
         print(f"survived: {mutant.name}\n          {named.get(mutant.name, 'NO REASON GIVEN')}")
+    stale = [mutant.name for mutant in tried if outcomes[mutant.name] == "stale"]
+    if stale:
+        print("no longer in the source, say anew in by_hand.yaml:", *stale, sep="\n  ")
     if unnamed:
         print(
             f"{len(unnamed)} survivors are not in survivors.yaml: write a test, or their reason there."
         )
     if count > LIMIT * total:
         print(f"{count / total:.1%} survive, more than {LIMIT:.0%}.")
-    return int(bool(unnamed) or count > LIMIT * total)
+    return int(bool(unnamed or stale) or count > LIMIT * total)
 
 
 if __name__ == "__main__":
