@@ -22,8 +22,17 @@ from lowrank.train.trainer import Trainer
 
 HERE = Path(__file__).parent
 STEPS = 12
+OPTIONS = {
+    "cola": {},
+    "refactorize": {"every": 4, "recovery": 2},
+    "relora": {"every": 4, "warmup": 2},
+    "self_guided": {},
+    "sltrain": {"support": 0.1},
+}
+"""Settings with which everything that a method does happens within twelve steps."""
 CPU = torch.device("cpu")
 LLAMA = ModelSpec(family="llama", width=16, depth=1, heads=4, kv_heads=2, context=16, mlp_width=24)
+GPT2 = ModelSpec(family="gpt2", width=16, depth=1, heads=2, context=16)
 WRN = ModelSpec(family="wide_resnet", depth=10, width=1, channels=3)
 
 

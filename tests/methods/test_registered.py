@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from click.testing import CliRunner
-from lives import CPU, STEPS, WRN, begun, run_of, same
+from lives import CPU, GPT2, OPTIONS, STEPS, WRN, begun, run_of, same
 
 from lowrank.cli import main
 from lowrank.errors import LowrankError
@@ -21,11 +21,7 @@ from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer
 
-OPTIONS = {
-    "refactorize": {"every": 4, "recovery": 2},
-}
-"""Settings with which everything that a method does happens within twelve steps."""
-NO_DENSE_FORM: set[str] = set()
+NO_DENSE_FORM = {"cola"}
 METHOD = pytest.mark.parametrize("name", OPTIONS)
 KERNELS = pytest.mark.parametrize("name", [n for n in OPTIONS if METHODS[n].kernels])
 
@@ -104,6 +100,17 @@ def test_the_finished_model_is_the_trained_one_and_its_size_is_told(name, invent
         dense.load_state_dict(weights)
         tokens = torch.arange(32).reshape(2, 16)
         assert torch.allclose(dense(tokens).logits, model(tokens).logits, atol=1e-5)
+
+
+@METHOD
+def test_the_transposed_layers_of_gpt2_are_taken_too(name, invented_text, tmp_path):
+    subject = begun(spec_of(name, model=GPT2), invented_text, tmp_path / "run")
+    subject.train(5, [], lambda _: None)
+    weights, tokens = effective_weights(subject.model), torch.arange(32).reshape(2, 16)
+    if weights is not None:
+        dense = build_model(subject.spec, 300, converted=False)
+        dense.load_state_dict(weights, strict=False)  # the head is the embedding
+        assert torch.allclose(dense(tokens).logits, subject.model(tokens).logits, atol=1e-5)
 
 
 @METHOD

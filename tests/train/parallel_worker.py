@@ -12,9 +12,13 @@ from pathlib import Path
 import torch
 from runs import FACTORS, PRETRAINING, RUNS, image_run, language_run
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
+from lives import OPTIONS
+
 from lowrank.experiment.cell import RunSpec
-from lowrank.experiment.sections import DecaySpec
+from lowrank.experiment.sections import DecaySpec, MethodSpec
 from lowrank.factor.convert import factors
+from lowrank.methods import METHODS
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
@@ -40,9 +44,19 @@ CASES = {
     ),
     "wrn": image_run(factors=FACTORS, training={"flip": True}),
     "resnet": image_run("resnet", factors=COUPLED),
+    "muon": language_run(factors=L2, training={"optimizer": "muon"}),
+    **{
+        name: language_run(
+            factors=FACTORS.model_copy(update={"method": MethodSpec(name=name, options=options)})
+        )
+        for name, options in OPTIONS.items()
+    },
 }
 """Runs compared with one process. Strengths are large, so that a decay gone wrong is seen, and the
 clipping norm of `l2-clipped` is far below that of its gradients."""
+
+WHOLE = {"muon", *(name for name in OPTIONS if not METHODS[name].sharded)}
+"""Cases that need whole matrices or layers: those that are refused with "fsdp"."""
 
 PLAIN = image_run(factors=FACTORS, training={"pad": 0})
 """Without augmentation, so that both ways of computing a batch see the same pixels."""
@@ -60,7 +74,9 @@ def data_of(spec: RunSpec, text: Path, digits: Path) -> Path:
 
 def run_all(text: Path, digits: Path, folder: Path, mode: str) -> None:
     """Every case in one mode, below `folder/mode`."""
-    for spec in CASES.values():
+    for case, spec in CASES.items():
+        if mode == "fsdp" and case in WHOLE:
+            continue
         ensure_run(spec, data_of(spec, text, digits), folder / mode, "cpu", mode=mode)
     ensure_run(RESUMED, text, folder / mode / "stopped", "cpu", until=STOP, mode=mode)
     ensure_run(RESUMED, text, folder / mode / "one-to-two", "cpu", mode=mode)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from parallel_worker import CASES, DIVERGED, PLAIN, RESUMED, STOP, data_of
+from parallel_worker import CASES, DIVERGED, PLAIN, RESUMED, STOP, WHOLE, data_of
 from runs import language_run
 from safetensors.torch import load_file
 
@@ -85,8 +85,9 @@ def singles(text_folder, digits_folder, tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "mode"), [(c, m) for c in CASES for m in MODES if m == "ddp" or c not in WHOLE]
+)
 def test_two_processes_train_what_one_does(
     case, mode, pairs, singles, text_folder, digits_folder, record_property
 ):
@@ -106,7 +107,8 @@ def test_two_processes_train_what_one_does(
     ):
         left, right = one.table(table), two.table(table)
         assert left["layer"].tolist() == right["layer"].tolist()
-        np.testing.assert_allclose(left[columns], right[columns], rtol=2e-3)
+        numbers = (side[columns].to_numpy(float) for side in (left, right))
+        np.testing.assert_allclose(*numbers, rtol=2e-3)
     relative = difference(*(load_file(run.folder / "model.safetensors") for run in (one, two)))
     losses = [run.table("history")["train_loss"] for run in (one, two)]
     loss_difference = float((losses[0] / losses[1] - 1).abs().max())

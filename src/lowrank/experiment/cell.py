@@ -84,9 +84,11 @@ class RunSpec(Strict):
     @property
     def switch_step(self) -> int:
         """Dense steps before the switch to factors; 0 when factorised from the first step."""
-        return switch_step(
-            self.pretraining.fraction if self.pretraining else 0.0, self.training.steps
-        )
+        return self.step_at(self.pretraining.fraction if self.pretraining else 0.0)
+
+    def step_at(self, share: float) -> int:
+        """How many steps a share of them are, with at least one step on either side; 0 for none."""
+        return switch_step(share, self.training.steps)
 
     def trunk(self) -> RunSpec:
         """The dense run that this pre-trained one forks from."""

@@ -26,7 +26,12 @@ from torch import Tensor, nn
 
 from lowrank import models
 from lowrank.errors import LowrankError
-from lowrank.factor.convert import factorize_model
+from lowrank.factor.convert import (
+    Replacement,
+    factorize_model,
+    layer_seed,
+    plan_replacements,
+)
 from lowrank.optimizers.base import Group, standard_groups
 
 if TYPE_CHECKING:
@@ -137,10 +142,42 @@ def finite(*tensors: Tensor) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def warmed_again(step: int, rate: float, every: int, over: int) -> float:
-    """The rate where it rises linearly from zero over `over` steps after every `every` of them."""
-    since = step % every
-    return rate * (since + 1) / over if step >= every and since < over else rate
+def rising(rate: float, since: int, over: int) -> float:
+    """The rate where it has risen linearly for `since` steps, and reaches `rate` after `over`."""
+    return rate * (since + 1) / over if since < over else rate
+
+
+def moved(
+    state: Mapping[str, Tensor], names: Mapping[int, str], model: nn.Module
+) -> dict[str, Tensor]:
+    """An optimiser's state, of the parameters that the model still has, under the names that they have
+    now. `names` says how those of each `id` were called."""
+    now = {names[id(p)]: name for name, p in model.named_parameters() if id(p) in names}
+    found = {}
+    for key, value in state.items():
+        name, _, kind = key.rpartition("/")
+        if name in now:
+            found[f"{now[name]}/{kind}"] = value
+    return found
+
+
+def names_of(model: nn.Module) -> dict[int, str]:
+    """The name of each parameter, by its `id`."""
+    return {id(parameter): name for name, parameter in model.named_parameters()}
+
+
+def generator(spec: RunSpec, *key: object) -> torch.Generator:
+    """Random numbers of a method's own, of the run's seed and a key alone."""
+    return torch.Generator().manual_seed(layer_seed(spec.seed, "@".join(map(str, key))))
+
+
+def plan(model: nn.Module, spec: RunSpec) -> list[Replacement]:
+    """The layers that the factor section names, each with a factorised one that may take its place."""
+    factor = spec.factors
+    assert factor is not None
+    names = [target.name for target in select_targets(model, spec.model, factor)]
+    sizes = factor.rank_fraction, factor.rank_multiple, factor.matricisation
+    return plan_replacements(model, names, *sizes)
 
 
 def factorize(model: nn.Module, spec: ModelSpec, factor: FactorSpec, seed: int) -> list[str]:

@@ -20,7 +20,7 @@ from pydantic import Field
 from lowrank.factor.convert import factors
 from lowrank.factor.svd import balanced
 from lowrank.methods import METHODS, Method, Options
-from lowrank.methods.base import Run, finite, warmed_again
+from lowrank.methods.base import Run, finite, rising
 from lowrank.methods.factored import Factored
 
 
@@ -48,7 +48,8 @@ class Refactorize(Factored):
 
     def rate(self, step: int, rate: float) -> float:
         """From a tenth up over the steps after a refactorisation."""
-        return warmed_again(step, rate, self.options.every, self.options.recovery)
+        every, recovery = self.options.every, self.options.recovery
+        return rate if step < every else rising(rate, step % every, recovery)
 
 
 METHODS.add(

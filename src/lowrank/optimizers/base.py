@@ -64,14 +64,18 @@ def standard_groups(
             named,
             decays.get(name, 0.0),
             hidden=frozenset(
-                parameter
-                for parameter in named
-                if name != "vectors" and parameter.rpartition(".")[0] in layers
+                parameter for parameter in named if name != "vectors" and _within(parameter, layers)
             ),
         )
         for name, named in parameter_groups(model, embeddings).items()
         if named
     ]
+
+
+def _within(parameter: str, layers: Collection[str]) -> bool:
+    """Whether a parameter stands in one of the layers, however deep."""
+    parts = parameter.split(".")
+    return any(".".join(parts[:depth]) in layers for depth in range(1, len(parts)))
 
 
 def parameter_groups(

@@ -19,6 +19,7 @@ from lowrank.experiment.shares import spread
 from lowrank.factor.convert import place
 from lowrank.files import check_manifest
 from lowrank.methods import begin, check_fit
+from lowrank.methods.base import moved, names_of
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import build_model
@@ -111,19 +112,12 @@ class Trainer:
         self, layers: Mapping[str, nn.Module], state: Mapping[str, Tensor] | None = None
     ) -> None:
         """Put layers, by name, in the place of others during the run; see `lowrank.methods.base`."""
-        before = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        kept = self.optimizer.state()
+        names, kept = names_of(self.model), self.optimizer.state()
         for name, layer in layers.items():
             place(self.model, name, layer.to(self.task.device))
         parallel.share_(self.model)
         self._prepare()
-        now = {before.get(id(parameter)): name for name, parameter in self.model.named_parameters()}
-        stays = {}
-        for key, value in kept.items():
-            name, _, kind = key.rpartition("/")
-            if name in now:
-                stays[f"{now[name]}/{kind}"] = value
-        self.optimizer.load_state({**stays, **(state or {})})
+        self.optimizer.load_state({**moved(kept, names, self.model), **(state or {})})
 
     def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
         """Train up to step `until`; False if a loss or a gradient stopped being finite. On a CPU the
