@@ -207,7 +207,7 @@ def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: floa
                 f"{unit} margin: use an absolute one."
             )
         a, b = np.log(a), np.log(b)
-    sign = {"lower": -1, "higher": 1}.get(test.kind, metric(test.metric).better or 1)
+    sign = {"lower": -1, "higher": 1}.get(test.kind, metric(test.metric).better)
     by_margin = test.kind in ("equivalence", "not_worse")
     d = paired_difference(sign * a, sign * b, 1 - 2 * alpha if by_margin else 1 - alpha)
     low, high = d.low, d.high
