@@ -22,6 +22,7 @@ from lowrank.factor.convert import (
     factorize_model,
     factors,
     layer_seed,
+    low_rank_layers,
     parameter_count,
     to_dense,
 )
@@ -385,3 +386,36 @@ def test_a_layers_seed_is_a_hash_of_the_runs_seed_and_its_name_that_fits_in_63_b
     assert all(0 <= seed < 2**63 for seed in seeds.values())
     digest = hashlib.sha256(b"7:b.c").hexdigest()
     assert layer_seed(7, "b.c") == int(digest[:16], 16) // 2
+
+
+@above_break_even
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_model_that_is_one_layer_has_effective_weights_and_is_not_changed_in_place(bias):
+    dense = nn.Linear(4, 3, bias=bias)
+    layer = from_dense(dense, 2)
+    layer.set_factors(torch.randn(3, 2), torch.randn(4, 2))
+    weights = effective_weights(layer)
+    assert list(weights) == list(dense.state_dict())
+    torch.testing.assert_close(weights["weight"], layer.U @ layer.V.T)
+    dense.load_state_dict(weights)
+    with pytest.raises(LowrankError, match="a single layer cannot be changed in place"):
+        to_dense(layer)
+
+
+class Formless(nn.Module):
+    """Holds a product inside, and has itself no dense weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.bias = from_dense(nn.Linear(4, 3), 2), None
+
+    def dense_weight(self):
+        return None
+
+
+def test_the_outermost_layer_that_stands_in_a_dense_ones_place_speaks_for_those_within():
+    model = nn.Sequential(Formless(), from_dense(nn.Linear(3, 3), 1), nn.Linear(3, 3))
+    assert list(low_rank_layers(model)) == ["0", "1"]
+    assert list(low_rank_layers(Formless())) == [""]
+    assert effective_weights(model) is None
+    assert effective_weights(model[1:]) is not None
