@@ -200,7 +200,14 @@ def test_the_mean_interval_covers_the_mean():
         (lambda: stats.paired_difference([1.0, 2.0], [1.0]), "not 2 and 1"),
         (lambda: stats.paired_difference([1.0, math.nan], [1.0, 2.0]), "first values"),
         (lambda: stats.paired_difference([1.0], [1.0], confidence=95), "not 95"),
+        (lambda: stats.paired_difference([1.0], [1.0], confidence=1.0), r"not 1\.0"),
+        (lambda: stats.mean_interval([1.0, 2.0], confidence=0.0), r"not 0\.0"),
+        (lambda: stats.paired_difference([1.0, 2.0], [1.0, math.inf]), "second values"),
+        (lambda: stats.mean_interval([[1.0, 2.0]]), "given values must be one row"),
         (lambda: stats.smallest_detectable(1.0, 3, power=0.01), "power 0.01"),
+        (lambda: stats.smallest_detectable(1.0, 3, power=0.05), "power 0.05"),
+        (lambda: stats.smallest_detectable(1.0, 3, power=1.0), "power 1.0"),
+        (lambda: stats.smallest_detectable(1.0, 3, alpha=0.0), "alpha 0.0"),
     ],
 )
 def test_wrong_input_is_named(call, message):
@@ -239,6 +246,26 @@ def test_contrasts_are_paired_by_seed_whatever_the_order_and_drops_are_counted()
     assert table.loc[0, "smallest_detectable"] == pytest.approx(
         stats.smallest_detectable(low.standard_deviation, 2)
     )
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_contrasts_have_the_interval_and_the_power_of_their_confidence(confidence):
+    table = stats.paired_contrasts(
+        runs_table(), [("t/low", "t/dense")], "test_loss", confidence
+    ).iloc[0]
+    d = stats.paired_difference([3.1, 3.5], [3.0, 3.3], confidence)
+    assert (table["low"], table["high"]) == pytest.approx((d.low, d.high))
+    assert table["smallest_detectable"] == pytest.approx(
+        stats.smallest_detectable(d.standard_deviation, 2, alpha=1 - confidence)
+    )
+    assert (table["arm"], table["reference"], table["metric"]) == ("t/low", "t/dense", "test_loss")
+    assert table["standard_deviation"] == pytest.approx(np.std([0.1, 0.2], ddof=1))
+
+
+def test_a_run_of_which_nothing_is_known_has_not_diverged():
+    a = pd.DataFrame({"seed": [0, 1], "x": [1.0, 2.0], "diverged": [None, True]})
+    paired = stats.pair(a, a.drop(columns="diverged"), "x")
+    assert (paired.seeds, paired.diverged_a, paired.diverged_b) == ((0,), 1, 0)
 
 
 def test_a_pair_says_which_side_diverged():
