@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from test_claims_numbers import BASE, NOISE, judge, ledger, rows, tables
 
+from lowrank.analysis.claims import judge_scale
+from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.stats import paired_difference, smallest_detectable
+from lowrank.experiment import config
 
 
 def first(judged: pd.DataFrame) -> pd.Series:
@@ -138,3 +141,28 @@ def test_differences_without_a_variance_have_the_whole_line_as_their_interval(pa
         assert (row["low"], row["high"]) == ((-0.5, -0.5) if known else (-math.inf, math.inf))
         assert row["verdict"] == ("supported" if known else "inconclusive")
         assert math.isnan(row["p"]) is not known
+
+
+def test_a_scale_is_judged_under_its_name_with_its_tracks_and_the_decay_that_its_names_leave_out():
+    """The track's own decay is Frobenius: `spectral-r0.5` is what the ledger calls ...-frobenius."""
+    track = {
+        "data": {"kind": "text"},
+        "model": {"family": "gpt2", "width": 16, "depth": 1, "heads": 2, "context": 16},
+        "training": {"steps": 10, "batch": 4},
+        "factors": {"rank_fraction": 0.5, "decay": {"kind": "frobenius"}},
+        "sweep": {"rates": [0.01]},
+        "studies": {"initialisation": {"ranks": [0.5], "inits": ["spectral"]}},
+    }
+    settings = config.parse({"scale": "mine", "seeds": [0, 1], "tracks": {"prose": track}})
+    values = ledger("better", None).model_dump(mode="json")
+    arms = {"arm": "spectral-r{rank}-frobenius", "reference": "spectral-r{rank}-l2"}
+    values["claims"][0]["tests"][0] |= arms
+    cells = {"spectral-r0.5": BASE, "spectral-r0.5-l2": BASE + NOISE + 0.05}
+    runs = rows(cells)["runs"]
+    runs["cell"] = runs["cell"].str.replace("language/", "prose/")
+    judged = judge_scale(Ledger.model_validate(values), settings, {"runs": runs})
+    assert set(judged["scale"]) == {"mine"}
+    assert list(judged["track"]) == ["prose", "prose", "all"]
+    row = first(judged)
+    assert (row["arm"], row["reference"]) == ("spectral-r0.5", "spectral-r0.5-l2")
+    assert set(judged["verdict"]) == {"supported"}

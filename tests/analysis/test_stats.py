@@ -268,10 +268,19 @@ def test_a_run_of_which_nothing_is_known_has_not_diverged():
     assert (paired.seeds, paired.diverged_a, paired.diverged_b) == ((0,), 1, 0)
 
 
+def test_values_are_paired_by_seed_though_neither_side_rises_with_it():
+    a = pd.DataFrame({"seed": [2, 0, 5], "x": [1.0, 3.0, 2.0]})
+    b = pd.DataFrame({"seed": [5, 2, 0], "x": [7.0, 9.0, 8.0]})
+    paired = stats.pair(a, b, "x")
+    assert paired.seeds == (0, 2, 5)
+    assert (paired.a.tolist(), paired.b.tolist()) == ([3.0, 1.0, 2.0], [8.0, 9.0, 7.0])
+
+
 def test_a_pair_says_which_side_diverged():
     cells = dict(tuple(runs_table().groupby("cell")))
     paired = stats.pair(cells["t/low"], cells["t/dense"], "test_loss")
     assert paired.seeds == (0, 2)
+    assert (paired.a.tolist(), paired.b.tolist()) == ([3.1, 3.5], [3.0, 3.3])
     assert (paired.missing, paired.diverged_a, paired.diverged_b, paired.dropped) == (1, 2, 0, 3)
 
 
