@@ -230,7 +230,7 @@ def posthoc(
 @click.option("--data", type=FOLDER, required=True, help="Prepared text folder.")
 @click.option("--output", type=FILE, required=True, help="Parquet file to write.")
 def baselines(data: Path, output: Path) -> None:
-    """Unigram and bigram losses of a prepared text."""
+    """Losses of n-gram models of a prepared text."""
     from lowrank.files import write_table
     from lowrank.jobs.baselines import ngram_losses
 

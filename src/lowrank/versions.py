@@ -28,7 +28,7 @@ VERSIONS = {
     "evaluation": 1,
     "interpolation": 2,
     "posthoc": 2,
-    "baselines": 1,
+    "baselines": 2,
     "speed": 1,
 }
 

@@ -60,7 +60,7 @@ def test_embedded_text_has_three_splits_and_a_complete_manifest(embedded):
     assert manifest["vocabulary"] == embedded.vocabulary == 512
     assert set(manifest["files"]) == {"tokenizer.json", *map(tokens_file, SPLITS)}
     assert manifest["tokenizer_sha256"] == manifest["files"]["tokenizer.json"]
-    assert {"numpy", "transformers"} <= set(manifest["source"]["versions"])
+    assert {"numpy", "pandas"} <= set(manifest["source"]["versions"])
     for split in SPLITS:
         counts = embedded.counts(split)
         assert counts["tokens"] == len(embedded.tokens[split])

@@ -72,7 +72,7 @@ def test_source_files_cover_the_packages_and_leave_tests_out():
     names = [name for name, _ in embedded.source_files()]
     assert {name.split("/")[0] for name in names} == set(embedded.PACKAGES)
     assert not [name for name in names if {"tests", "test", "__config__.py"} & set(name.split("/"))]
-    assert len(set(names)) == len(names) > 4000
+    assert len(set(names)) == len(names) > 1000
 
 
 def test_a_smaller_corpus_is_the_beginning_of_a_larger_one_without_repeated_docstrings():
@@ -81,7 +81,7 @@ def test_a_smaller_corpus_is_the_beginning_of_a_larger_one_without_repeated_docs
     assert small["text"][:] == large["text"][: len(small)]
     assert sum(map(len, large["text"])) >= 400_000
     packages = {name.split("/")[0] for name in large["file"]}
-    assert len(packages) >= 4
+    assert len(packages) >= 3
     files = dict(embedded.source_files())
     seen: set[str] = set()
     for name, text in zip(large["file"], large["text"], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,58 @@ def test_rows_of_the_bigram_model_are_distributions(monkeypatch):
                 -baselines.ngram_losses(None).set_index("model").loc["bigram", "test_loss"]
             )
         assert total == pytest.approx(1)
+
+
+def counted(text: list[int], k: int) -> Counter:
+    return Counter(tuple(text[i : i + k]) for i in range(len(text) - k + 1))
+
+
+def kneser_ney(
+    text: list[int], vocabulary: int, order: int, context: list[int], word: int
+) -> float:
+    """The definition, by counting tuples."""
+
+    def level(k: int, history: tuple[int, ...]) -> float:
+        if k == 1:
+            before = Counter(gram[1] for gram in counted(text, 2))
+            return (before[word] + 1) / (sum(before.values()) + vocabulary)
+        if k == order:
+            counts = counted(text, k)
+        else:
+            counts = Counter(gram[1:] for gram in counted(text, k + 1))
+        after = {gram: n for gram, n in counts.items() if gram[:-1] == history}
+        lower = level(k - 1, history[1:])
+        if not after:
+            return lower
+        once, twice = (sum(n == i for n in counts.values()) for i in (1, 2))
+        D = once / (once + 2 * twice) if once and twice else 0.5
+        total = sum(after.values())
+        kept = max(after.get((*history, word), 0) - D, 0)
+        return (kept + D * len(after) * lower) / total
+
+    return level(min(order, len(context) + 1), tuple(context[-(order - 1) :]))
+
+
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_smoothed_models_are_kneser_neys_by_their_definition(order):
+    generator = np.random.default_rng(0)
+    train = list(generator.integers(0, 4, 120) * generator.integers(0, 2, 120))
+    tokens = list(generator.integers(0, 5, 30))
+    model = baselines.KneserNey(np.array(train), 5, 5)
+    found = model.probabilities(np.array(tokens), order)
+    # The first few have less context than the order asks for, and see it as a part of longer ones.
+    for position in range(order - 1, len(tokens)):
+        expected = kneser_ney(
+            train, 5, order, tokens[position - order + 1 : position], tokens[position]
+        )
+        assert found[position - 1] == pytest.approx(expected), position
+
+
+@pytest.mark.parametrize("order", [3, 5])
+@pytest.mark.parametrize("context", [[0, 1, 2, 1], [3, 3, 3, 3], [1, 0, 1, 0]])
+def test_smoothed_probabilities_of_all_that_may_follow_add_up_to_one(order, context):
+    train = np.array([0, 1, 2, 1, 0, 1, 0, 1, 2, 2, 1, 0, 1, 2, 1, 2])
+    model = baselines.KneserNey(train, 4, 5)
+    last = [model.probabilities(np.array([*context, word]), order)[-1] for word in range(4)]
+    assert sum(last) == pytest.approx(1)
+    assert min(last) > 0
