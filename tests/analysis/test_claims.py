@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from named_arms import facts
 
 from lowrank.analysis import claims
 from lowrank.analysis.ledger import read_ledger
-from lowrank.analysis.matching import named, own_decays
 from lowrank.analysis.stats import holm, paired_difference
 from lowrank.errors import LowrankError
 
@@ -21,6 +22,7 @@ LEDGER = Path(__file__).parents[2] / "config" / "claims.yaml"
 NOISE = np.array([0.004, -0.006, 0.001, 0.003, -0.002])  # of a paired difference, sd 0.0039
 TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
 judge = partial(claims.judge, tracks=TRACKS)
+PLAIN = {"init": "spectral", "rank_fraction": "{rank}"}
 
 
 def one_test(**test) -> claims.Ledger:
@@ -28,8 +30,8 @@ def one_test(**test) -> claims.Ledger:
     values = {
         "tasks": ["language"],
         "metric": "test_loss",
-        "arm": "spectral_ones-r{rank}",
-        "reference": "spectral-r{rank}",
+        "arm": {"init": "spectral_ones", "rank_fraction": "{rank}"},
+        "reference": {"init": "spectral", "rank_fraction": "{rank}"},
         **test,
     }
     margins = {
@@ -42,11 +44,18 @@ def one_test(**test) -> claims.Ledger:
     return claims.Ledger.model_validate({"margins": margins, "paper": paper, "claims": [claim]})
 
 
-def cell(arm: str, values, track: str = "language", metric: str = "test_loss", **more):
+def cell(
+    arm: str,
+    values,
+    track: str = "language",
+    metric: str = "test_loss",
+    own_decay: str = "l2",
+    **more,
+):
     """Rows of one cell, one a seed."""
     values = np.atleast_1d(values)
-    name = f"{track}/{arm}"
-    return pd.DataFrame({"cell": name, "seed": range(len(values)), metric: values, **more})
+    rows = {"cell": f"{track}/{arm}", "track": track, **facts(arm, own_decay), **more}
+    return pd.DataFrame({**rows, "seed": range(len(values)), metric: values})
 
 
 def runs(**differences: float) -> dict[str, pd.DataFrame]:
@@ -132,6 +141,9 @@ def first_test(values):
         (lambda v: v["claims"].append(v["claims"][0]), "'direction' is there twice"),
         (lambda v: v["margins"]["memory"].pop("reason"), "margins.memory.reason: Field required"),
         (lambda v: v["margins"]["twice"].update(value=0.5), "lies above 1, not 0.5"),
+        (lambda v: first_test(v)["arm"].update(ranks=1), r"tests\[0\].arm: .* did you mean"),
+        (lambda v: first_test(v).update(arm={}), r"tests\[0\].arm.facts: Dictionary should have"),
+        (lambda v: first_test(v)["arm"].update(width="{rank}"), "placeholders of different names"),
     ],
 )
 def test_a_mistake_in_the_ledger_is_one_sentence_that_names_it(tmp_path, edit, message):
@@ -287,8 +299,8 @@ def test_a_ratio_is_how_many_times_better_the_arm_is(speed, expected):
         kind="ratio_at_least",
         metric="step_seconds",
         margin="twice",
-        arm="spectral-r{rank}{wide}",
-        reference="dense{wide}",
+        arm={"init": "spectral", "rank_fraction": "{rank}", "width": "{width}"},
+        reference={"init": "dense", "width": "{width}"},
     )
     dense = np.array([1.0, 1.01, 0.99])
     tables = {
@@ -338,31 +350,10 @@ def test_a_claim_about_every_rank_and_a_claim_about_some_rank(differences, every
         assert verdict(ledger, tables) == expected
 
 
-@pytest.mark.parametrize(
-    ("arm", "kind", "coupled", "full"),
-    [
-        ("spectral-r0.5", "l2", True, "spectral-r0.5-l2-coupled"),
-        ("spectral-r1e-05-halfrate", "l2", True, "spectral-r1e-05-l2-coupled-halfrate"),
-        ("spectral-r0.5-mine-halfrate", "mine", False, "spectral-r0.5-mine-halfrate"),
-        ("spectral-r0.5-mine-coupled0.1", "mine", True, "spectral-r0.5-mine-coupled0.1"),
-        ("spectral-r0.5-spatial", "l2", True, "spectral-r0.5-l2-coupled-spatial"),
-        ("spectral-r0.5-l2_norm", "l2_norm", False, "spectral-r0.5-l2_norm"),
-        ("spectral-r0.5-l2-pre0.25", "l2", False, "spectral-r0.5-l2-pre0.25"),
-        ("dense-w32", None, None, "dense-w32"),
-    ],
-)
-def test_an_arms_full_name_says_its_decay_once_whoever_registered_it(arm, kind, coupled, full):
-    """By the columns of the run table, in other tables too; the track's own is l2-coupled."""
-    runs = cell(arm, [3.0, 3.1], decay=kind, decay_coupled=coupled)
-    barriers = cell(arm, [3.0, 3.1], metric="barrier")
-    decays = own_decays(runs)
-    for table in (runs, barriers):
-        found = named(table, {"language": "l2-coupled"}, decays)
-        assert set(found["full_arm"]) == {full}
-
-
 def test_placeholders_of_the_same_name_mean_the_same_on_both_sides():
-    ledger = one_test(kind="better", arm="spectral-r{rank}-pre{fraction}")
+    ledger = one_test(
+        kind="better", arm={**PLAIN, "method": "pretrained", "pretraining": "{fraction}"}
+    )
     base = np.array([3.0, 3.1])
     arms = ["spectral-r0.1", "spectral-r0.2", "spectral-r0.1-pre0.2", "spectral-r0.1-pre0.5"]
     arms += ["spectral-r0.3-pre0.2", "spectral-r0.2-pre0.2-halfrate"]
@@ -371,19 +362,19 @@ def test_placeholders_of_the_same_name_mean_the_same_on_both_sides():
     assert list(zip(table["arm"], table["reference"], strict=True)) == [
         ("spectral-r0.1-pre0.2", "spectral-r0.1"),
         ("spectral-r0.1-pre0.5", "spectral-r0.1"),
-        ("spectral-r0.3-pre0.2", "spectral-r{rank}"),
+        ("spectral-r0.3-pre0.2", "init spectral, rank_fraction {rank}"),
     ]
     assert table.loc[2, "verdict"] == "not run"
     assert "no reference" in table.loc[2, "note"]
 
 
 @pytest.mark.parametrize("default", ["l2", "frobenius"])
-def test_a_decay_that_names_leave_unsaid_is_the_tracks_default(default):
+def test_arms_are_met_by_their_decay_whichever_is_the_tracks_own(default):
     ledger = one_test(
         kind="not_worse",
         margin="near",
-        arm="spectral-r{rank}-frobenius{mode}-halfrate",
-        reference="spectral-r{rank}-l2{mode}",
+        arm={**PLAIN, "decay": "frobenius", "decay_coupled": "{mode}", "rate_factor": 0.5},
+        reference={**PLAIN, "decay": "l2", "decay_coupled": "{mode}"},
     )
     arms = {
         "l2": ("spectral-r0.5", "spectral-r0.5-frobenius-halfrate"),
@@ -391,9 +382,44 @@ def test_a_decay_that_names_leave_unsaid_is_the_tracks_default(default):
     }[default]
     coupled = ("spectral-r0.5-l2-coupled", "spectral-r0.5-frobenius-coupled-halfrate")
     base = np.array([3.0, 3.1, 3.2])
-    tables = {"runs": pd.concat([cell(arm, base) for arm in (*arms, *coupled)])}
-    table = members(judge(ledger, tables, default_decay={"language": default}))
+    parts = [cell(arm, base, own_decay=default) for arm in (*arms, *coupled)]
+    table = members(judge(ledger, {"runs": pd.concat(parts)}))
     assert list(zip(table["reference"], table["arm"], strict=True)) == [arms, coupled]
+
+
+@pytest.mark.parametrize(
+    "coupled",
+    [
+        pd.Series([False, True, None], dtype=object),
+        pd.Series([0.0, 1.0, np.nan]),
+        pd.Series([False, True, None], dtype="boolean"),
+    ],
+)
+def test_a_decay_is_coupled_however_a_table_says_so(coupled):
+    ledger = one_test(kind="lower", arm={**PLAIN, "decay_coupled": True}, reference=PLAIN)
+    arms = ("spectral-r0.5", "spectral-r0.5-l2-coupled", "dense")
+    table = pd.concat([cell(arm, 3.0) for arm in arms], ignore_index=True)
+    judged = members(judge(ledger, {"runs": table.assign(decay_coupled=coupled)}))
+    assert list(judged["arm"]) == ["spectral-r0.5-l2-coupled"]
+
+
+def test_what_a_side_does_not_ask_for_is_the_tracks_own():
+    """However the arm is called: a study of one's own may vary any fact."""
+    ledger = one_test(kind="lower", arm=PLAIN, reference={"init": "dense"})
+    table = pd.concat([cell("dense", 3.0), cell("spectral-r0.5", 2.9)], ignore_index=True)
+    assert len(members(judge(ledger, {"runs": table}))) == 1
+    for fact in ("length", "layers", "method", "matricisation"):
+        other = table.assign(varied=["init", f"init,{fact}"])
+        assert not len(members(judge(ledger, {"runs": other}))), fact
+
+
+def test_sides_are_kept_as_facts_with_what_was_found():
+    table = judge(one_test(kind="better"), runs(r062=-0.1))
+    sides = [json.loads(text) for text in table["arm_facts"].dropna()]
+    assert sides == [
+        {"table": "runs", "init": "spectral_ones", "rank_fraction": rank}
+        for rank in (0.62, "{rank}")
+    ]
 
 
 # What is missing
@@ -409,7 +435,10 @@ def test_everything_is_not_run_where_there_are_no_results_and_says_why():
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        (cell("dense", 3.0), "no rows of the table 'runs' are language/spectral_ones-r{rank}"),
+        (
+            cell("dense", 3.0),
+            "no rows of the table 'runs' on language are init spectral_ones, rank_fraction {rank}",
+        ),
         (cell("dense", 3.0, "small-images"), "has no rows of the track language"),
         (cell("dense", 3.0, metric="other"), "has no column 'test_loss'"),
         (cell("spectral_ones-r0.1", math.nan), "test_loss was not measured"),
@@ -445,8 +474,8 @@ def test_an_exact_metric_is_decided_without_a_variance(value, expected):
         metric="peak_memory_bytes",
         exact=True,
         margin="tenth",
-        arm="spectral-r{rank}",
-        reference="dense",
+        arm=PLAIN,
+        reference={"init": "dense"},
     )
     tables = {
         "runs": pd.concat(
@@ -533,12 +562,7 @@ def test_a_family_is_seldom_judged_wrongly_about_any_rank(kind, truth):
     ledger = one_test(kind=kind, margin="near" if kind == "equivalence" else None)
     rng = np.random.default_rng(7)
     arms = [f"{init}-r{rank}" for rank in ranks for init in ("spectral", "spectral_ones")]
-    table = pd.DataFrame(
-        {
-            "cell": np.repeat([f"language/{arm}" for arm in arms], seeds),
-            "seed": np.tile(range(seeds), len(arms)),
-        }
-    )
+    table = pd.concat([cell(arm, np.zeros(seeds)) for arm in arms])
     counts = {"supported": 0, "refuted": 0}
     for _ in range(simulations):
         base = 3 + 0.1 * rng.standard_normal((len(ranks), 1, seeds))

@@ -10,6 +10,7 @@ import pytest
 from test_claims_numbers import BASE, NOISE, judge, ledger, rows, tables
 
 from lowrank.analysis.claims import judge_scale
+from lowrank.analysis.described import described
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.stats import paired_difference, smallest_detectable
 from lowrank.experiment import config
@@ -108,7 +109,8 @@ def test_every_row_of_a_test_says_its_margin_and_unit(unit, margin, said):
     for row in (member, test):
         assert row["margin"] == pytest.approx(margin, nan_ok=True)
         assert (row["unit"], row["kind"], row["metric"]) == (said, "lower", "test_loss")
-    assert (test["arm"], test["reference"]) == ("spectral_ones-r{rank}", "spectral-r{rank}")
+    assert test["arm"] == "init spectral_ones, rank_fraction {rank}"
+    assert test["reference"] == "init spectral, rank_fraction {rank}"
     assert (claim["track"], claim["statement"], claim["scale"]) == ("all", "s", "small")
     assert list(judged["level"]) == ["member", "test", "claim"]
 
@@ -143,23 +145,24 @@ def test_differences_without_a_variance_have_the_whole_line_as_their_interval(pa
         assert math.isnan(row["p"]) is not known
 
 
-def test_a_scale_is_judged_under_its_name_with_its_tracks_and_the_decay_that_its_names_leave_out():
-    """The track's own decay is Frobenius: `spectral-r0.5` is what the ledger calls ...-frobenius."""
+def test_a_scale_is_judged_under_its_name_with_its_tracks_and_their_own_decay():
+    """The track's own is Frobenius: `spectral-r0.5` is what the ledger asks for."""
     track = {
         "data": {"kind": "text"},
         "model": {"family": "gpt2", "width": 16, "depth": 1, "heads": 2, "context": 16},
         "training": {"steps": 10, "batch": 4},
         "factors": {"rank_fraction": 0.5, "decay": {"kind": "frobenius"}},
         "sweep": {"rates": [0.01]},
-        "studies": {"initialisation": {"ranks": [0.5], "inits": ["spectral"]}},
+        "studies": {"decay": {"decays": [{"kind": "l2"}, {"kind": "frobenius"}]}},
     }
     settings = config.parse({"scale": "mine", "seeds": [0, 1], "tracks": {"prose": track}})
     values = ledger("better", None).model_dump(mode="json")
-    arms = {"arm": "spectral-r{rank}-frobenius", "reference": "spectral-r{rank}-l2"}
-    values["claims"][0]["tests"][0] |= arms
+    arms = {"arm": "frobenius", "reference": "l2"}
+    values["claims"][0]["tests"][0] |= {side: {"decay": decay} for side, decay in arms.items()}
     cells = {"spectral-r0.5": BASE, "spectral-r0.5-l2": BASE + NOISE + 0.05}
-    runs = rows(cells)["runs"]
-    runs["cell"] = runs["cell"].str.replace("language/", "prose/")
+    runs = rows(cells)["runs"][["cell", "seed", "test_loss"]]
+    runs = runs.assign(cell=runs["cell"].str.replace("language/", "prose/"))
+    runs = described(settings, {"runs": runs})["runs"]
     judged = judge_scale(Ledger.model_validate(values), settings, {"runs": runs})
     assert set(judged["scale"]) == {"mine"}
     assert list(judged["track"]) == ["prose", "prose", "all"]

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from named_arms import facts
 from scipy.stats import t as student
 
 from lowrank.analysis import claims
@@ -32,8 +33,8 @@ def ledger(kind: str, unit: str | None, metric: str = "test_loss", **options) ->
         "tasks": ["language"],
         "metric": metric,
         "kind": kind,
-        "arm": "spectral_ones-r{rank}",
-        "reference": "spectral-r{rank}",
+        "arm": {"init": "spectral_ones", "rank_fraction": "{rank}"},
+        "reference": {"init": "spectral", "rank_fraction": "{rank}"},
         "margin": "m" if unit else None,
         **options,
     }
@@ -43,7 +44,9 @@ def ledger(kind: str, unit: str | None, metric: str = "test_loss", **options) ->
 
 def rows(cells: dict[str, np.ndarray], metric: str = "test_loss") -> dict[str, pd.DataFrame]:
     parts = [
-        pd.DataFrame({"cell": f"language/{arm}", "seed": range(len(values)), metric: values})
+        pd.DataFrame(
+            {"cell": f"language/{arm}", "track": "language", **facts(arm), metric: values}
+        ).assign(seed=range(len(values)))
         for arm, values in cells.items()
     ]
     return {"runs": pd.concat(parts)}

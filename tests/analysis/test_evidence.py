@@ -120,9 +120,12 @@ def test_every_measure_is_shown_in_its_own_unit(values, shown):
 
 
 def test_truncations_are_named_in_words():
-    name = "posthoc: method whitened, rank_fraction 0.25, fine_tune_steps 0"
-    assert evidence.side_text(name) == "whitened truncation, rank 0.25"
-    assert evidence.side_text("spectral-r0.5") == "spectral-r0.5"
+    facts = (
+        '{"table": "posthoc", "method": "whitened", "rank_fraction": 0.25, "fine_tune_steps": 0}'
+    )
+    row = next(pd.DataFrame([member(reference_facts=facts)]).itertuples())
+    assert evidence.side_text(row, "reference") == "whitened truncation, rank 0.25"
+    assert evidence.side_text(row, "arm") == "spectral-r0.5"
 
 
 def test_what_was_not_run_is_one_line_without_templates():

@@ -13,6 +13,7 @@ from lowrank.analysis.stats import holm
 from lowrank.analysis.tables import say_what_differs
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
+from lowrank.experiment.facts import FACTS
 from lowrank.files import write_sealed, write_table
 
 
@@ -102,7 +103,11 @@ def test_a_run_without_test_metrics_stays(made, tmp_path):
 
 def test_a_sweep_has_a_row_a_rate_and_says_which_was_chosen(made, tmp_path):
     rates = collected(made, tmp_path)["rates"]
-    assert rates.to_dict("list") == {
+    facts = ["family", "width", "method", "init", "rank_fraction", "varied"]
+    assert rates[facts].drop_duplicates().fillna(0).to_numpy().tolist() == [
+        ["gpt2", 16, "dense", "dense", 0, "init"]
+    ]
+    assert rates.drop(columns=facts).to_dict("list") == {
         "group": ["language/dense"] * 2, "track": ["language"] * 2, "seed": [4, 4],
         "learning_rate": [0.01, 0.02], "validation_loss": [3.1, 3.0],
         "chosen": [False, True], "at_edge": [True, True],
@@ -234,9 +239,18 @@ def published_runs(cells, **facts):
 def test_runs_published_without_versions_of_parts_are_of_the_first():
     old = published_runs(["language/dense"]).drop(columns="evaluation_version")
     old = old.rename(columns={"training_version": "method_version"})
-    found = as_now({"runs": old})["runs"]
+    found = as_now({"runs": old}, settings(**INITIALISATION))["runs"]
     assert found[["training_version", "evaluation_version"]].to_numpy().tolist() == [[1, 1]]
     assert "method_version" not in found
+
+
+def test_facts_of_runs_published_before_they_were_columns_follow_from_the_configuration():
+    arms = ["dense", "spectral-r0.5", "gone-r0.5"]
+    old = published_runs([f"language/{arm}" for arm in arms], rate_factor=0.7)
+    found = as_now({"runs": old}, settings(**INITIALISATION))["runs"]
+    assert set(FACTS) <= set(found.columns)
+    assert found["init"].fillna("unknown").tolist() == ["dense", "spectral", "unknown"]
+    assert found["rate_factor"].tolist() == [0.7] * 3, "what a table says stays"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from lowrank.analysis.publish import as_now
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.compared import same
-from lowrank.files import read_table
+from lowrank.experiment.config import parse
+from lowrank.files import read_json, read_table
 
 PUBLISHED = Path(__file__).parents[2] / "published"
 SCALES = [folder.name for folder in sorted(PUBLISHED.iterdir()) if folder.is_dir()]
@@ -19,7 +20,7 @@ SCALES = [folder.name for folder in sorted(PUBLISHED.iterdir()) if folder.is_dir
 
 def read(scale: str) -> dict[str, pd.DataFrame]:
     tables = {path.stem: read_table(path) for path in (PUBLISHED / scale).glob("*.parquet")}
-    return {**tables, **as_now(tables)}
+    return {**tables, **as_now(tables, parse(read_json(PUBLISHED / scale / "config.json")))}
 
 
 @pytest.fixture(scope="module")

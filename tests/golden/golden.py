@@ -26,12 +26,13 @@ from invented import invent_images, invent_text
 
 from lowrank.analysis import ledger
 from lowrank.analysis.claims import judge
+from lowrank.analysis.described import described
 from lowrank.analysis.tables import all_contrasts, collect
 from lowrank.data.images import load_images, prepare_images
 from lowrank.data.text import load_text, prepare_text
 from lowrank.experiment import config
 from lowrank.experiment.cell import RunSpec
-from lowrank.experiment.expand import Grid, arm_name, decay_name, expand, interpolation_arms
+from lowrank.experiment.expand import Grid, arm_name, expand, interpolation_arms
 from lowrank.files import read_table, write_table
 from lowrank.jobs import train as jobs
 from lowrank.jobs.baselines import ngram_losses
@@ -66,9 +67,10 @@ DERIVED = ("contrasts", "claims", "plan")
 RESULTS = {
     "runs": r"(?:train|validation|test)_(?!seconds).*|(?:effective|entropy|stable)_rank|diverged.*|"
     r"(?:kept_)?parameters|dense_parameters|kept_flops|flops_per_.*|training_flops|learning_rate",
+    "rates": "track|seed|validation_loss|chosen|at_edge",
 }
-"""Columns of `runs` that are results: the others are the cell's own description, or the machine's."""
-NOT_RECORDED = ("seconds", "paper_value", "note")
+"""Columns that are results: the others are the arm's own description, or the machine's."""
+NOT_RECORDED = ("seconds", "paper_value", "note", "arm_facts", "reference_facts")
 """Columns of the other tables that are times or words."""
 
 
@@ -224,11 +226,9 @@ def derive(tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, pd.DataFr
     """What follows from the recorded tables alone; and the plan, which needs no result."""
     study = settings(folder)
     trained = {name: table for name, table in tables.items() if name not in DERIVED}
+    trained |= described(study, trained)
     contrasts = all_contrasts(study, trained["runs"], trained["barriers"])
-    decays = {name: decay_name(track.factors.decay) for name, track in study.tracks.items()}
-    verdicts = judge(
-        ledger.read_ledger(LEDGER), trained, scale=study.scale, default_decay=decays, tracks=TRACKS
-    )
+    verdicts = judge(ledger.read_ledger(LEDGER), trained, scale=study.scale, tracks=TRACKS)
     sized = study.model_copy(update={"tracks": {"language": study.tracks["language"]}})
     derived = {"contrasts": contrasts, "claims": verdicts, "plan": make_plan(sized, 1e9)}
     return {name: recorded(name, table) for name, table in derived.items()}

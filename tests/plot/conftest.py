@@ -169,6 +169,7 @@ def _rates(grid):
             yield {
                 "group": sweep.name,
                 "track": sweep.track,
+                **sweep.facts(),
                 "seed": 0,
                 "learning_rate": rate,
                 "validation_loss": loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +13,7 @@ from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
 from lowrank.plot import claims
+from lowrank.plot.wording import sides
 
 TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
 
@@ -95,24 +97,25 @@ def test_an_axis_says_which_side_is_taken_from_which(judged):
     assert "distance to dense: pre-trained − from scratch" in labels
 
 
+RANK = {"rank_fraction": "{rank}"}
+
+
 @pytest.mark.parametrize(
     ("arm", "reference", "words"),
     [
-        ("spectral-r{rank}", "he-r{rank}", "spectral − He"),
-        (
-            "spectral-r{rank}-l2{mode}-halfrate",
-            "spectral-r{rank}-l2{mode}",
-            "half rate − chosen rate",
-        ),
-        ("spectral-r{rank}", "spectral-r{rank}-pre{fraction}", "from scratch − pre-trained"),
-        ("spectral-r{rank}{wide}", "dense{wide}", "spectral − dense"),
-        ("spectral-r{rank}", "posthoc: method {method}", "trained − truncated"),
-        ("my_own-r0.5", "spectral-r0.5", "my own − spectral"),
-        ("$x$-r0.5", "spectral-r0.5", r"\$x\$ − spectral"),
+        ({"init": "spectral", **RANK}, {"init": "he", **RANK}, "spectral − He"),
+        ({"decay": "l2", "rate_factor": 0.5}, {"decay": "l2"}, "half rate − chosen rate"),
+        ({}, {"method": "pretrained", "pretraining": "{share}"}, "from scratch − pre-trained"),
+        ({"init": "spectral", **RANK}, {"init": "dense"}, "spectral − dense"),
+        ({"init": "spectral"}, {"table": "posthoc", "method": "{m}"}, "trained − truncated"),
+        ({"init": "my_own"}, {"init": "spectral"}, "my own − spectral"),
+        ({"init": "$x$"}, {"init": "spectral"}, r"\$x\$ − spectral"),
+        ({"length": 2.0}, {}, "length 2.0 − without"),
     ],
 )
 def test_sides_in_words(arm, reference, words):
-    assert claims._sides(arm, reference) == words
+    asked = {"arm_asked": arm, "reference_asked": reference}
+    assert sides({k: json.dumps({"table": "runs", **v}) for k, v in asked.items()}) == words
 
 
 def test_a_strangers_words_are_text(judged):

@@ -159,6 +159,7 @@ def test_decays_stand_in_the_order_of_their_colours_the_full_rate_before_lower_o
             "seed": 0,
             "decay": [decay for decay, _ in arms],
             "decay_coupled": False,
+            "decay_strength": None,
             "rate_factor": [rate for _, rate in arms],
             "test_loss": [1.0, 2.0, 3.0, 4.0],
             "effective_rank": [5.0, 6.0, 7.0, 8.0],

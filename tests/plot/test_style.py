@@ -133,11 +133,10 @@ def test_looks_do_not_depend_on_the_order_of_names_and_differ_beyond_ten():
 
 
 def test_strengths_of_one_decay_differ_and_the_first_has_the_look_of_its_kind():
-    arms = {"l2": "spectral-r0.5", "l2-coupled": "spectral-r0.5-l2-coupled"}
-    arms |= {"weaker": "spectral-r0.5-l20.01", "mine": "spectral-r0.5-mine0.3-halfrate"}
+    facts = [("l2", False, None), ("l2", True, None), ("l2", False, 0.01), ("mine", False, 0.3)]
     rows = [
-        SimpleNamespace(arm=arm, decay=decay, decay_coupled="coupled" in arm)
-        for arm, decay in zip(arms.values(), ("l2", "l2", "l2", "mine"), strict=True)
+        SimpleNamespace(decay=decay, decay_coupled=coupled, decay_strength=strength)
+        for decay, coupled, strength in facts
     ]
     drawn = decay_looks(rows)
     assert list(drawn) == ["L2 on the factors", "L2 on the factors 0.01", "L2, coupled", "mine 0.3"]

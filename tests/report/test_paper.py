@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import typst
 import yaml
+from named_arms import facts
 
 from lowrank import escape
 from lowrank.analysis.claims import Ledger, judge
@@ -61,7 +62,7 @@ def runs_of(track: str, arms: dict[str, float]) -> pd.DataFrame:
         for seed in (0, 1, 2):
             value = loss + 0.01 * seed + 0.001 * (seed == 1) * len(arm)
             rows.append(
-                {"cell": f"{track}/{arm}", "track": track, "arm": arm, "seed": seed}
+                {"cell": f"{track}/{arm}", "track": track, **facts(arm), "seed": seed}
                 | {"test_loss": value, "test_perplexity": 2.718281828**value}
                 | {"parameters": 1000, "training_flops": 1e9, "train_seconds": 2.0}
                 | {"diverged": False, "effective_rank": 5.0 - loss, "device": "Some Processor"}

@@ -18,8 +18,8 @@ def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:
         "tasks": ["language"],
         "metric": "test_loss",
         "kind": "lower",
-        "arm": "a",
-        "reference": "b",
+        "arm": {"init": "a"},
+        "reference": {"init": "b"},
     }
     claim = {"id": "c", "statement": "s", "verified": True, "tests": [test]}
     entries = [dict(zip(keys, number, strict=True)) for number in numbers]

@@ -43,6 +43,7 @@ pair, or differences that do not vary) are inconclusive, unless the test says th
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -50,13 +51,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lowrank.analysis.described import of_cells
 from lowrank.analysis.ledger import (
     Claim,
     ClaimTest,
     Ledger,
     Margin,
 )
-from lowrank.analysis.matching import Member, NotRun, members, named, own_decays
+from lowrank.analysis.matching import Member, NotRun, Side, members
 from lowrank.analysis.stats import (
     Difference,
     Known,
@@ -67,7 +69,6 @@ from lowrank.analysis.stats import (
 )
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
-from lowrank.experiment.expand import decay_name
 from lowrank.experiment.metrics import PAPER_METRICS, metric
 
 __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "judge_scale"]
@@ -77,6 +78,7 @@ COLUMNS = [
     *("level", "claim", "statement", "track", "scale", "arm", "reference", "metric", "kind"),
     *("estimate", "low", "high", "p", "p_corrected", "p_against", "margin", "unit"),
     *("pairs", "dropped", "smallest_detectable", "verdict", "paper_value", "note"),
+    *("arm_facts", "reference_facts"),
 ]
 
 Row = dict[str, Any]
@@ -88,25 +90,21 @@ def judge(
     confidence: float = 0.95,
     *,
     scale: str = "",
-    default_decay: Mapping[str, str] | None = None,
     tracks: Mapping[str, str],
 ) -> pd.DataFrame:
     """Evaluate every claim on whatever results exist; one row a member, test and claim.
 
-    tables: by name (`runs`, `posthoc`, `barriers`, ...), each with seed and either cell
-    (`<track>/<arm>`) or track. default_decay: by track, the decay that arm names leave unsaid
-    (l2 if not given). tracks: the task of each track by its name; a test has rows of those of its tasks.
+    tables: by name (`runs`, `posthoc`, `barriers`, ...), each with seed and either cell or track; the facts
+    by which cells are chosen are columns of `runs`. tracks: the task of each track by its name; a test
+    has rows of those of its tasks.
     Columns are `COLUMNS`; p is for the claim, p_corrected its Holm correction,
     p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
-    margin and smallest_detectable are in `unit`.
+    margin and smallest_detectable are in `unit`; facts are JSON: what was asked for, with the values
+    found in place of placeholders.
     """
-    decays = own_decays(tables.get("runs"))
+    runs = tables.get("runs")
     asked = {rows.table for c in claims.claims for t in c.tests for rows in (t.arm, t.reference)}
-    known = {
-        name: named(table, default_decay or {}, decays)
-        for name, table in tables.items()
-        if name in asked
-    }
+    known = {name: of_cells(table, runs) for name, table in tables.items() if name in asked}
     rows: list[Row] = []
     for claim in claims.claims:
         tests: list[Row] = []
@@ -126,11 +124,8 @@ def judge(
 
 
 def judge_scale(claims: Ledger, config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The claims judged on a scale's tables, with what its configuration leaves unsaid in names."""
-    decays: dict[str, str] = {
-        name: decay_name(track.factors.decay) for name, track in config.tracks.items()
-    }
-    return judge(claims, tables, scale=config.scale, default_decay=decays, tracks=config.tasks)
+    """The claims judged on a scale's tables."""
+    return judge(claims, tables, scale=config.scale, tracks=config.tasks)
 
 
 def _summary(claim: Claim, tests: list[Row]) -> Row:
@@ -165,7 +160,7 @@ def _judge_test(
     rows = []
     try:
         for member in members(test, track, tables):
-            row = {**common, "level": "member", "arm": member.arm, "reference": member.reference}
+            row = {**common, "level": "member", **_named(test, member.arm, member.reference)}
             row |= _compare(test, margin, member, alpha)
             row["paper_value"] = _paper(ledger, test.metric, track, member)
             rows.append(row)
@@ -181,8 +176,7 @@ def _judge_test(
     summary = {
         **common,
         "level": "test",
-        "arm": str(test.arm),
-        "reference": str(test.reference),
+        **_named(test),
         "verdict": _aggregate(verdicts, test.aggregate),
         "paper_value": _joined(rows),
         "note": reason or _tally(verdicts, "contrast"),
@@ -190,20 +184,34 @@ def _judge_test(
     return [*rows, summary]
 
 
+def _named(test: ClaimTest, arm: Side | None = None, reference: Side | None = None) -> Row:
+    """Both sides by name and facts: what the test asks for where there is no arm."""
+    found: Row = {}
+    for side, rows, there in (
+        ("arm", test.arm, arm),
+        ("reference", test.reference, reference),
+    ):
+        found[side] = there.name if there else str(rows)
+        found[f"{side}_facts"] = json.dumps(
+            {"table": rows.table, **(there.facts if there else rows.facts)}
+        )
+    return found
+
+
 # What the numbers say
 
 
 def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: float) -> Row:
     """The numbers of one member: estimate, interval, raw p for and against, notes."""
-    if member.b is None:
+    if member.reference is None:
         return {"verdict": "not run", "note": "no reference with the same placeholders"}
     unit = margin.unit if margin else "absolute"
-    pairs = pair(member.a, member.b, test.metric)
+    pairs = pair(member.arm.rows, member.reference.rows, test.metric)
     a, b = pairs.a, pairs.b
     if unit != "absolute":
         if not ((a > 0).all() and (b > 0).all()):
             raise LowrankError(
-                f"{test.metric} of {member.arm} and {member.reference} must be positive for a "
+                f"{test.metric} of {member.arm.name} and {member.reference.name} must be positive for a "
                 f"{unit} margin: use an absolute one."
             )
         a, b = np.log(a), np.log(b)
@@ -332,7 +340,7 @@ def _paper(ledger: Ledger, judged: str, track: str, member: Member) -> str:
         for number in ledger.paper
         if number.track == track and PAPER_METRICS[number.metric].judged == judged
     }
-    sides = (member.arm, member.reference)
+    sides = (member.arm.name, member.reference.name if member.reference else "")
     return "; ".join(known[arm] for arm in sides) if all(arm in known for arm in sides) else ""
 
 

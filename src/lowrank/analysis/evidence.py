@@ -7,8 +7,8 @@ no line looks better than what it stands for.
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,16 +111,24 @@ def margin_text(row: Any) -> str:
     return f"±{text}" if row.kind == "equivalence" else text
 
 
-def side_text(name: str) -> str:
-    """An arm's name; rows of another table than runs in words: `whitened truncation, rank 0.25`."""
-    truncated = re.fullmatch(r"posthoc: method (\S+), rank_fraction (\S+), fine_tune_steps 0", name)
-    return f"{truncated[1]} truncation, rank {truncated[2]}" if truncated else name
+def facts(row: Any, side: str) -> dict[str, Any]:
+    """The facts by which `arm` or `reference` of a row were chosen, and their `table`."""
+    found = getattr(row, f"{side}_facts", None)
+    return json.loads(found) if isinstance(found, str) else {}
+
+
+def side_text(row: Any, side: str) -> str:
+    """The name of `arm` or `reference`; what was truncated in words: `whitened truncation, rank 0.25`."""
+    found = facts(row, side)
+    if found.get("table") == "posthoc":
+        return f"{found['method']} truncation, rank {found['rank_fraction']:g}"
+    return str(getattr(row, side))
 
 
 def contrast_text(row: Any) -> str:
     """A contrast in one clause: sides, estimate with interval, margin, seeds and p."""
     shown = measure(row.metric, row.unit)
-    sides = f"{side_text(row.arm)} against {side_text(row.reference)} on {row.track}: {shown.name}"
+    sides = f"{side_text(row, 'arm')} against {side_text(row, 'reference')} on {row.track}: {shown.name}"
     if not math.isfinite(row.estimate):
         return f"{sides} has {row.note or 'no estimate'}"
     parts = [f"{sides} {shown.number(row.estimate)} {shown.unit}".strip()]

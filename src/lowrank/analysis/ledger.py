@@ -1,8 +1,8 @@
 """The ledger of claims: what the paper says, and by which tests and margins it is judged.
 
 Typed, frozen and strict, read from a YAML file before any result is looked at. Arms and references
-are templates such as `spectral-r{rank}`: a test is one family over all the values that its
-placeholders take among the results.
+are chosen by facts such as `{init: spectral, rank_fraction: "{rank}"}`: a test is one family over all the
+values that its placeholders take among the results. Facts that are not given are the track's own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.complaints import shown
+from lowrank.experiment.facts import FACTS
 from lowrank.experiment.metrics import DIRECTED, PAPER_METRICS
 from lowrank.strict_yaml import read_yaml
 
@@ -22,9 +23,8 @@ TaskName = Literal["language", "images"]
 Kind = Literal["equivalence", "better", "not_worse", "lower", "higher", "ratio_at_least"]
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
-# Parts of a name that may be absent; a contrast keeps them equal on both sides.
-OPTIONAL = {"mode": r"(?:-coupled)?", "wide": r"(?:-w\d+)?"}
+OF_CELLS = ("runs", "barriers", "speed")
+"""Tables whose rows are of cells, and chosen by their facts; those of others by their columns."""
 
 NEEDS_DIRECTION = ("better", "not_worse", "ratio_at_least")
 NEEDS_MARGIN = ("equivalence", "not_worse", "ratio_at_least")
@@ -61,46 +61,56 @@ class Margin(_Section):
 
 
 class Rows(_Section):
-    """Which rows of which table one side of a contrast is."""
+    """Which rows of which table one side of a contrast is; in YAML its facts, and `table` among them."""
 
     table: str = "runs"
-    arm: str | None = None
-    """Template for the arm's name: see `pattern`."""
-    filters: dict[str, str | float] = {}
+    facts: dict[str, bool | float | str] = Field(min_length=1)
     """Column: value, or column: "{placeholder}" for every value that the column takes."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "facts" not in values:
+            facts = {str(key): value for key, value in values.items() if key != "table"}
+            return {"facts": facts, **({"table": values["table"]} if "table" in values else {})}
+        return values
+
     @model_validator(mode="after")
-    def _placeholders_apart(self) -> Rows:
-        names = PLACEHOLDER.findall(self.arm or "")
-        if len(set(names)) != len(names) or not all(name.isidentifier() for name in names):
-            raise ValueError(f"'{self.arm}' needs placeholders of different names, letters first")
+    def _sensible(self) -> Rows:
+        for fact in self.facts if self.table in OF_CELLS else ():
+            if fact not in FACTS:
+                raise ValueError(str(unknown("fact", fact, FACTS)))
+        names = list(self.free.values())
+        if len(set(names)) != len(names):
+            raise ValueError(f"'{self}' needs placeholders of different names")
         return self
 
     @property
-    def pattern(self) -> re.Pattern[str]:
-        """The template as an expression: placeholders are numbers, or what `OPTIONAL` says."""
-        parts = PLACEHOLDER.split(self.arm or "")
-        names = [f"(?P<{name}>{OPTIONAL.get(name, NUMBER)})" for name in parts[1::2]]
-        texts = [re.escape(text) for text in parts[::2]]
-        return re.compile(
-            "".join(text + name for text, name in zip(texts, [*names, ""], strict=True))
-        )
+    def free(self) -> dict[str, str]:
+        """Column: the name of its placeholder."""
+        found = {c: PLACEHOLDER.fullmatch(v) for c, v in self.facts.items() if isinstance(v, str)}
+        return {column: match[1] for column, match in found.items() if match}
+
+    @property
+    def given(self) -> dict[str, bool | float | str]:
+        """Column: the value it must have."""
+        return {column: value for column, value in self.facts.items() if column not in self.free}
 
     def __str__(self) -> str:
-        filters = ", ".join(
-            f"{key} {value if isinstance(value, str) else format(value, 'g')}"
-            for key, value in self.filters.items()
+        facts = ", ".join(
+            f"{key} {value:g}" if type(value) is float else f"{key} {value}"
+            for key, value in self.facts.items()
         )
-        arm = f"{self.table}: {filters}" if self.arm is None else self.arm
-        return f"{arm} ({filters})" if self.arm and filters else arm
+        return facts if self.table in OF_CELLS else f"{self.table}: {facts}"
 
 
 class ClaimTest(_Section):
-    """One family of contrasts, evaluated on every track of its tasks. A plain string for a side is its arm."""
+    """One family of contrasts, evaluated on every track of its tasks."""
 
     tasks: tuple[TaskName, ...] = Field(min_length=1)
     """What the tracks are that it is evaluated on: names of `metrics.TASKS`."""
     table: str = "runs"
+    """Of a side that names none."""
     metric: str
     kind: Kind
     arm: Rows
@@ -117,13 +127,13 @@ class ClaimTest(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _arms_by_name(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+    def _of_its_table(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "table" not in values:
             return values
         sides = {
-            side: {"table": values.get("table", "runs"), "arm": values[side]}
+            side: {"table": values["table"], **values[side]}
             for side in ("arm", "reference")
-            if isinstance(values.get(side), str)
+            if isinstance(values.get(side), dict)
         }
         return {**values, **sides}
 

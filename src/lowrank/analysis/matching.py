@@ -1,8 +1,7 @@
-"""Which rows of the results meet in a contrast: templates of the ledger against names of arms."""
+"""Which rows of the results meet in a contrast: the ledger's facts against the columns of tables."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.analysis.ledger import OPTIONAL, PLACEHOLDER, ClaimTest, Rows
+from lowrank.analysis.ledger import OF_CELLS, ClaimTest, Rows
 
-# An arm's name up to its rank, and the rest, which begins with the decay if that is said.
-HEAD = re.compile(r"(\w+-r\d[\d.]*(?:e-?\d+)?)(-.*)?")
-STRENGTH = r"(?:\d[\d.]*(?:e-?\d+)?)?"
-BUILT_IN = r"(?:none|l2|frobenius)(?:-coupled)?"
-"""Decays that are known by name where no column says a cell's."""
+Value = float | str
 
 
 class NotRun(Exception):
@@ -24,68 +19,33 @@ class NotRun(Exception):
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
+    """One side of a contrast."""
+
     name: str
-    bound: dict[str, float | str]
+    """The arm's, or the facts of rows that are of no cell."""
+    facts: dict[str, Any]
+    """What the ledger asked for, with the values found."""
+    bound: dict[str, Value]
+    """What its placeholders stand for."""
     rows: pd.DataFrame
+    """A row a seed."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One contrast: the rows (one a seed) of an arm and of its reference, None if that is absent."""
+    """One contrast: an arm and its reference, None if that is absent."""
 
-    arm: str
-    reference: str
-    a: pd.DataFrame
-    b: pd.DataFrame | None
+    arm: Side
+    reference: Side | None
 
 
-def own_decays(runs: pd.DataFrame | None) -> dict[str, str]:
-    """The decay of each factorised cell, such as `l2-coupled`, by the columns of the run table."""
-    if runs is None or not {"cell", "decay", "decay_coupled"} <= set(runs.columns):
-        return {}
-    rows = runs.dropna(subset=["decay"]).drop_duplicates("cell")
-    columns = (rows[name] for name in ("cell", "decay", "decay_coupled"))
-    return {
-        str(cell): f"{kind}-coupled" if coupled is True or coupled == 1 else str(kind)
-        for cell, kind, coupled in zip(*columns, strict=True)
-    }
-
-
-def named(
-    table: pd.DataFrame, default_decay: Mapping[str, str], decays: Mapping[str, str]
-) -> pd.DataFrame:
-    """The table with track and arm from its cells, and each arm's name with its decay said.
-
-    `default_decay` is by track, what names leave unsaid; `decays` by cell (see `own_decays`).
-    """
-    if "cell" not in table.columns:
-        return table
-    parts = table["cell"].astype(str).str.split("/", n=1, expand=True).reindex(columns=[0, 1])
-    table = table.assign(track=parts[0], arm=parts[1])
-    full = [
-        _full_name(arm, default_decay.get(track), decays.get(str(cell)))
-        for cell, track, arm in zip(table["cell"], table["track"], table["arm"], strict=True)
-    ]
-    return table.assign(full_arm=full)
-
-
-def _full_name(arm: str, default: str | None, own: str | None) -> str:
-    """`spectral-r0.5-halfrate` under the default l2 is `spectral-r0.5-l2-halfrate`."""
-    match = HEAD.fullmatch(arm)
-    if match is None:
-        return arm
-    rest = match[2] or ""
-    said = re.match(f"-{re.escape(own) if own else BUILT_IN}{STRENGTH}(?:-|$)", rest)
-    return arm if said else f"{match[1]}-{default or own or 'l2'}{rest}"
-
-
-def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFrame]) -> list[_Side]:
-    """Every group of rows that the templates match, with what the placeholders stand for."""
+def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFrame]) -> list[Side]:
+    """Every group of rows that has the facts, with what the placeholders stand for."""
     if rows.table not in tables:
         raise NotRun(f"there is no table '{rows.table}'")
-    table = tables[rows.table]
-    needed = ["track", "seed", metric, *rows.filters, *(["arm"] if rows.arm else [])]
+    table, of_cells = tables[rows.table], rows.table in OF_CELLS
+    needed = ["track", "seed", metric, *(["arm", "varied"] if of_cells else []), *rows.facts]
     for column in needed:
         if column not in table.columns:
             raise NotRun(f"the table '{rows.table}' has no column '{column}'")
@@ -94,44 +54,34 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
         raise NotRun(f"the table '{rows.table}' has no rows of the track {track}")
     if table[metric].isna().all():
         raise NotRun(f"{metric} was not measured on the track {track}")
-    free = []
-    for column, value in rows.filters.items():
-        if isinstance(value, str) and PLACEHOLDER.fullmatch(value):
-            free.append(column)
-        else:
-            wanted = [_value(entry) == _value(value) for entry in table[column]]
-            table = table.loc[np.array(wanted, dtype=bool)]
-    keys = (["arm"] if rows.arm else []) + free
+    free = list(rows.free)
+    chosen = table[free].notna().all(axis=1).to_numpy()
+    for column, value in rows.given.items():
+        chosen = chosen & np.array([_value(entry) == _value(value) for entry in table[column]])
+    if of_cells:  # what is not asked for is the track's own
+        chosen = chosen & np.array([_asked(varied, rows) for varied in table["varied"]])
+    table = table[chosen]
     sides = []
+    keys = ["arm", *free] if of_cells else free
     for entries, group in table.groupby(keys, sort=False) if keys else [((), table)]:
         entry: dict[str, Any] = dict(zip(keys, entries, strict=True))
-        bound = _bind(rows, group) if rows.arm else {}
-        if bound is None or group.empty:
-            continue
-        bound |= {str(rows.filters[c])[1:-1]: _value(entry[c]) for c in free}
-        filters = {**rows.filters, **{c: _value(entry[c]) for c in free}}
-        name = Rows(table=rows.table, arm=entry.get("arm"), filters=filters)
-        sides.append(_Side(str(name), bound, group))
+        facts = rows.facts | {column: _value(entry[column]) for column in free}
+        name = entry["arm"] if of_cells else str(rows.model_copy(update={"facts": facts}))
+        bound = {rows.free[column]: _value(entry[column]) for column in free}
+        if len(group):
+            sides.append(Side(name, facts, bound, group))
     if not sides:
-        raise NotRun(f"no rows of the table '{rows.table}' are {track}/{rows}")
+        raise NotRun(f"no rows of the table '{rows.table}' on {track} are {rows}")
     return sides
 
 
-def _bind(rows: Rows, group: pd.DataFrame) -> dict[str, float | str] | None:
-    """What the placeholders of the template stand for in this arm's name; None if it is another."""
-    for column in ("arm", "full_arm"):
-        if column in group.columns:
-            match = rows.pattern.fullmatch(str(group[column].iloc[0]))
-            if match:
-                return {
-                    key: text if key in OPTIONAL else _value(text)
-                    for key, text in match.groupdict().items()
-                }
-    return None
+def _asked(varied: Any, rows: Rows) -> bool:
+    """Whether all facts in which an arm differs from its track's plain one are asked for; of no arm none is."""
+    return isinstance(varied, str) and set(varied.split(",")) - {""} <= rows.facts.keys()
 
 
-def _value(entry: Any) -> float | str:
-    """Numbers as names write them (six digits), so that 0.25 meets `r0.25`."""
+def _value(entry: Any) -> Value:
+    """Numbers as names write them (six digits), so that 0.25 meets what is nearly so; true is 1."""
     try:
         return float(f"{float(entry):g}")
     except (TypeError, ValueError):
@@ -149,6 +99,6 @@ def members(test: ClaimTest, track: str, tables: Mapping[str, pd.DataFrame]) -> 
             if all(other.bound[key] == arm.bound[key] for key in arm.bound.keys() & other.bound)
         ]
         for other in partners:
-            yield Member(arm.name, other.name, arm.rows, other.rows)
+            yield Member(arm, other)
         if not partners:
-            yield Member(arm.name, str(test.reference), arm.rows, None)
+            yield Member(arm, None)

@@ -17,11 +17,12 @@ import pandas as pd
 
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.contrasts import all_contrasts
+from lowrank.analysis.described import described
 from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.compared import same
-from lowrank.experiment.config import parse
+from lowrank.experiment.config import Config, parse
 from lowrank.experiment.metrics import task_of
 from lowrank.files import (
     MANIFEST,
@@ -100,16 +101,21 @@ def _read(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
             raise LowrankError(
                 f"{folder} holds no table of {name}: publish a scale's tables there."
             )
-    return {**tables, **as_now(tables)}
+    return {**tables, **as_now(tables, _config(folder))}
 
 
-def as_now(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _config(folder: Path) -> Config:
+    return parse(read_json(folder / CONFIG), str(folder / CONFIG))
+
+
+def as_now(tables: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
     """Tables that were published before parts of the code had versions of their own, which are of their
-    first, and before there could be several tracks of text, as they are now."""
+    first, before all facts of an arm were columns, which follow from the configuration, and before
+    there could be several tracks of text, as they are now."""
     runs = tables["runs"].rename(columns={"method_version": "training_version"})
     if "evaluation_version" not in runs:
         runs["evaluation_version"] = 1
-    found = {"runs": runs}
+    found = described(config, {**tables, "runs": runs})
     baselines = tables.get("baselines")
     if baselines is not None and "track" not in baselines:
         tracks = zip(runs["family"], runs["track"], strict=True)
@@ -122,7 +128,7 @@ def _contradiction(folder: Path, tables: dict[str, pd.DataFrame]) -> str | None:
     """What in published tables does not follow from the runs, their configuration and ledger."""
     if found := disagreement(tables):
         return found
-    config = parse(read_json(folder / CONFIG), str(folder / CONFIG))
+    config = _config(folder)
     expected = all_contrasts(config, tables["runs"], tables.get("barriers"))
     key = ["arm", "reference", "metric", "track", "study"]
     if found := same(tables["contrasts"], expected, key, "contrasts"):

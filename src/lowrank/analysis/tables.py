@@ -11,10 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank.analysis.contrasts import all_contrasts
+from lowrank.analysis.described import described
 from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.config import Config
+from lowrank.experiment.facts import FACTS
 from lowrank.experiment.rates import read_sweep
 from lowrank.files import damaged, read_table, write_table
 from lowrank.frames import concat
@@ -23,23 +25,7 @@ from lowrank.progress import say
 PER_CELL = ("runs", "history", "layers", "spectra")
 
 COLUMNS = {
-    "cell": "track and arm: everything but the seed",
-    "track": "the track, by its name in the configuration",
-    "arm": "the cell's name within its track",
-    "studies": "the studies that use the cell, comma-separated",
-    "family": "model family",
-    "width": "model width (GPT-2: embedding size; Wide ResNet: width factor; ResNet: base size)",
-    "init": "initialisation of the factors; dense for the dense model",
-    "rank_fraction": "rank over the smaller side of each layer's matrix, before rounding",
-    "matricisation": "matricisation of convolution kernels",
-    "layers": "patterns of the layers factorised",
-    "dense_layers": "patterns of the layers left dense",
-    "decay": "what penalises the factors",
-    "decay_coupled": "decay added to the gradient (true) or subtracted from the weights (false)",
-    "pretraining": "share of the steps that were dense",
-    "moments": "optimiser moments at the switch: carry or reset",
-    "rate_factor": "what the arm's best learning rate was multiplied by",
-    "steps": "optimiser steps",
+    **FACTS,
     "digest": "digest of spec, data and training version; the run's folder in the cache",
     "seed": "seed of initialisation and data order",
     "learning_rate": "peak learning rate (after the switch, if there is one)",
@@ -106,6 +92,8 @@ def collect(
     tables["rates"] = _rates(rates)
     for name, paths in others.items():
         tables[name] = concat(_with_track(read_table(path), path.stem) for path in paths)
+    if len(tables["runs"]):
+        tables |= described(config, tables)
     if contradiction := disagreement(tables):
         raise LowrankError(
             f"The results do not agree: {contradiction}. Delete what was changed and run again."

@@ -29,6 +29,7 @@ from lowrank.experiment.compared import (
 from lowrank.experiment.metrics import task_of
 from lowrank.experiment.shares import switch_step
 from lowrank.exponential import exp
+from lowrank.methods import IMPLIED
 
 KEY = ["cell", "seed"]
 RANKS = ("effective_rank", "entropy_rank", "stable_rank")
@@ -281,8 +282,9 @@ CHECKS: tuple[Callable[[Tables], Iterator[str]], ...] = (
 
 
 def _implied(runs: pd.DataFrame) -> NDArray[np.bool_]:
-    """The runs of no method but the product of factors, from the first step or the switch, or dense."""
-    return runs["method"].isna().to_numpy() if "method" in runs else np.ones(len(runs), bool)
+    """The runs of no method but U V^T from the first step or the switch, or dense."""
+    known = (None, np.nan, *IMPLIED)
+    return runs["method"].isin(known).to_numpy() if "method" in runs else np.ones(len(runs), bool)
 
 
 def _strangers(tables: Tables, name: str) -> Iterator[str]:

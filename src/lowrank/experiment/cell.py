@@ -13,6 +13,7 @@ from pydantic import Field
 
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import PostHocStudy
+from lowrank.experiment.facts import FACTS, facts_of, method_of
 from lowrank.experiment.sections import (
     EvaluationSpec,
     FactorSpec,
@@ -37,6 +38,9 @@ LEFT_OUT_AT_DEFAULT = {
     "factors": {"method"},
 }
 """Keys that came after runs had been made: at their defaults those runs keep their digests."""
+
+SWEPT = ("family", "width", "method", "init", "rank_fraction")
+"""Facts that arms of different sweeps differ in."""
 
 
 class Extension(Strict):
@@ -75,11 +79,7 @@ class RunSpec(Strict):
     @property
     def method(self) -> str:
         """The name of the method that trains this run."""
-        if self.factors is None:
-            return "dense"
-        if self.factors.method:
-            return self.factors.method.name
-        return "pretrained" if self.pretraining else "factored"
+        return method_of(self.factors, self.pretraining)
 
     @property
     def switch_step(self) -> int:
@@ -114,7 +114,14 @@ class SweepGroup(Strict):
     factors: FactorSpec | None = None
     evaluation: EvaluationSpec = EvaluationSpec()
     sweep: SweepSpec
+    varied: tuple[str, ...] = ()
+    """As of a cell."""
     extensions: dict[str, Extension] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """What tells sweeps apart, as columns."""
+        own = facts_of(self.model, self.training, self.factors)
+        return {name: own[name] for name in SWEPT} | {"varied": ",".join(self.varied)}
 
     def run(self, rate: float) -> RunSpec:
         """The run of this sweep at one learning rate."""
@@ -152,6 +159,10 @@ class Cell(Strict):
     rate_from: str | None = None
     """The sweep group whose best rate is used; None: the training section gives the rate."""
     rate_factor: float = 1.0
+    length: float = 1.0
+    """Steps over the track's steps."""
+    varied: tuple[str, ...] = ()
+    """The facts in which it differs from its track's plain arm."""
     trunk: str | None = None
     """The dense cell that a pre-trained one forks from, and whose sweep gives the dense rate."""
     seeds: tuple[int, ...]
@@ -203,24 +214,16 @@ class Cell(Strict):
         ]
 
     def facts(self) -> dict[str, Any]:
-        """The columns by which tables and notebooks tell cells apart."""
-        factors, pre = self.factors, self.pretraining
-        return {
+        """The columns by which tables and notebooks tell cells apart: `FACTS`."""
+        own = {
             "cell": self.name,
             "track": self.track,
             "arm": self.arm,
             "studies": ",".join(self.studies),
-            "family": self.model.family,
-            "width": self.model.width,
-            "init": factors.init if factors else "dense",
-            "rank_fraction": factors.rank_fraction if factors else None,
-            "matricisation": factors.matricisation if factors else None,
-            "layers": ",".join(factors.layers) if factors else None,
-            "dense_layers": ",".join(factors.dense_layers) if factors else None,
-            "decay": factors.decay.kind if factors else None,
-            "decay_coupled": factors.decay.coupled if factors else None,
-            "pretraining": pre.fraction if pre else 0.0,
-            "moments": pre.moments if pre else None,
-            "rate_factor": pre.rate_factor if pre else self.rate_factor,
-            "steps": self.training.steps,
+            **facts_of(self.model, self.training, self.factors, self.pretraining),
+            "rate_factor": self.pretraining.rate_factor if self.pretraining else self.rate_factor,
+            "length": self.length,
+            "sweep": self.rate_from,
+            "varied": ",".join(self.varied),
         }
+        return {name: own[name] for name in FACTS}

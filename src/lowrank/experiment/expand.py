@@ -81,6 +81,28 @@ def decay_name(decay: DecaySpec) -> str:
     return name if decay.strength is None else f"{name}{decay.strength:g}"
 
 
+def varied(arm: Arm, track: TrackConfig) -> tuple[str, ...]:
+    """The facts in which an arm differs from the track's plain one: its own factors from the first step, or
+    from the switch, at the sweep's rate. The dense model differs in its initialisation, `dense`."""
+    own, factors, pre = track.factors, arm.factors, arm.pretraining
+    switch = PretrainingSpec(fraction=pre.fraction if pre else 1.0)
+    pairs: dict[str, tuple[Any, Any]] = {"init": (None, "dense")}
+    if factors:
+        same = ("init", "rank_fraction", "matricisation", "layers", "dense_layers", "method")
+        pairs = {name: (getattr(factors, name), getattr(own, name)) for name in same}
+        decays = factors.decay, own.decay
+        pairs["decay"] = decays[0].kind, decays[1].kind
+        pairs["decay_coupled"] = decays[0].coupled, decays[1].coupled
+        pairs["decay_strength"] = decays[0].strength, decays[1].strength
+    pairs["pretraining"] = pre, None
+    pairs["moments"] = (pre or switch).moments, switch.moments
+    rates = arm.rate_factor, (pre or switch).rate_factor
+    pairs["rate_factor"] = rates, (1.0, switch.rate_factor)
+    pairs["length"] = arm.length, 1.0
+    pairs["width"] = arm.width or track.model.width, track.model.width
+    return tuple(name for name, (its, plain) in pairs.items() if its != plain)
+
+
 def _factors(track: TrackConfig, **changes: Any) -> FactorSpec:
     return track.factors.model_copy(update=changes)
 
@@ -228,6 +250,15 @@ def expand(config: Config, base: Path = Path()) -> Grid:
     extensions = {}
     for name, file in config.extensions.items():
         extensions[name] = declared(name, base / file).model_copy(update={"file": file})
+    return _grid(config, extensions)
+
+
+def outline(config: Config) -> Grid:
+    """The same without the extensions' files and `retrain`: enough to tell what every arm is."""
+    return _grid(config.model_copy(update={"retrain": ()}), {})
+
+
+def _grid(config: Config, extensions: dict[str, Extension]) -> Grid:
     _check_names(config)
     cells: dict[str, Cell] = {}
     sweeps: dict[str, SweepGroup] = {}
@@ -320,6 +351,8 @@ def _cell(
         evaluation=track.evaluation,
         rate_from=_group_name(name, track, arm) if swept else None,
         rate_factor=factor,
+        length=arm.length,
+        varied=varied(arm, track),
         trunk=f"{name}/{arm_name(_trunk(arm), track)}" if pretraining else None,
         seeds=seeds,
         extensions=_used(arm.factors, extensions),
@@ -355,11 +388,12 @@ def _trunk(arm: Arm) -> Arm:
 
 
 def _swept_arm(track: TrackConfig, arm: Arm) -> Arm:
-    """The arm whose sweep serves this one: same initialisation, rank and width, from scratch, with
-    the track's own decay and layers. Decays, layer choices and switches are compared at that rate."""
+    """The arm whose sweep serves this one: same initialisation, rank, method and width, from scratch,
+    with the track's own decay and layers. Decays, layer choices and switches are compared at that rate."""
     factors = arm.factors
     if factors is not None:
-        factors = _factors(track, init=factors.init, rank_fraction=factors.rank_fraction)
+        kept = {name: getattr(factors, name) for name in ("init", "rank_fraction", "method")}
+        factors = _factors(track, **kept)
     return Arm(factors=factors, width=arm.width, heads=arm.heads)
 
 
@@ -380,5 +414,6 @@ def _sweeps(
             factors=swept.factors,
             evaluation=track.evaluation,
             sweep=track.sweep,
+            varied=varied(swept, track),
             extensions=_used(swept.factors, extensions),
         )

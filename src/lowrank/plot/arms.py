@@ -6,7 +6,6 @@ register, have neither: `looks` gives each a colour and a marker that nothing el
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,8 +66,6 @@ SPARE_MARKERS: tuple[Any, ...] = (
     *("$\u2663$", (4, 1, 0), "$\u2665$", "p", (3, 1, 0)),
     *("$\u2660$", "d", (3, 1, 180), "h", "8"),
 )
-SWEEP = re.compile(r"(?P<init>.+?)(?:-r(?P<rank>[\d.]+))?(?:-w(?P<width>\d+))?")
-"""The name of a sweep, without its track."""
 
 
 def looks(names: Iterable[str], known: Mapping[str, Kind]) -> dict[str, Kind]:
@@ -137,23 +134,27 @@ def decay_key(row: Any) -> str:
     )
 
 
+def varies(row: Any, fact: str) -> bool:
+    """Whether an arm differs in a fact from its track's plain one."""
+    return fact in str(row.varied).split(",")
+
+
 def _strength(row: Any) -> float:
-    """The strength of a decay that an arm's name says; 0 for that of its track."""
-    pattern = rf"-{re.escape(str(row.decay))}(?:-coupled)?(\d[\d.]*(?:e-?\d+)?)(?=-|$)"
-    found = re.search(pattern, row.arm)
-    return float(found[1]) if found else 0.0
+    """The strength that a decay was given; 0 for the track's weight decay."""
+    return 0.0 if pd.isna(row.decay_strength) else float(row.decay_strength)
 
 
 def decay_label(row: Any) -> str:
-    """The decay in words, with its strength where the arm's name says one."""
+    """The decay in words, with its strength where it was given one."""
     strength = _strength(row)
     words = in_words(decay_key(row), DECAYS)
     return f"{words} {strength:g}" if strength else words
 
 
 def is_own_decay(row: Any) -> bool:
-    """Whether the arm has its track's own decay: the one that names leave unsaid."""
-    return not pd.isna(row.decay) and f"-{decay_key(row)}" not in row.arm
+    """Whether the arm has its track's own decay."""
+    facts = ("decay", "decay_coupled", "decay_strength")
+    return not pd.isna(row.decay) and not any(varies(row, fact) for fact in facts)
 
 
 def init_label(row: Any) -> str:
@@ -165,10 +166,9 @@ def layers_label(row: Any) -> str:
     """Which layers are factors, in words."""
     if row.init == "dense":
         return "dense"
-    left = re.search(r"dense_\w*?(first|last)_block", row.arm)
-    if left:
-        return f"{left[1]} block dense"
-    if row.arm.endswith(f"-{row.matricisation}"):
+    if varies(row, "dense_layers"):
+        return f"{row.dense_layers.split(',')[-1].replace('_', ' ')} dense"
+    if varies(row, "matricisation"):
         return f"all layers, {row.matricisation} kernels"
     if row.layers == "*":
         return "all layers"
@@ -186,7 +186,6 @@ def arm_label(row: Any) -> str:
             parts.append("moments reset")
     elif row.rate_factor != 1:
         parts.append("half rate" if row.rate_factor == 0.5 else f"rate × {row.rate_factor:g}")
-    long = re.search(r"-long([\d.]+)", row.arm)
-    if long:
-        parts.append(f"{float(long[1]):g} × the steps")
+    if row.length != 1:
+        parts.append(f"{row.length:g} × the steps")
     return ", ".join(parts)

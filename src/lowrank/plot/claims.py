@@ -7,7 +7,6 @@ number is computed here.
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,27 +26,18 @@ from lowrank.analysis.evidence import measure
 from lowrank.errors import LowrankError
 from lowrank.experiment.metrics import metric
 from lowrank.files import read_table
-from lowrank.plot.arms import INITS, Kind, in_words
+from lowrank.plot.arms import Kind
 from lowrank.plot.page import Page
 from lowrank.plot.results import locate, records
 from lowrank.plot.style import BLACK, BLUE, FULL, GREY, VERMILLION, canvas, legend_below, widen
 from lowrank.plot.verdicts import page
+from lowrank.plot.wording import labels, sides
 
 LOOKS = {
     "supported": Kind("supported", BLUE, "o"),
     "refuted": Kind("refuted", VERMILLION, "X"),
     "inconclusive": Kind("inconclusive", GREY, "D"),
 }
-PARTS = {
-    r"-r([\d.]+)": "rank {}",
-    r"-w(\d+)": "width {}",
-    r"-pre([\d.]+)": "switch {}",
-    r"-coupled": "coupled",
-}
-"""What the names of arms say, in the words of a line's label."""
-WORDS = {"frobenius": "Frobenius", "l2": "L2", "plain": "SVD", "fisher": "Fisher"}
-ALONE = {"half rate": "chosen rate", "pre-trained": "from scratch"}
-"""What the other side of a contrast is called that lacks such a part."""
 LINE, PANEL, HEADING = 0.1, 0.31, 0.125
 """Inches that a contrast, a row of panels and a line of a claim take."""
 SMALL = 6.0
@@ -56,7 +46,7 @@ SMALL = 6.0
 
 def read(tables: Path | str) -> pd.DataFrame:
     """The table `claims` of a folder, each row with the number of its `test`, and that test's
-    verdict and templates of names; a claim's own row has none. A relative folder is looked for from here upwards."""
+    verdict and the facts that it asks for; a claim's own row has none. A relative folder is looked for from here upwards."""
     path = locate(tables) / "claims.parquet"
     if not path.is_file():
         raise LowrankError(
@@ -69,8 +59,8 @@ def read(tables: Path | str) -> pd.DataFrame:
     tests = table[table["level"] == "test"].set_index("test")
     return table.assign(
         test_verdict=table["test"].map(tests["verdict"]),
-        arm_template=table["test"].map(tests["arm"]),
-        reference_template=table["test"].map(tests["reference"]),
+        arm_asked=table["test"].map(tests["arm_facts"]),
+        reference_asked=table["test"].map(tests["reference_facts"]),
     )
 
 
@@ -110,7 +100,7 @@ def draw(claims: pd.DataFrame) -> tuple[Figure, Page]:
             len(label)
             for row in rows
             if not isinstance(row, Heading) and track in row
-            for label in _labels(row[track])
+            for label in labels(row[track])
         )
         for track in tracks
     }
@@ -207,16 +197,16 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
         ax.plot([at], [place], color=look.color, marker=look.marker, markersize=3.2, zorder=4)
         reach += [at, *ends]
     ax.set_xlim(*widen(min(reach), max(reach), 0.06))
-    ax.set_yticks(range(len(panel)), _labels(panel), fontsize=SMALL)
+    ax.set_yticks(range(len(panel)), labels(panel), fontsize=SMALL)
     ax.set_ylim(lines - 0.5, -0.6)
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="x", labelsize=SMALL, pad=1.5)
     ax.tick_params(axis="y", length=0, pad=2)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-    sides = "" if neutral else f": {_sides(first['arm_template'], first['reference_template'])}"
-    room = len(shown.heading + sides) < 50
-    label = f"{shown.heading if room else shown.name}{sides}"
-    ax.set_xlabel(label, fontsize=SMALL, labelpad=1, loc="right").set_in_layout(not sides)
+    between = "" if neutral else f": {sides(first)}"
+    room = len(shown.heading + between) < 50
+    label = f"{shown.heading if room else shown.name}{between}"
+    ax.set_xlabel(label, fontsize=SMALL, labelpad=1, loc="right").set_in_layout(not between)
     verdicts = list(dict.fromkeys(panel["test_verdict"]))
     title = escape.label(
         f"{first['track']}: {verdicts[0] if len(verdicts) == 1 else 'verdicts differ'}"
@@ -234,28 +224,6 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
     text.set_in_layout(False)
 
 
-def _sides(arm: str, reference: str) -> str:
-    """`spectral ones − spectral`: what sets the two sides of a contrast apart, in words."""
-    if reference.startswith("posthoc"):
-        return "trained − truncated"
-    first, second = (_parts(side) for side in (arm, reference))
-    apart = [
-        [word for word in side if word not in other]
-        for side, other in ((first, second), (second, first))
-    ]
-    a, b = (" ".join(side) for side in apart)
-    return escape.label(f"{a or ALONE.get(b, 'without')} − {b or ALONE.get(a, 'without')}")
-
-
-def _parts(name: str) -> list[str]:
-    """The parts of an arm's name in words, without numbers and placeholders."""
-    bare = re.sub(
-        r"\{\w+\}|\d[\d.]*(?=-|$)", "", re.sub(r"-(?:r|w|coupled)(?=[\d{-]|$)", "-", name)
-    )
-    known = {"halfrate": "half rate", "pre": "pre-trained", **WORDS}
-    return [known.get(part, in_words(part, INITS)) for part in bare.split("-") if part.strip(".")]
-
-
 def _margin(ax: Axes, row: pd.Series, factor: float) -> list[float]:
     """The margin in the unit shown: a band where differences count as none, else a line. Returned
     are its ends."""
@@ -271,22 +239,3 @@ def _margin(ax: Axes, row: pd.Series, factor: float) -> list[float]:
     line = margin if unit == "factor" else factor * (low if better < 0 else margin)
     ax.axvline(line, color=BLACK, linestyle=":", zorder=2)
     return [line]
-
-
-def _labels(panel: pd.DataFrame) -> list[str]:
-    """What tells the contrasts of a panel apart: the words of their tests, where there are several,
-    and what varies in their names."""
-    templates = list(dict.fromkeys(panel["arm_template"]))
-    parts = {t: set(re.sub(r"\{\w+\}", "", t).split("-")) for t in templates}
-    shared = set.intersection(*parts.values())
-    labels = []
-    for row in records(panel):
-        words_ = [word for word in parts[row.arm_template] - shared if word]
-        method = re.search(r"method (\w+)", row.reference)
-        words_ += [method[1]] if method else []
-        names = f"{row.arm} {row.reference}"
-        for pattern, label in PARTS.items():
-            found = re.search(pattern, names)
-            words_ += [label.format(*found.groups())] if found else []
-        labels.append(escape.label(", ".join(WORDS.get(word, word) for word in words_) or row.arm))
-    return labels

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank.plot import marks
-from lowrank.plot.arms import INITS, SWEEP, Kind, in_words
+from lowrank.plot.arms import INITS, Kind, in_words, varies
 from lowrank.plot.results import Results, records
 from lowrank.plot.style import BLACK, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.table import Column, Table, number, plain, words
@@ -60,14 +60,11 @@ def draw(results: Results) -> tuple[Figure, Table]:
 
 
 def _labelled(rates: pd.DataFrame) -> pd.DataFrame:
-    """The sweeps with what their names say: initialisation, rank and width."""
-    parts = []
-    for group in rates["group"]:
-        match = SWEEP.fullmatch(group.split("/", 1)[1])
-        parts.append(match.groupdict() if match else {"init": group, "rank": None, "width": None})
-    facts = pd.DataFrame(parts, index=rates.index).astype({"rank": float, "width": float})
+    """The sweeps with their `rank`, their `width` where it is not the track's own, and what was `finite`."""
+    wide = [varies(row, "width") for row in records(rates)]
     finite = np.isfinite(rates["validation_loss"].astype(float))
-    return rates.join(facts).assign(finite=finite)
+    width = rates["width"].where(wide, np.nan)
+    return rates.rename(columns={"rank_fraction": "rank"}).assign(width=width, finite=finite)
 
 
 def _panels(rates: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -24,7 +24,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     """One panel a length of fine-tuning, each with its own scale: an untuned truncation can be far
     off and would flatten the rest."""
     quality = results.quality
-    trained = arms(results, "posthoc")
+    trained = arms(results, "posthoc").drop(columns="method")  # of training, not of truncation
     rows = results.table("posthoc")
     # A model without batch norm has no metric from before its statistics were recomputed.
     stale = [name for name in (f"stale_{quality.metric}",) if rows.get(name, NONE).notna().any()]

@@ -12,7 +12,7 @@ import pandas as pd
 from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.metrics import Task, metric, task_of
 from lowrank.files import read_table
-from lowrank.plot.arms import INITS, SWEEP, TRUNCATIONS, Kind, decay_looks, looks, switch_looks
+from lowrank.plot.arms import INITS, TRUNCATIONS, Kind, decay_looks, looks, switch_looks
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ class Results:
     @cached_property
     def inits(self) -> dict[str, Kind]:
         """How each initialisation is drawn: the same in all figures of all tracks of a folder."""
-        groups = self._column("rates", "group").str.split("/", n=1).str[-1].unique()
-        swept = [match["init"] for group in groups if (match := SWEEP.fullmatch(group))]
-        return looks([*self._column("runs", "init"), *swept], INITS)
+        return looks([*self._column("runs", "init"), *self._column("rates", "init")], INITS)
 
     @cached_property
     def decays(self) -> dict[str, Kind]:

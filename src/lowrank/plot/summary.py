@@ -13,15 +13,12 @@ import numpy as np
 import pandas as pd
 
 from lowrank.analysis.stats import mean_interval
+from lowrank.experiment.facts import FACTS
 from lowrank.experiment.metrics import metric as known
 from lowrank.exponential import exp
 from lowrank.plot.arms import decay_label
 from lowrank.plot.results import Results, records
 
-FACTS = (
-    *("cell", "arm", "family", "width", "init", "rank_fraction", "matricisation", "layers"),
-    *("dense_layers", "decay", "decay_coupled", "pretraining", "moments", "rate_factor", "steps"),
-)
 COSTS = ("kept_parameters", "kept_flops", "parameters", "training_flops", "train_seconds")
 
 

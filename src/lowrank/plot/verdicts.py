@@ -55,8 +55,8 @@ def columns(contrasts: pd.DataFrame) -> list[Column]:
     """How contrasts are shown; the paper's numbers only where it gives some."""
     shown = [
         words("track", "track"),
-        words("arm", lambda row: side_text(row.arm)),
-        words("against", lambda row: side_text(row.reference)),
+        words("arm", lambda row: side_text(row, "arm")),
+        words("against", lambda row: side_text(row, "reference")),
         words("measure", lambda row: measure(row.metric, row.unit).heading),
         Column("estimate", lambda row: measure(row.metric, row.unit).number(row.estimate)),
         Column("interval", lambda row: measure(row.metric, row.unit).interval(row.low, row.high)),
