@@ -92,8 +92,8 @@ def truncate(
     """
     names = choose_layers(model, layers, exclude)
     ranks = choose_ranks(model, names, rank, kept_parameters, matricisation)
-    batches = [_moved(batch, model) for batch in data]
-    measured = loss or (_output_loss if method == "fisher" else _run)
+    batches = [moved(batch, model) for batch in data]
+    measured = loss or (_output_loss if method == "fisher" else run)
     truncate_model(
         model,
         dict.fromkeys(ranks, 1.0),
@@ -104,7 +104,7 @@ def truncate(
         loss=measured,
     )
     if batches:
-        recompute_batch_norm(model, batches, _run if loss is None else loss)
+        recompute_batch_norm(model, batches, run if loss is None else loss)
     _declare(model)
     return model
 
@@ -127,14 +127,14 @@ def _declare(model: nn.Module) -> None:
         declare(model)
 
 
-def _run(model: nn.Module, batch: Any) -> Any:
+def run(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, list | tuple) else model(batch)
 
 
 def _output_loss(model: nn.Module, batch: Any) -> Tensor:
-    value = getattr(_run(model, batch), "loss", None)
+    value = getattr(run(model, batch), "loss", None)
     if not isinstance(value, Tensor):
         raise LowrankError(
             "The model's output has no loss: put labels in the batches, or give loss=, a function of "
@@ -143,12 +143,12 @@ def _output_loss(model: nn.Module, batch: Any) -> Tensor:
     return value
 
 
-def _moved(batch: Any, model: nn.Module) -> Any:
+def moved(batch: Any, model: nn.Module) -> Any:
     device = next(model.parameters()).device
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):
-        return {key: _moved(value, model) for key, value in batch.items()}
+        return {key: moved(value, model) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return [_moved(value, model) for value in batch]
+        return [moved(value, model) for value in batch]
     return batch

@@ -1,0 +1,71 @@
+"""Timing layers dense and factorised."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank.api.advise import Advice, advise, table, take_turns
+from lowrank.errors import LowrankError
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 16), nn.Linear(16, 4)
+    )
+
+
+def test_layers_alike_are_timed_once_with_the_inputs_they_get():
+    net = model()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = advise(net, torch.randn(7, 8), turns=2, seconds=0.001)
+    assert [advice.names for advice in found] == [("1", "2"), ("3",)]
+    assert [advice.shape for advice in found] == [(32, 32), (16, 32)]
+    assert [advice.inputs for advice in found] == [(7, 32), (7, 32)]
+    assert set(found[0].speed) == {8, 16, 24} and set(found[1].speed) == {8, 16}
+    assert all(ratio > 0 for advice in found for ratio in advice.speed.values())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert "| 1 and 1 alike | Linear | 32 x 32 |" in table(found)
+
+
+def test_a_much_smaller_rank_of_a_large_layer_is_faster_and_found_to_be():
+    net = nn.Sequential(nn.Linear(8, 512), nn.Linear(512, 512), nn.Linear(512, 8))
+    found = advise(net, torch.randn(256, 8), fractions=(0.0625, 1.0), turns=5, seconds=0.01)
+    assert found[0].speed[32] > 1.5 > found[0].speed[512]
+    assert found[0].pays_up_to == 32
+
+
+@pytest.mark.parametrize(
+    ("speed", "rank"),
+    [({8: 2.0, 16: 1.1, 24: 0.9}, 16), ({8: 0.9, 16: 1.2}, None), ({8: 1.0}, None), ({8: 1.01}, 8)],
+)
+def test_it_pays_up_to_the_last_rank_before_one_that_is_no_faster(speed, rank):
+    advice = Advice(("a",), "Linear", (32, 96), (1, 96), 0.001, speed)
+    assert advice.pays_up_to == rank
+    assert advice.even_flops == 24
+
+
+def test_every_function_has_its_turn_in_every_round():
+    order: list[str] = []
+    timed = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    taken = take_turns(timed, 3, 0.0, torch.device("cpu"))
+    assert {name: len(figures) for name, figures in taken.items()} == {"a": 3, "b": 3}
+    assert "".join(order[-6:]) == "ababab"
+
+
+def test_a_batch_that_reaches_no_layer_is_refused():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(LowrankError, match="reaches none"):
+        advise(Idle(), torch.zeros(1, 4))
+    with pytest.raises(LowrankError, match="turns"):
+        advise(model(), torch.zeros(1, 8), turns=0)
