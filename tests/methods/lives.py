@@ -23,7 +23,10 @@ from lowrank.train.trainer import Trainer
 HERE = Path(__file__).parent
 STEPS = 12
 OPTIONS = {
+    "apollo": {"every": 5},
     "cola": {},
+    "fira": {"every": 5},
+    "galore": {"every": 5},
     "refactorize": {"every": 4, "recovery": 2},
     "relora": {"every": 4, "warmup": 2},
     "self_guided": {},

@@ -7,17 +7,18 @@ embeddings do not decay; factors decay as the factor section says, outside torch
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lowrank.factor.convert import factors as factor_modules
 
 if TYPE_CHECKING:
     from lowrank.experiment.sections import TrainingSpec
-    from lowrank.optimizers import Algorithm
+    from lowrank.optimizers import Algorithm, Role
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,60 @@ def standard_groups(
         for name, named in parameter_groups(model, embeddings).items()
         if named
     ]
+
+
+class OwnOptimizer(torch.optim.Optimizer):
+    """Base of the optimisers that methods bring: a group at a time, at the rate that is set before."""
+
+    def __init__(self, groups: Sequence[Group], spec: TrainingSpec) -> None:
+        self.spec = spec
+        super().__init__([group.for_torch() for group in groups], {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every group."""
+        for group in self.param_groups:
+            self.move(group)
+
+    def move(self, group: dict[str, Any]) -> None:
+        """Move the parameters of a group, with their gradients, by `group["lr"]`."""
+        raise NotImplementedError
+
+
+DIRECTIONS = ("adamw", "sgd")
+"""The training section's optimisers whose steps `direction` knows, for methods that change them."""
+MOMENTS: dict[str, Role] = {
+    "exp_avg": "first",
+    "exp_avg_sq": "second",
+    "step": "step",
+    "momentum_buffer": "first",
+}
+EPS = 1e-8
+
+
+def moment_count(spec: TrainingSpec) -> int:
+    """How many moments `direction` keeps of a gradient."""
+    return {"adamw": 2, "sgd": 1}[spec.optimizer]
+
+
+def direction(state: MutableMapping[str, Any], gradient: Tensor, spec: TrainingSpec) -> Tensor:
+    """What the training section's optimiser subtracts at a rate of 1 and without decay, given this
+    gradient: Adam's normalised mean, or the momentum. `state` keeps the moments, named as torch does, and
+    counts the steps."""
+    state["step"] = state.get("step", torch.zeros(())) + 1  # on the host: nothing waits to read it
+    if spec.optimizer == "sgd":
+        held = state.get("momentum_buffer")
+        mean = gradient.clone() if held is None else held.mul_(spec.momentum).add_(gradient)
+        state["momentum_buffer"] = mean
+        return gradient + spec.momentum * mean if spec.nesterov else mean.clone()
+    beta, beta_sq = spec.betas
+    for name in ("exp_avg", "exp_avg_sq"):
+        state.setdefault(name, torch.zeros_like(gradient))
+    mean, square = state["exp_avg"], state["exp_avg_sq"]
+    mean.lerp_(gradient, 1 - beta)
+    square.mul_(beta_sq).addcmul_(gradient, gradient, value=1 - beta_sq)
+    step = float(state["step"])
+    return mean / (1 - beta**step) / ((square / (1 - beta_sq**step)).sqrt() + EPS)
 
 
 def _within(parameter: str, layers: Collection[str]) -> bool:
