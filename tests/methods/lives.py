@@ -25,11 +25,14 @@ STEPS = 12
 OPTIONS = {
     "apollo": {"every": 5},
     "cola": {},
+    "dlrt": {},
     "fira": {"every": 5},
     "galore": {"every": 5},
+    "loro": {"every": 5, "warmup": 2},
     "refactorize": {"every": 4, "recovery": 2},
     "relora": {"every": 4, "warmup": 2},
     "self_guided": {},
+    "spectron": {},
     "sltrain": {"support": 0.1},
 }
 """Settings with which everything that a method does happens within twelve steps."""

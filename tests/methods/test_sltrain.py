@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from lives import begun, run_of
 from torch import nn
 
 from lowrank.factor.convert import parameter_count
-from lowrank.factor.layers import from_dense
+from lowrank.factor.layers import from_dense, matricise
 from lowrank.methods.sltrain import SparseLowRank
 
 
 def layer_of(dense: nn.Module, share: float = 0.3) -> SparseLowRank:
     torch.manual_seed(1)
-    layer = SparseLowRank(dense, from_dense(dense, 2), 0.5, share)
+    layer = SparseLowRank(from_dense(dense, 2), 0.5, share)
     with torch.no_grad():
-        count, size = len(layer.values), layer.shape[0] * layer.shape[1]
+        count, size = len(layer.values), math.prod(layer.shape)
         layer.places.copy_(torch.randperm(size)[:count].sort().values)
         for parameter in (layer.values, layer.low.U, layer.low.V):
             parameter.copy_(torch.randn(parameter.shape))
@@ -44,7 +46,7 @@ def test_outputs_and_gradients_are_those_of_the_sum_of_both_weights(dense, shape
     assert torch.allclose(layer(x), whole, atol=1e-5)
     whole.square().sum().backward()
     layer(x).square().sum().backward()
-    gradient = weight.grad.flatten()[layer.places]
+    gradient = matricise(dense, tensor=weight.grad).flatten()[layer.places]
     assert torch.allclose(layer.values.grad, gradient, rtol=1e-4, atol=1e-4)
 
 

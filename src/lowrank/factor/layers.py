@@ -96,8 +96,8 @@ class Factorized(nn.Module):
             self.U.copy_(U)
             self.V.copy_(V)
 
-    def dense_weight(self) -> Tensor:
-        """The product in the layout of the dense layer's `weight`."""
+    def dense_weight(self, matrix: Tensor | None = None) -> Tensor:
+        """The product, or another matrix (..., m, n), in the layout of the dense layer's `weight`."""
         raise NotImplementedError
 
     def to_dense(self) -> nn.Module:
@@ -143,8 +143,9 @@ class FactorizedLinear(Factorized):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x @ self.V, self.U, self.bias)
 
-    def dense_weight(self) -> Tensor:
-        return self.product() if self.dense_class is nn.Linear else self.product().mT
+    def dense_weight(self, matrix: Tensor | None = None) -> Tensor:
+        matrix = self.product() if matrix is None else matrix
+        return matrix if self.dense_class is nn.Linear else matrix.mT
 
     def _dense_shell(self) -> nn.Module:
         if self.dense_class is nn.Linear:
@@ -221,11 +222,12 @@ class FactorizedConv2d(Factorized):
         x = _convolve(x, first, None, (1, sw), across, (1, dw), groups)
         return _convolve(x, second, self.bias, (sh, 1), down, (dh, 1), groups)
 
-    def dense_weight(self) -> Tensor:
+    def dense_weight(self, matrix: Tensor | None = None) -> Tensor:
         (kh, kw), ins = self.kernel_size, self.in_channels // self.groups
+        matrix = self.product() if matrix is None else matrix
         if self.matricisation == "channel":
-            return self.product().reshape(self.out_channels, ins, kh, kw)
-        return self.product().reshape(self.out_channels, kh, ins, kw).transpose(1, 2)
+            return matrix.reshape(self.out_channels, ins, kh, kw)
+        return matrix.reshape(self.out_channels, kh, ins, kw).transpose(1, 2)
 
     def _dense_shell(self) -> nn.Module:
         return nn.Conv2d(

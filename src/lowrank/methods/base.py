@@ -18,7 +18,7 @@ factors decay as the factor section says. Parameters that need no gradient are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lowrank.experiment.cell import RunSpec
     from lowrank.experiment.sections import FactorSpec, ModelSpec
     from lowrank.methods import Options
+    from lowrank.optimizers import Algorithm
 
 Convert = Callable[[nn.Module], None]
 
@@ -67,6 +68,8 @@ class Life:
 
     passes = 1
     """How often a step takes gradients."""
+    decays_factors = True
+    """Whether factors decay as the factor section says."""
 
     def __init__(self, spec: RunSpec, options: Options) -> None:
         self.spec = spec
@@ -169,6 +172,20 @@ def names_of(model: nn.Module) -> dict[int, str]:
 def generator(spec: RunSpec, *key: object) -> torch.Generator:
     """Random numbers of a method's own, of the run's seed and a key alone."""
     return torch.Generator().manual_seed(layer_seed(spec.seed, "@".join(map(str, key))))
+
+
+def by_layer(groups: Iterable[Group], optimizer: Algorithm, **options: Any) -> list[Group]:
+    """The groups with that of the factors parted, U and V of each layer in one, and given to an optimiser."""
+    found = []
+    for group in groups:
+        if group.name != "factors":
+            found.append(group)
+            continue
+        for name in [n for n in group.parameters if n.endswith(".U")]:
+            layer = name.removesuffix(".U")
+            pair = {n: group.parameters[n] for n in (f"{layer}.U", f"{layer}.V")}
+            found.append(Group(layer, pair, optimizer=optimizer, options=options))
+    return found
 
 
 def plan(model: nn.Module, spec: RunSpec) -> list[Replacement]:

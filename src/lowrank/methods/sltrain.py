@@ -13,6 +13,7 @@ matrices first. The places of the entries are neither parameters nor counted as 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowrank.factor.convert import place
-from lowrank.factor.layers import Factorized, FactorizedConv2d, FactorizedLinear
+from lowrank.factor.layers import Factorized, FactorizedConv2d
 from lowrank.methods import METHODS, Method, Options
 from lowrank.methods.base import Life, generator, plan
 
@@ -34,43 +35,36 @@ class Support(Options):
 
 
 class SparseLowRank(nn.Module):
-    """y = s low(x) + S x + b, S as a matrix (outputs, all else that the dense weight has)."""
+    """y = s low(x) + S x + b."""
 
     places: Tensor
     """The support, as sorted places in S flattened; it is kept with the weights."""
 
-    def __init__(self, dense: nn.Module, low: Factorized, scale: float, share: float) -> None:
+    def __init__(self, low: Factorized, scale: float, share: float) -> None:
         super().__init__()
         self.low, self.scale = low, scale
         self.bias, self.low.bias = low.bias, None
-        size = dense.weight.numel()  # type: ignore[operator, union-attr]
-        count, device = max(1, int(share * size)), low.U.device
-        outputs = low.out_channels if isinstance(low, FactorizedConv2d) else low.matrix_shape[0]
-        self.shape = (int(outputs), size // int(outputs))
+        self.shape = (*low.U.shape[:-2], *low.matrix_shape)
+        count, device = max(1, int(share * math.prod(self.shape))), low.U.device
         self.values = nn.Parameter(torch.zeros(count, device=device, dtype=low.U.dtype))
         self.register_buffer("places", torch.zeros(count, dtype=torch.long, device=device))
 
     def sparse(self) -> Tensor:
-        """S, dense."""
-        m, n = self.shape
-        flat = torch.zeros(m * n, dtype=self.values.dtype, device=self.values.device)
-        return flat.index_put((self.places,), self.values).reshape(m, n)
+        """S (..., m, n) as a dense matrix."""
+        values = self.values
+        flat = torch.zeros(math.prod(self.shape), dtype=values.dtype, device=values.device)
+        return flat.index_put((self.places,), values).reshape(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         low, S = self.low, self.sparse()
         if not isinstance(low, FactorizedConv2d):
             return self.scale * low(x) + F.linear(x, S, self.bias)
-        kernel = S.reshape(len(S), -1, *low.kernel_size)
         geometry: Any = low.stride, low.padding, low.dilation, low.groups
-        return self.scale * low(x) + F.conv2d(x, kernel, self.bias, *geometry)
+        return self.scale * low(x) + F.conv2d(x, low.dense_weight(S), self.bias, *geometry)
 
     def dense_weight(self) -> Tensor:
         """s U V^T + S, in the dense layer's layout."""
-        low, S = self.low, self.sparse()
-        if isinstance(low, FactorizedLinear) and low.dense_class is not nn.Linear:
-            S = S.mT
-        weight = low.dense_weight()
-        return self.scale * weight + S.reshape(weight.shape)
+        return self.low.dense_weight(self.scale * self.low.product() + self.sparse())
 
 
 class SLTrain(Life):
@@ -80,20 +74,21 @@ class SLTrain(Life):
         """Put a low-rank plus a sparse weight in each chosen layer's place."""
         for step in plan(model, self.spec):
             options = self.options
-            layer = SparseLowRank(step.dense, step.factorized, options.scale, options.support)
+            layer = SparseLowRank(step.factorized, options.scale, options.support)
             if not layer.values.is_meta:
                 self._draw(step.name, layer)
             place(model, step.name, layer)
 
     @torch.no_grad()
     def _draw(self, name: str, layer: SparseLowRank) -> None:
-        random, (m, n) = generator(self.spec, name), layer.shape
-        places = torch.randperm(m * n, generator=random)[: len(layer.values)]
+        random, bound = generator(self.spec, name), layer.shape[-1] ** -0.5
+        places = torch.randperm(math.prod(layer.shape), generator=random)[: len(layer.values)]
         layer.places.copy_(places.sort().values)
-        layer.values.copy_((2 * torch.rand(len(places), generator=random) - 1) * n**-0.5)
-        low = layer.low
-        V = (2 * torch.rand(low.V.shape, generator=random) - 1) * low.V.shape[-2] ** -0.5
-        low.set_factors(torch.zeros_like(low.U), V.to(low.V))
+        layer.values.copy_((2 * torch.rand(len(places), generator=random) - 1) * bound)
+        U, V = layer.low.U, layer.low.V
+        layer.low.set_factors(
+            torch.zeros_like(U), (2 * torch.rand(V.shape, generator=random) - 1).to(V) * bound
+        )
 
 
 METHODS.add("sltrain", Method("SLTrain", "arXiv 2406.02214", SLTrain, Support))

@@ -39,6 +39,7 @@ def train_step(
     return parallel.mean(loss), norm
 
 
+@torch.enable_grad()
 def gradients(
     model: nn.Module, task: Task, parts: Sequence[Any], optimizer: Optimizer
 ) -> tuple[Tensor, Tensor]:

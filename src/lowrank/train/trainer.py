@@ -57,7 +57,8 @@ class Trainer:
         self.layer_names = [target.name for target in targets]
         blocks, compiled = models.blocks(targets), self.training.compile
         self.forward = parallel.wrap(self.model, blocks, self.task.device, compiled, self.mode)
-        decay = self.spec.factors.decay if self.spec.factors else None
+        factors = self.spec.factors if self.life.decays_factors else None
+        decay = factors.decay if factors else None
         groups = self.life.groups(self.model)
         self.optimizer = Optimizer(self.model, self.training, decay, groups, self.sharded)
 
