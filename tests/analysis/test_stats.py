@@ -151,6 +151,13 @@ def test_the_smallest_detectable_effect_agrees_with_statsmodels(pairs):
     assert power == pytest.approx(0.8, abs=1e-6)
 
 
+@pytest.mark.parametrize(("alpha", "power"), [(0.01, 0.99), (0.4, 0.45), (0.3, 0.9)])
+def test_effects_are_detectable_at_any_level_and_power(alpha, power):
+    """Also where less than a standard error is enough."""
+    ours = stats.smallest_detectable(0.3, 6, alpha=alpha, power=power)
+    assert TTestPower().power(ours / 0.3, 6, alpha) == pytest.approx(power, abs=1e-6)
+
+
 def test_the_smallest_detectable_effect_is_detected_four_times_in_five():
     effect = stats.smallest_detectable(1.0, 4)
     a, b = paired_samples(effect, 4, seed=51)

@@ -147,6 +147,18 @@ def test_an_evaluation_of_another_track_or_with_a_run_twice_is_refused(spoil, ma
         collected(made, tmp_path)
 
 
+def test_runs_that_diverged_are_named_by_cell_with_their_seeds_twenty_cells_at_most():
+    cells = [f"t/{number:02}" for number in range(22)]
+    runs = pd.DataFrame({"cell": [*cells, "t/00", "t/a"], "seed": [0] * 22 + [3, 1]})
+    assert tables.diverged(runs) == tables.diverged(runs.assign(diverged=False)) == ""
+    runs["diverged"] = [True] * 23 + [None]
+    listed = ", ".join(["t/00 (0, 3)"] + [f"{cell} (0)" for cell in cells[1:20]])
+    assert tables.diverged(runs) == (
+        f"23 of 24 runs diverged, cell (seeds): {listed}, and 2 more cells."
+    )
+    assert tables.diverged(runs[runs["cell"] < "t/20"]).endswith("t/19 (0).")
+
+
 # On published ground
 
 

@@ -44,6 +44,7 @@ def test_a_higher_perplexity_than_dense_is_a_gap_above_zero_in_nats():
     dense, low = paper._paper(numbers, table)
     assert (dense["gap"], dense["our_gap"]) == (None, None)
     assert low["gap"] == pytest.approx(math.log(44 / 40))
+    assert (low["unit"], low["digits"]) == ("nats", 3)
     ours = [math.log(x) for x in (30, 33, 36)]
     base = [math.log(x) for x in (20, 21, 22)]
     assert low["our_gap"] == pytest.approx(sum(ours) / 3 - sum(base) / 3)
@@ -61,6 +62,7 @@ def test_a_lower_accuracy_than_dense_is_a_gap_below_zero_in_points():
     table = runs("large-images", dense=[0.9, 0.8, 0.85], low=[0.7, 0.75, 0.77])
     _, low = paper._paper(numbers, table)
     assert low["gap"] == pytest.approx(-0.5)
+    assert (low["unit"], low["digits"]) == ("points", 2)
     assert low["our_gap"] == pytest.approx(74 - 85)
     assert low["ours"][0] == pytest.approx(74)
     assert low["ours"][1] < 74 < low["ours"][2]

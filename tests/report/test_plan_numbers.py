@@ -9,11 +9,14 @@ import torch
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.expand import expand
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.files import write_table
+from lowrank.methods import begin
 from lowrank.report import plan
 from lowrank.train.build import build_model
+from lowrank.train.result import costs
 
 pytestmark = pytest.mark.filterwarnings("ignore:At their rank")
 TEXT = {
@@ -104,6 +107,38 @@ def test_a_sweep_costs_its_rates_but_the_one_that_is_a_cells_own(text):
         row = table.loc[f"language/{arm}-sweep"]
         assert row["runs"] == 2
         assert row["training_flops"] == 3 * 20 * 4 * cost * 2
+
+
+class Shapes:
+    """What the costs of a run ask of its task."""
+
+    outputs = 300
+
+    def example(self) -> torch.Tensor:
+        return torch.zeros((1, 16), dtype=torch.long)
+
+
+@pytest.mark.parametrize("method", [None, "relora", "self_guided", "sltrain", "dlrt"])
+def test_a_plan_counts_what_a_finished_run_will_say(method):
+    """With weights that are not trained, layers beside others and several passes a step, too."""
+    given = {"method": {"name": method, "options": {}}} if method else {}
+    names = ("pretraining", "initialisation") if method in (None, "relora") else ("initialisation",)
+    studies = {
+        "pretraining": {"fractions": [0.25], "inits": ["spectral"], "longer": []},
+        "initialisation": {"ranks": [0.5], "inits": ["spectral"]},
+    }
+    track = changed(TEXT, factors=given, training={"learning_rate": 0.1})
+    study = settings(language={**track, "studies": {name: studies[name] for name in names}})
+    table = plan.make_plan(study).set_index("cell")
+    cells = expand(study).cells
+    assert set(table.index) == set(cells)
+    for name, cell in cells.items():
+        spec = cell.runs({})[0]
+        expected = costs(spec, Shapes(), begin(spec))
+        row = table.loc[name]
+        for key in ("parameters", "kept_parameters", "kept_flops"):
+            assert row[key] == expected[key], (name, key)
+        assert row["training_flops"] == pytest.approx(3 * expected["training_flops"], rel=1e-12)
 
 
 def test_no_sweep_is_planned_where_the_rate_is_given_or_is_one():
