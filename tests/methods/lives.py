@@ -9,6 +9,7 @@ import torch
 from lowrank.experiment.cell import Extension, RunSpec
 from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.sections import (
+    DecaySpec,
     EvaluationSpec,
     FactorSpec,
     MethodSpec,
@@ -25,10 +26,14 @@ STEPS = 12
 OPTIONS = {
     "apollo": {"every": 5},
     "cola": {},
+    "cuttlefish": {"measures": 12, "window": 2, "threshold": 10.0, "dense_blocks": 0},
     "dlrt": {},
     "fira": {"every": 5},
     "galore": {"every": 5},
+    "inrank": {"every": 2, "warmup": 0, "until": 0.7, "first": 1, "explained": 0.99},
+    "khodak": {},
     "loro": {"every": 5, "warmup": 2},
+    "pufferfish": {"dense_blocks": 0},
     "refactorize": {"every": 4, "recovery": 2},
     "relora": {"every": 4, "warmup": 2},
     "self_guided": {},
@@ -63,7 +68,12 @@ def run_of(
             validation_points=1,
             optimizer=optimizer,
         ),
-        "factors": FactorSpec(rank_fraction=0.5, rank_multiple=4, method=method),
+        "factors": FactorSpec(
+            rank_fraction=0.5,
+            rank_multiple=4,
+            method=method,
+            decay=DecaySpec(kind="frobenius" if name == "khodak" else "l2"),
+        ),
         "evaluation": EvaluationSpec(validation_examples=8, test_examples=8, batch=8),
         "seed": 0,
         "extensions": extensions,

@@ -47,7 +47,9 @@ CASES = {
     "muon": language_run(factors=L2, training={"optimizer": "muon"}),
     **{
         name: language_run(
-            factors=FACTORS.model_copy(update={"method": MethodSpec(name=name, options=options)})
+            factors=(FROBENIUS if name == "khodak" else FACTORS).model_copy(
+                update={"method": MethodSpec(name=name, options=options)}
+            )
         )
         for name, options in OPTIONS.items()
     },

@@ -19,7 +19,8 @@ factors decay as the factor section says. Parameters that need no gradient are n
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,12 @@ from lowrank.errors import LowrankError
 from lowrank.factor.convert import (
     Replacement,
     factorize_model,
+    factors,
     layer_seed,
     plan_replacements,
 )
+from lowrank.factor.init import initialise
+from lowrank.factor.layers import Factorized, from_dense, matricise
 from lowrank.optimizers.base import Group, standard_groups
 
 if TYPE_CHECKING:
@@ -138,6 +142,74 @@ class Life:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `state` returned."""
+
+
+class Ranked(Life):
+    """Base of methods that change ranks. `changes` holds the ranks by layer from each step on, the last
+    ones being those of now; what a layer is that they do not name is up to the method."""
+
+    def __init__(self, spec: RunSpec, options: Options) -> None:
+        super().__init__(spec, options)
+        self.changes: list[tuple[int, dict[str, int]]] = [(0, {})]
+
+    def build(self, model: nn.Module, ranks: dict[str, int]) -> None:
+        """Factorise the layers that are named, at these ranks, in place."""
+        factor, scales = self.spec.factors, {t.name: t.scale for t in self.targets(model)}
+        assert factor is not None
+        if ranks:
+            factorize_model(
+                model,
+                {name: scales[name] for name in ranks},
+                ranks=ranks,
+                init=factor.init,
+                seed=self.spec.seed,
+                matricisation=factor.matricisation,
+            )
+
+    def targets(self, model: nn.Module) -> list[models.Target]:
+        """The layers that the factor section names."""
+        assert self.spec.factors is not None
+        return select_targets(model, self.spec.model, self.spec.factors)
+
+    def convert(self, model: nn.Module) -> None:
+        """Build the model of now."""
+        self.build(model, self.changes[-1][1])
+
+    def phases(self) -> list[tuple[int, Convert]]:
+        """A phase for each change."""
+        return [(step, partial(self.build, ranks=ranks)) for step, ranks in self.changes]
+
+    def change(
+        self,
+        run: Run,
+        layers: Mapping[str, Factorized],
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Put factorised layers in the place of others, and note all ranks."""
+        run.replace(layers, state)
+        ranks = {name: layer.rank for name, layer in factors(run.model).items()}
+        self.changes.append((run.step, ranks))
+
+    @torch.no_grad()
+    def split(self, run: Run, ranks: Mapping[str, int]) -> None:
+        """Put balanced factors of their weights' best approximations in the place of dense layers."""
+        assert self.spec.factors is not None
+        layers = {}
+        for name, rank in ranks.items():
+            dense, matricisation = run.model.get_submodule(name), self.spec.factors.matricisation
+            layers[name] = low = from_dense(dense, rank, matricisation)
+            weight = matricise(dense, matricisation)
+            low.set_factors(*initialise("spectral", weight, rank, generator(self.spec, name)))
+            low.bias = cast(Any, dense.bias)
+        self.change(run, layers)
+
+    def record(self) -> dict[str, Any]:
+        """The ranks from each step on."""
+        return {"ranks": [[step, ranks] for step, ranks in self.changes]}
+
+    def load_record(self, record: dict[str, Any]) -> None:
+        """Take over what `record` returned."""
+        self.changes = [(step, ranks) for step, ranks in record["ranks"]]
 
 
 def finite(*tensors: Tensor) -> bool:
