@@ -38,17 +38,17 @@ OPTIONS = [
     (["plan", "--utilisation", "4"], "--utilisation"),
     (["plan", "--utilisation", "0"], "--utilisation"),
     (["plan", "--utilisation", "nan"], "not a number"),
-    (["speed", "x", "--rates", "r", "--data", "d", "--output", "o", "--rounds", "0"], "--rounds"),
-    (["speed", "x", "--rates", "r", "--data", "d", "--output", "o", "--rounds", "-1"], "--rounds"),
+    (["speed", "--config", "x", "--track", "t", "--rounds", "0"], "--rounds"),
+    (["speed", "--config", "x", "--track", "t", "--rounds", "-1"], "--rounds"),
     (["tables", "--config", "x", "--other", "speed", "--output", "o"], "--other"),
     (["tables", "--config", "x", "--other", "sped=x", "--output", "o"], "among interpolation"),
     *(
         ([*start, *(part for pair in JOB.items() for part in pair), *option], option[0])
         for start in (
-            ["train", "--spec", "s", "--rates", "r", "--output", "o"],
-            ["sweep", "--spec", "s", "--output", "o"],
+            ["train", "--config", "x", "--cell", "c", "--rates", "r", "--output", "o"],
+            ["sweep", "--config", "x", "--cell", "c", "--output", "o"],
         )
-        for option in (["--device", "gpu"], ["--device", "cuda:0"], ["--keep", "0"])
+        for option in (["--device", "gpu"], ["--device", "cuda:0"], ["--parallel", "dp"])
     ),
 ]
 
@@ -96,10 +96,10 @@ def readers(path: Path) -> dict[str, list[object]]:
     smoke = ROOT / "config/smoke.yaml"
     tables = ["tables", "--config", smoke, "--output", "o"]
     return {
-        "prepare": ["prepare", "--spec", path, "--output", "o"],
-        "sweep": ["sweep", "--spec", path, *job[2:]],
-        "train": ["train", "--spec", path, *job],
-        "evaluate": ["evaluate", path, *job],
+        "prepare": ["prepare", "--config", path, "--track", "t", "--output", "o"],
+        "sweep": ["sweep", "--config", path, "--cell", "t/dense", *job[2:]],
+        "train": ["train", "--config", path, "--cell", "t/dense", *job],
+        "evaluate": ["evaluate", "--config", path, "--track", "t", *job],
         "evaluation": [*tables, "--evaluation", path],
         "rates": [*tables, "--rates", path],
         "other": [*tables, "--other", f"speed={path}"],

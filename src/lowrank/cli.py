@@ -8,22 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from lowrank.command import DEVICE, FILE, FOLDER, STEP, Commands, FiniteRange, NamedPath
+from lowrank.command import FILE, FOLDER, Commands, FiniteRange, NamedPath
 from lowrank.errors import LowrankError
-
-SPECS = {
-    "TextSpec": "data/<track>.json",
-    "ImageSpec": "data/<track>.json",
-    "SweepGroup": "sweeps/<cell>.json",
-    "Cell": "cells/<cell>.json",
-    "InterpolationStudy": "interpolation/<track>.json",
-    "PostHocJob": "posthoc/<track>.json",
-}
-"""Where in specs/ the workflow writes the file of each kind."""
+from lowrank.job_commands import JOBS
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,209 +22,8 @@ def main() -> None:
     """Low-rank training of deep networks: data, runs, evaluations, tables."""
 
 
-def _expected(kind: Any) -> str:
-    return f"a JSON file that the workflow writes, results/<scale>/specs/{SPECS[kind.__name__]}"
-
-
-def _spec(path: Path, kind: Any) -> Any:
-    """A spec file the workflow wrote, validated; one of a cell or sweep lies at a path that ends in
-    the name it gives. The extensions it names are loaded."""
-    from pydantic import ValidationError
-
-    from lowrank.experiment.complaints import complaint
-    from lowrank.files import damaged, read_sealed, written_here
-
-    what = _expected(kind)
-    values = read_sealed(path, what)
-    try:
-        spec = kind.model_validate(values)
-    except ValidationError as error:
-        sentence = complaint(error, str(path), values, kind)
-        raise (damaged(path, sentence) if written_here(path) else sentence) from None
-    name = getattr(spec, "name", None) if "track" in kind.model_fields else None
-    if name is not None and not path.absolute().as_posix().endswith(f"/{name}.json"):
-        raise damaged(path, f"it describes {name}", what=what)
-    if getattr(spec, "extensions", None):
-        from lowrank.experiment.extensions import load_extensions
-
-        load_extensions(spec.extensions)
-    return spec
-
-
-def _common(command: Any) -> Any:
-    for option in (
-        click.option("--data", type=FOLDER, required=True, help="Prepared data folder."),
-        click.option("--cache", type=FOLDER, required=True, help="Folder of all runs."),
-        click.option(
-            "--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-PARALLEL = click.option(
-    "--parallel",
-    "mode",
-    type=click.Choice(["ddp", "fsdp"]),
-    default="ddp",
-    show_default=True,
-    help="Under torchrun: what each device holds, the whole model or a slice.",
-)
-
-
-@main.command()
-@click.option("--spec", type=FILE, required=True, help="The data section, as JSON.")
-@click.option("--output", type=FOLDER, required=True, help="Folder to write.")
-@click.option("--state", help="A word for the present state of your files, which is recorded.")
-def prepare(spec: Path, output: Path, state: str | None) -> None:
-    """Tokenise text or decode images into a prepared data folder."""
-    from lowrank.data.images_spec import ImageSpec
-    from lowrank.data.spec import TextSpec
-    from lowrank.files import read_json
-
-    values = read_json(spec, _expected(TextSpec))
-    if isinstance(values, dict) and values.get("kind") == "text":
-        from lowrank.data.text import prepare_text
-
-        prepare_text(_spec(spec, TextSpec), output, state=state)
-    else:
-        from lowrank.data.images import prepare_images
-
-        prepare_images(_spec(spec, ImageSpec), output, state=state)
-
-
-@main.command()
-@click.option("--spec", type=FILE, required=True, help="The sweep's spec file.")
-@click.option("--keep", type=STEP, multiple=True, help="Steps whose checkpoints are kept.")
-@click.option("--output", type=FILE, required=True, help="JSON file to write.")
-@PARALLEL
-@_common
-def sweep(
-    spec: Path, keep: tuple[int, ...], output: Path, mode: str, data: Path, cache: Path, device: str
-) -> None:
-    """Find an arm's best learning rate on validation data."""
-    from lowrank.experiment.cell import SweepGroup
-    from lowrank.jobs import train as jobs
-    from lowrank.train import parallel
-
-    with parallel.session(device):
-        jobs.sweep(_spec(spec, SweepGroup), data, cache, output, device, keep, mode)
-
-
-@main.command()
-@click.option("--spec", type=FILE, required=True, help="The cell's spec file.")
-@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-@click.option("--keep", type=STEP, multiple=True, help="Steps whose checkpoints are kept.")
-@click.option("--output", type=FOLDER, required=True, help="Folder of the cell's tables.")
-@PARALLEL
-@_common
-def train(
-    spec: Path,
-    rates: Path,
-    keep: tuple[int, ...],
-    output: Path,
-    mode: str,
-    data: Path,
-    cache: Path,
-    device: str,
-) -> None:
-    """Train one cell, all its seeds."""
-    from lowrank.experiment.cell import Cell
-    from lowrank.jobs import train as jobs
-    from lowrank.train import parallel
-
-    cell = _spec(spec, Cell)
-    with parallel.session(device):
-        jobs.train(cell, jobs.read_rates(rates, [cell]), data, cache, output, device, keep, mode)
-
-
-@main.command()
-@click.argument("specs", type=FILE, nargs=-1, required=True)
-@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
-@_common
-def evaluate(
-    specs: tuple[Path, ...], rates: Path, output: Path, data: Path, cache: Path, device: str
-) -> None:
-    """Read the test set for every run of the cells with these SPECS."""
-    from lowrank.experiment.cell import Cell
-    from lowrank.jobs import train as jobs
-
-    cells = [_spec(path, Cell) for path in specs]
-    jobs.evaluate(cells, jobs.read_rates(rates, cells), data, cache, output, device)
-
-
-@main.command()
-@click.argument("dense", type=FILE)
-@click.argument("others", type=FILE, nargs=-1, required=True)
-@click.option("--study", type=FILE, required=True, help="The interpolation section, as JSON.")
-@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-@click.option("--points", type=FILE, required=True, help="Parquet file of losses on the lines.")
-@click.option("--summary", type=FILE, required=True, help="Parquet file of barriers, distances.")
-@_common
-def interpolate(
-    dense: Path,
-    others: tuple[Path, ...],
-    study: Path,
-    rates: Path,
-    points: Path,
-    summary: Path,
-    data: Path,
-    cache: Path,
-    device: str,
-) -> None:
-    """Measure losses between the solution of cell spec DENSE and those of OTHERS."""
-    from lowrank.experiment.cell import Cell
-    from lowrank.experiment.config import InterpolationStudy
-    from lowrank.files import write_table
-    from lowrank.jobs import interpolate as interpolation
-    from lowrank.jobs import train as jobs
-
-    start, ends = _spec(dense, Cell), [_spec(path, Cell) for path in others]
-    best = jobs.read_rates(rates, [start, *ends])
-    section = _spec(study, InterpolationStudy)
-    lines, facts = interpolation.interpolate(section, start, ends, best, data, cache, device)
-    write_table(points, lines)
-    write_table(summary, facts)
-
-
-@main.command()
-@click.argument("dense", type=FILE)
-@click.option("--study", type=FILE, required=True, help="The post-hoc study's spec file.")
-@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
-@_common
-def posthoc(
-    dense: Path,
-    study: Path,
-    rates: Path,
-    output: Path,
-    data: Path,
-    cache: Path,
-    device: str,
-) -> None:
-    """Truncate the trained models of cell spec DENSE and evaluate them."""
-    from lowrank.experiment.cell import Cell, PostHocJob
-    from lowrank.files import write_table
-    from lowrank.jobs import posthoc as method
-    from lowrank.jobs import train as jobs
-
-    cell, job = _spec(dense, Cell), _spec(study, PostHocJob)
-    best = jobs.read_rates(rates, [cell])
-    table = method.posthoc(job.study, job.factors, cell, best, data, cache, device)
-    write_table(output, table)
-
-
-@main.command()
-@click.option("--data", type=FOLDER, required=True, help="Prepared text folder.")
-@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
-def baselines(data: Path, output: Path) -> None:
-    """Losses of n-gram models of a prepared text."""
-    from lowrank.files import write_table
-    from lowrank.jobs.baselines import ngram_losses
-
-    write_table(output, ngram_losses(data))
+for job in JOBS:
+    main.add_command(job)
 
 
 @main.command()
@@ -300,6 +89,19 @@ def publish(tables: Path, config: Path, ledger: Path, output: Path) -> None:
     from lowrank.analysis.publish import publish as publish_tables
 
     publish_tables(tables, config, ledger, output)
+
+
+@main.command()
+@click.argument("notebook", type=FILE)
+@click.option("--tables", type=FOLDER, required=True, help="Folder of tables.")
+@click.option("--track", required=True, help="The track that the figure is of; all: of all.")
+@click.option("--executed", type=FILE, required=True, help="The executed notebook to write.")
+@click.option("--output", type=FOLDER, required=True, help="Folder of figures to write in.")
+def render(notebook: Path, tables: Path, track: str, executed: Path, output: Path) -> None:
+    """Run a figure's NOTEBOOK; its executed copy is kept, also when a cell fails."""
+    from lowrank.report.render import render as render_notebook
+
+    render_notebook(notebook, tables, track, output, executed)
 
 
 @main.command()
@@ -414,28 +216,3 @@ def reference(output: Path, check: bool) -> None:
     if stale:
         click.echo(f"Out of date: {', '.join(map(str, stale))}; run lowrank reference.", err=True)
         sys.exit(1)
-
-
-@main.command()
-@click.argument("specs", type=FILE, nargs=-1, required=True)
-@click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-@click.option("--data", type=FOLDER, required=True, help="Prepared data folder.")
-@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
-@click.option(
-    "--rounds",
-    type=click.IntRange(1, 1000),
-    default=5,
-    show_default=True,
-    help="Turns each model takes.",
-)
-@click.option("--output", type=FILE, required=True, help="Parquet file to write.")
-def speed(
-    specs: tuple[Path, ...], rates: Path, data: Path, device: str, rounds: int, output: Path
-) -> None:
-    """Time training steps of the cells with these SPECS, taking turns."""
-    from lowrank.experiment.cell import Cell
-    from lowrank.files import write_table
-    from lowrank.jobs.speed import measure_speed
-
-    cells = [_spec(path, Cell) for path in specs]
-    write_table(output, measure_speed(cells, rates, data, device, rounds))

@@ -21,7 +21,6 @@ from lowrank.errors import LowrankError, cause
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
-STEP = click.IntRange(1, 1_000_000_000)
 
 
 class FiniteRange(click.FloatRange):

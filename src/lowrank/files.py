@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.json"
+CONFIG = "config.json"
+"""The configuration that a run of the workflow works by, in results/<scale>."""
 WRITTEN = "a file that lowrank wrote"
 PART = ".part"
 SEAL = "seal"
@@ -37,7 +39,7 @@ SEAL = "seal"
 SEALED = re.compile(rb"seal\W{0,8}[0-9a-f]{16}")
 SUM = re.compile(rb"[0-9a-f]{64}")
 PLACES = {
-    *("specs", "rates", "cells", "runs", "evaluations", "tables"),
+    *("rates", "cells", "runs", "evaluations", "tables"),
     *("interpolation", "barriers", "posthoc", "baselines", "speed"),
 }
 """Folders of results/<scale> that nobody else fills."""
@@ -240,6 +242,8 @@ def written_here(path: Path | str) -> bool:
     """Whether the project wrote a file or folder: it lies where nobody else writes, or it or the
     manifest beside or in it carries a seal, whole or not."""
     path = Path(path)
+    if path.name == CONFIG and path.absolute().parents[1].name == "results":
+        return True
     if path.suffix in ("", ".json", ".parquet", ".safetensors") and PLACES.intersection(
         path.absolute().parts[-4:-1]
     ):

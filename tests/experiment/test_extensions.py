@@ -10,7 +10,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.cell import Extension
 from lowrank.experiment.expand import expand
-from lowrank.experiment.extensions import announce, declared, load_extensions, load_file
+from lowrank.experiment.extensions import announce, declared, load_extensions, load_file, remember
 from lowrank.factor.decay import DECAYS
 from lowrank.factor.init import INITIALISATIONS
 from lowrank.files import sha256
@@ -84,12 +84,15 @@ def test_a_file_that_changed_since_the_workflow_began_is_not_run(tmp_path):
 
 
 def test_that_a_file_runs_as_a_program_is_said_at_its_first_use_and_when_it_changed(tmp_path):
-    record = tmp_path / "specs/extensions.json"
+    record = tmp_path / "extensions.json"
     first, second = (Extension(file="ideas/x.py", sha256=letter * 64) for letter in "ab")
     (line,) = announce({"mine": first}, record)
     assert line.startswith("extensions.mine: ideas/x.py is a program that runs with your rights")
+    assert announce({"mine": first}, record) == [line], "nothing has run, and nothing is written"
+    remember({"mine": first}, record)
     assert announce({"mine": first}, record) == []
     assert len(announce({"mine": second, "other": first}, record)) == 2
+    remember({}, tmp_path / "none.json")
     assert announce({}, tmp_path / "none.json") == [] and not (tmp_path / "none.json").exists()
 
 

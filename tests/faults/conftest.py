@@ -9,8 +9,8 @@ from faulty import Track
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Track:
     """A track with everything that its jobs write, made without interruption."""
-    track = Track(tmp_path_factory.mktemp("whole"))
-    track.write_specs()
+    track = Track(tmp_path_factory.mktemp("whole") / "results/tiny")
+    track.begin()
     for job in track.jobs():
         assert track.run(job) == (0, "")
     return track

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from lowrank.cli import main
 from lowrank.experiment import config
-from lowrank.experiment.expand import Grid, expand
+from lowrank.experiment.expand import Grid
+from lowrank.experiment.experiment import Experiment
 from lowrank.files import read_json, read_table, write_sealed
 
 ROOT = Path(__file__).parents[2]
@@ -57,69 +58,55 @@ class Track:
     def __init__(self, root: Path, values: dict = VALUES) -> None:
         self.root = root
         self.config = config.parse(values)
-        self.grid: Grid = expand(self.config)
+        self.experiment = Experiment(self.config)
+        self.grid: Grid = self.experiment.grid
 
-    def write_specs(self) -> None:
+    def begin(self) -> None:
         """What the workflow writes before any job."""
-        specs, track = self.root / "specs", self.config.tracks[NAME]
-        kinds = {"cells": self.grid.cells, "sweeps": self.grid.sweeps, "posthoc": self.grid.posthoc}
-        for kind, named in kinds.items():
-            for name, spec in named.items():
-                write_sealed(specs / kind / f"{name}.json", spec.model_dump(mode="json"))
-        sections = {"data": track.data, "interpolation": track.studies.interpolation}
-        for section, value in sections.items():
-            write_sealed(specs / section / f"{NAME}.json", value.model_dump(mode="json"))
-        write_sealed(specs / "config.json", self.config.model_dump(mode="json"))
+        write_sealed(self.root / "config.json", self.config.model_dump(mode="json"))
 
-    def spec(self, arm: str, kind: str = "cells") -> str:
-        return str(self.root / "specs" / kind / NAME / f"{arm}.json")
+    def job(self, name: str, cell: str = "") -> list[str]:
+        """The beginning of a job's command, as the workflow sends it."""
+        of, told = (f"{NAME}/{cell}", "--cell") if cell else (NAME, "--track")
+        digest = getattr(self.experiment, f"of_{name}")(of)
+        return [name, "--config", f"{self.root}/config.json", "--digest", digest, told, of]
 
     @property
     def common(self) -> list[str]:
         folders = ["--data", f"{self.root}/data/{NAME}", "--cache", f"{self.root}/runs"]
         return [*folders, "--device", "cpu"]
 
+    @property
+    def rates(self) -> list[str]:
+        return ["--rates", f"{self.root}/rates"]
+
     def prepare(self) -> list[str]:
-        spec = f"{self.root}/specs/data/{NAME}.json"
-        return ["prepare", "--spec", spec, "--output", f"{self.root}/data/{NAME}"]
+        return [*self.job("prepare"), "--output", f"{self.root}/data/{NAME}"]
 
     def sweep(self, arm: str) -> list[str]:
         output = f"{self.root}/rates/{NAME}/{arm}.json"
-        command = ["sweep", "--spec", self.spec(arm, "sweeps"), "--output", output, *self.common]
-        return [*command, "--keep", "3"] if arm == DENSE else command
+        return [*self.job("sweep", arm), "--output", output, *self.common]
 
     def train(self, arm: str) -> list[str]:
-        command = ["train", "--spec", self.spec(arm), "--rates", f"{self.root}/rates"]
-        command += ["--output", f"{self.root}/cells/{NAME}/{arm}", *self.common]
-        return [*command, "--keep", "3"] if arm == DENSE else command
+        output = f"{self.root}/cells/{NAME}/{arm}"
+        return [*self.job("train", arm), *self.rates, "--output", output, *self.common]
 
     def evaluate(self) -> list[str]:
-        specs = [self.spec(arm) for arm in (DENSE, LOW, PRE)]
         output = f"{self.root}/evaluations/{NAME}.parquet"
-        return [
-            "evaluate",
-            *specs,
-            "--rates",
-            f"{self.root}/rates",
-            "--output",
-            output,
-            *self.common,
-        ]
+        return [*self.job("evaluate"), *self.rates, "--output", output, *self.common]
 
     def interpolate(self) -> list[str]:
-        command = ["interpolate", self.spec(DENSE), self.spec(LOW)]
-        command += ["--study", f"{self.root}/specs/interpolation/{NAME}.json"]
+        command = self.job("interpolate")
         for table in ("points", "summary"):
             command += [f"--{table}", f"{self.root}/{table}.parquet"]
-        return [*command, "--rates", f"{self.root}/rates", *self.common]
+        return [*command, *self.rates, *self.common]
 
     def posthoc(self) -> list[str]:
-        command = ["posthoc", self.spec(DENSE), "--output", f"{self.root}/posthoc.parquet"]
-        command += ["--study", f"{self.root}/specs/posthoc/{NAME}.json"]
-        return [*command, "--rates", f"{self.root}/rates", *self.common]
+        output = f"{self.root}/posthoc.parquet"
+        return [*self.job("posthoc"), "--output", output, *self.rates, *self.common]
 
     def tables(self) -> list[str]:
-        command = ["tables", "--config", f"{self.root}/specs/config.json"]
+        command = ["tables", "--config", f"{self.root}/config.json"]
         for arm in (DENSE, LOW, PRE):
             command += ["--cell", f"{self.root}/cells/{NAME}/{arm}"]
         for arm in (DENSE, LOW):
@@ -131,13 +118,13 @@ class Track:
         return [*command, "--output", f"{self.root}/tables"]
 
     def claims(self) -> list[str]:
-        command = ["claims", "--config", f"{self.root}/specs/config.json"]
+        command = ["claims", "--config", f"{self.root}/config.json"]
         command += ["--ledger", f"{ROOT}/config/claims.yaml", "--tables", f"{self.root}/tables"]
         return [*command, "--output", f"{self.root}/tables/claims.parquet"]
 
     def publish(self, output: Path) -> list[str]:
         command = ["publish", "--tables", f"{self.root}/tables", "--output", str(output)]
-        command += ["--config", f"{self.root}/specs/config.json"]
+        command += ["--config", f"{self.root}/config.json"]
         return [*command, "--ledger", f"{ROOT}/config/claims.yaml"]
 
     def jobs(self) -> list[list[str]]:

@@ -60,11 +60,8 @@ ARTEFACTS = {
     "image array": (f"{DATA}/images-train.npy", f"{DATA}/images-test.npy", "train"),
     "labels": (f"{DATA}/labels-test.npy", f"{DATA}/labels-validation.npy", "train"),
     "data manifest": (f"{DATA}/manifest.json", "run/manifest.json", "train"),
-    "data spec": (f"specs/data/{NAME}.json", f"specs/posthoc/{NAME}.json", "prepare"),
-    "cell spec": (f"specs/cells/{NAME}/{LOW}.json", f"specs/cells/{NAME}/{DENSE}.json", "train"),
-    "sweep spec": (f"specs/sweeps/{NAME}/{LOW}.json", f"specs/sweeps/{NAME}/{DENSE}.json", "sweep"),
-    "study spec": (f"specs/posthoc/{NAME}.json", f"specs/interpolation/{NAME}.json", "posthoc"),
-    "whole spec": ("specs/config.json", f"specs/data/{NAME}.json", "tables"),
+    "configuration of a job": ("config.json", f"rates/{NAME}/{LOW}.json", "train"),
+    "configuration of all": ("config.json", f"rates/{NAME}/{LOW}.json", "tables"),
     "rate": (f"rates/{NAME}/{LOW}.json", f"rates/{NAME}/{DENSE}.json", "train"),
     "rate in tables": (f"rates/{NAME}/{LOW}.json", f"rates/{NAME}/{DENSE}.json", "tables"),
     "result": ("run/result.json", "trunk/result.json", "train"),
@@ -95,7 +92,7 @@ TABLES_BY_NAME = {"cell's runs", "evaluation"}
 @pytest.fixture(scope="module")
 def spoiled(whole, tmp_path_factory) -> Track:
     """A copy whose files are damaged and mended one after the other."""
-    track = Track(tmp_path_factory.mktemp("spoiled") / "track")
+    track = Track(tmp_path_factory.mktemp("spoiled") / "results/tiny")
     shutil.copytree(whole.root, track.root)
     return track
 
@@ -117,8 +114,7 @@ def test_damage_is_named_with_what_to_delete_and_never_used(artefact, damage, wh
     name, other, reader = ARTEFACTS[artefact]
     path = place(name)
     jobs = {
-        **{"prepare": track.prepare(), "sweep": track.sweep(LOW), "train": track.train(LOW)},
-        **{"evaluate": track.evaluate(), "posthoc": track.posthoc(), "tables": track.tables()},
+        **{"train": track.train(LOW), "evaluate": track.evaluate(), "tables": track.tables()},
         "fork": track.train(PRE),
     }
     original = path.read_bytes()

@@ -25,7 +25,7 @@ def diverging(tmp_path, **training) -> Track:
     section["training"] |= {"checkpoint_every": 1000, **training}
     values["seeds"] = [0, 1]
     track = Track(tmp_path, values)
-    track.write_specs()
+    track.begin()
     assert track.run(track.prepare()) == (0, "")
     return track
 
@@ -88,7 +88,7 @@ def test_a_sweep_in_which_every_rate_diverged_is_one_sentence(tmp_path):
     values["tracks"][NAME]["sweep"] = {"rates": [1e30, 1e32], "extend": 0}
     values["tracks"][NAME]["training"] |= {"clip": None, "warmup": 0.0}
     track = Track(tmp_path, values)
-    track.write_specs()
+    track.begin()
     status, message = track.run(track.sweep(DENSE))
     assert status == 2
     assert message == (
@@ -102,7 +102,7 @@ def test_a_sweep_with_one_diverged_rate_takes_another(tmp_path):
     values["tracks"][NAME]["sweep"] = {"rates": [0.05, 1e30], "extend": 0}
     values["tracks"][NAME]["training"] |= {"clip": None, "warmup": 0.0}
     track = Track(tmp_path, values)
-    track.write_specs()
+    track.begin()
     for job in (track.prepare(), track.sweep(DENSE)):
         assert track.run(job) == (0, "")
     found = read_json(tmp_path / f"rates/{NAME}/{DENSE}.json")

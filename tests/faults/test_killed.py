@@ -76,7 +76,7 @@ def tally():
 def test_a_pipeline_of_killed_jobs_ends_with_the_unbroken_results(seed, whole, tmp_path, tally):
     rng = random.Random(seed)
     track = Track(tmp_path / "track")
-    track.write_specs()
+    track.begin()
     for job in track.jobs():
         for _ in range(rng.randint(1, KILLS)):
             number = rng.choice([signal.SIGKILL, signal.SIGTERM])
@@ -103,7 +103,7 @@ def test_a_run_that_forks_survives_a_kill_before_each_of_its_changes(number, who
     count, step = (1, 14) if number == signal.SIGKILL else (8, 14)
     status, job = 1, whole.train("spectral-r0.5-pre0.5")
     track = Track(tmp_path / "track")
-    track.write_specs()
+    track.begin()
     for folder in ("data", "rates"):
         shutil.copytree(whole.root / folder, track.root / folder)
     job = track.train("spectral-r0.5-pre0.5")
@@ -146,7 +146,7 @@ def test_what_a_killed_writer_left_goes_when_it_is_written_again_and_not_while_i
 
 def test_sigterm_ends_a_command_with_status_143_without_a_traceback(whole, tmp_path):
     track = Track(tmp_path)
-    track.write_specs()
+    track.begin()
     command = [sys.executable, "-m", "lowrank.cli", *track.prepare()]
     source = f"import time, lowrank.data.images as i; i.read_rows = lambda *a: {{}}[print('on', flush=True) or time.sleep(60)]; from lowrank.cli import main; main({command[3:]!r})"
     process = subprocess.Popen(
@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_finished(room, whole, tmp
         track = Track(disk)
         stopped = None
         try:
-            track.write_specs()
+            track.begin()
         except Exception as error:
             stopped = str(error)
         for job in track.jobs() if stopped is None else []:
@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_finished(room, whole, tmp
             path: path.stat().st_mtime_ns for path in finished if path.name == "manifest.json"
         }
         subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
-        track.write_specs()
+        track.begin()
         for job in track.jobs()[1 if track.root.joinpath("data", NAME).is_dir() else 0 :]:
             assert track.run(job) == (0, "")
         assert_same_results(whole, track)

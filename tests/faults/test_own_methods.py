@@ -60,7 +60,7 @@ def with_idea(root, name: str, kinds=KINDS, **faults: str) -> Track:
         track["studies"]["posthoc"] |= {"methods": [f"{name}_cut", "plain"]}
         track["studies"]["posthoc"] |= {"fine_tune_steps": [0, 2]}
     made = Track(root, values)
-    made.write_specs()
+    made.begin()
     return made
 
 
@@ -75,22 +75,19 @@ def test_every_job_finds_the_methods_of_the_users_own(tmp_path):
     track = with_idea(tmp_path, "every")
     low = "every_start-r0.5"
     arms = [DENSE, low, f"{low}-pre0.5"]
-    root, common = tmp_path, " ".join(track.common)
-    specs = " ".join(track.spec(arm) for arm in arms)
-    two = " ".join(track.spec(arm) for arm in arms[:2])
+    root = tmp_path
     cells = " ".join(f"--cell {root}/cells/{NAME}/{arm}" for arm in arms)
     commands = f"""
-        evaluate {specs} --rates r --output {root}/evaluations/{NAME}.parquet {common}
-        interpolate {two} --study {root}/specs/interpolation/{NAME}.json --rates r {common} \
-          --points {root}/points.parquet --summary {root}/summary.parquet
-        speed {two} --rates r --data {root}/data/{NAME} --rounds 1 --output {root}/speed.parquet
-        plan --config {root}/specs/config.json
-        tables --config {root}/specs/config.json {cells} --output {root}/tables \
+        speed --config {root}/config.json --track {NAME} --rates r --data {root}/data/{NAME} \
+          --rounds 1 --output {root}/speed.parquet
+        plan --config {root}/config.json
+        tables --config {root}/config.json {cells} --output {root}/tables \
           --evaluation {root}/evaluations/{NAME}.parquet --other posthoc={root}/posthoc.parquet
-        claims --config {root}/specs/config.json --tables {root}/tables \
+        claims --config {root}/config.json --tables {root}/tables \
           --ledger {ROOT}/config/claims.yaml --output {root}/claims.parquet
     """.replace("\\\n", "")
-    jobs = [track.prepare(), *(track.train(arm) for arm in arms), track.posthoc()]
+    jobs = [track.prepare(), *(track.train(arm) for arm in arms), track.evaluate()]
+    jobs += [track.interpolate(), track.posthoc()]
     jobs += [line.split() for line in commands.splitlines() if line.strip()]
     for job in jobs:
         assert track.run(job) == (0, ""), job[0]
@@ -163,7 +160,7 @@ def test_a_run_that_diverges_is_said_and_counted_at_the_end(prepared, tmp_path):
     result = CliRunner().invoke(main, track.train("spectral-r0.5"))
     assert f"{NAME}/spectral-r0.5 seed 0 diverged at step" in result.output
     assert "diverged" not in CliRunner().invoke(main, track.train(DENSE)).output
-    command = ["tables", "--config", f"{tmp_path}/specs/config.json", "--output", f"{tmp_path}/t"]
+    command = ["tables", "--config", f"{tmp_path}/config.json", "--output", f"{tmp_path}/t"]
     for arm in (DENSE, "spectral-r0.5"):
         command += ["--cell", f"{tmp_path}/cells/{NAME}/{arm}"]
     output = CliRunner().invoke(main, command).output

@@ -156,7 +156,7 @@ def test_umask_077_hides_files_from_others_and_nothing_else(whole, tmp_path):
     track = Track(tmp_path / "track")
     old = os.umask(0o077)
     try:
-        track.write_specs()
+        track.begin()
         for job in (track.prepare(), track.sweep(LOW), track.train(LOW)):
             assert track.run(job) == (0, "")
     finally:
@@ -169,7 +169,7 @@ def test_umask_077_hides_files_from_others_and_nothing_else(whole, tmp_path):
 @ROOT_ONLY
 def test_without_shared_memory_home_or_temporary_folder_jobs_run(whole, tmp_path):
     track = Track(tmp_path / "track")
-    track.write_specs()
+    track.begin()
 
     def before() -> None:
         mounted("-t", "tmpfs", "-o", "ro,size=4k", "tmpfs", "/dev/shm")
@@ -189,7 +189,7 @@ def test_without_shared_memory_home_or_temporary_folder_jobs_run(whole, tmp_path
 def test_two_clones_that_share_results_make_everything_once_and_the_same(whole, tmp_path):
     """Every job twice at the same time; the second finds what the first has made, or makes it again."""
     track = Track(tmp_path / "track")
-    track.write_specs()
+    track.begin()
     for job in track.jobs():
         children = [command_in_child(job) for _ in range(2)]
         assert [ended(child) for child in children] == [0, 0], job[0]

@@ -131,7 +131,7 @@ def test_what_jobs_wrote_is_safe_and_no_manifest_names_what_could_be_lost(
     whole, tmp_path, monkeypatch
 ):
     track = Track(tmp_path / "track")
-    track.write_specs()
+    track.begin()
     manifests: dict[str, dict[str, str]] = {}
 
     def check(disk: Disk) -> None:

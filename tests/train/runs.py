@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import yaml
+
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import (
     DecaySpec,
@@ -73,3 +77,21 @@ RUNS = {
     ),
     "resnet": image_run("resnet", factors=FACTORS),
 }
+
+
+def write_config(run: RunSpec, path: Path) -> str:
+    """Write a configuration that asks for this run; the name of its cell."""
+    dump = run.model_dump(mode="json")
+    factors, pre = run.factors or FACTORS, run.pretraining
+    study = {"inits": [factors.init]}
+    study |= {"fractions": [pre.fraction]} if pre else {"ranks": [factors.rank_fraction]}
+    track = {key: dump[key] for key in ("model", "training", "evaluation")}
+    track |= {"factors": factors.model_dump(mode="json"), "sweep": {"rates": [0.1]}}
+    track |= {"data": {"kind": "text" if run.track == "language" else "images"}}
+    track |= {"studies": {"pretraining" if pre else "initialisation": study}}
+    values = {"scale": "one", "seeds": [run.seed], "tracks": {run.track: track}}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    if run.factors is None:
+        return f"{run.track}/dense"
+    name = f"{run.track}/{factors.init}-r{factors.rank_fraction:g}"
+    return f"{name}-pre{pre.fraction:g}" if pre else name

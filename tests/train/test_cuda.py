@@ -7,12 +7,10 @@ import math
 import pandas as pd
 import pytest
 import torch
-from runs import FACTORS, PRETRAINING, image_run, language_run
+from runs import FACTORS, PRETRAINING, image_run, language_run, write_config
 from test_parallel import torchrun
 
-from lowrank.experiment.cell import Cell
 from lowrank.experiment.sections import DecaySpec
-from lowrank.files import write_sealed
 from lowrank.train.run import ensure_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
@@ -60,18 +58,10 @@ def test_a_stopped_run_goes_on_on_the_gpu(name, folder_of, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_gpus_train_a_cell(name, mode, folder_of, tmp_path):
     spec = fast(FAMILIES[name])
-    keys = ("model", "training", "factors", "pretraining", "evaluation", "track")
-    sections = {key: getattr(spec, key) for key in keys}
-    cell = Cell(name=f"{spec.track}/cell", studies=(), seeds=(0,), **sections)
-    write_sealed(tmp_path / spec.track / "cell.json", cell.model_dump(mode="json"))
-    arguments = [
-        "--spec",
-        tmp_path / spec.track / "cell.json",
-        "--rates",
-        tmp_path,
-        "--data",
-        folder_of(spec),
-    ]
+    config = tmp_path / "config.yaml"
+    cell = write_config(spec, config)
+    arguments = ["--config", config, "--cell", cell, "--rates", tmp_path]
+    arguments += ["--data", folder_of(spec)]
     arguments += ["--output", tmp_path / "cell", "--cache", tmp_path / "runs", "--device", "cuda"]
     done = torchrun("-m", "lowrank", "train", "--parallel", mode, *arguments)
     assert done.returncode == 0, done.stderr

@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from parallel_worker import CASES, DIVERGED, PLAIN, RESUMED, STOP, WHOLE, data_of
-from runs import language_run
+from runs import language_run, write_config
 from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
-from lowrank.experiment.cell import Cell
-from lowrank.files import write_sealed
 from lowrank.models import blocks, family
 from lowrank.train import checkpoint
 from lowrank.train.build import build_model, choose_device
@@ -206,17 +204,9 @@ def test_only_whole_folders_remain_and_nothing_temporary(pairs):
 def test_the_command_trains_a_cell_under_torchrun(text_folder, tmp_path):
     """The line that the workflow's rules run, but for paths."""
     run = CASES["l2-clipped"]
-    sections = {key: getattr(run, key) for key in ("model", "training", "factors", "evaluation")}
-    cell = Cell(name="language/cell", track="language", studies=(), seeds=(0,), **sections)
-    write_sealed(tmp_path / "language" / "cell.json", cell.model_dump(mode="json"))
-    arguments = [
-        "--spec",
-        tmp_path / "language" / "cell.json",
-        "--rates",
-        tmp_path,
-        "--data",
-        text_folder,
-    ]
+    config = tmp_path / "config.yaml"
+    cell = write_config(run, config)
+    arguments = ["--config", config, "--cell", cell, "--rates", tmp_path, "--data", text_folder]
     arguments += ["--output", tmp_path / "cell", "--cache", tmp_path / "runs", "--device", "cpu"]
     done = torchrun("-m", "lowrank", "train", "--parallel", "fsdp", *arguments)
     assert done.returncode == 0, done.stderr
@@ -224,17 +214,18 @@ def test_the_command_trains_a_cell_under_torchrun(text_folder, tmp_path):
     assert tables == ["history.parquet", "layers.parquet", "runs.parquet", "spectra.parquet"]
     row = pd.read_parquet(tmp_path / "cell" / "runs.parquet").iloc[0]
     assert row["devices"] == 2
-    assert row["digest"] == name_of(cell.runs({})[0], text_folder)
+    assert row["digest"] == name_of(run, text_folder)
 
 
 def test_a_mistake_is_one_sentence_and_a_status(tmp_path, text_folder):
-    arguments = ["--spec", tmp_path / "sweep.json", "--output", tmp_path / "rates.json"]
+    arguments = ["--config", tmp_path / "config.json", "--cell", "language/dense"]
+    arguments += ["--output", tmp_path / "rates.json"]
     arguments += ["--data", text_folder, "--cache", tmp_path / "runs", "--device", "cpu"]
-    (tmp_path / "sweep.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     done = torchrun("-m", "lowrank", "sweep", *arguments)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert said and all("sweep.json" in line for line in said)
+    assert said and all("config.json" in line for line in said)
     assert not (tmp_path / "rates.json").exists()
 
 

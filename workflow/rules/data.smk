@@ -1,17 +1,18 @@
 # Tokenise text, or decode images, once per track.
 rule prepare_data:
-    input:
-        spec=f"{RESULTS}/specs/data/{{track}}.json",
-        version=lambda wildcards: version(CONFIG.tracks[wildcards.track].data.kind),
     output:
         manifest=f"{RESULTS}/data/{{track}}/manifest.json",
     log:
         f"{RESULTS}/logs/prepare_data/{{track}}.log",
-    threads: 2 if MEASURED else 1
+    conda:
+        "../envs/lowrank.yaml"
+    threads: 2 if SCALE.measured else 1
     params:
-        state=files_state,
+        config=SCALE.config_file,
+        digest=lambda wildcards: SCALE.experiment.of_prepare(wildcards.track),
+        state=lambda wildcards: SCALE.state(wildcards.track),
     message:
         "Preparing the data of {wildcards.track}"
     shell:
-        "lowrank prepare --spec {input.spec} --output $(dirname {output.manifest})"
-        " --state '{params.state}' 2>&1 | tee {log}"
+        "lowrank prepare --config {params.config} --digest {params.digest} --track {wildcards.track}"
+        " --state '{params.state}' --output $(dirname {output.manifest}) 2>&1 | tee {log}"

@@ -1,34 +1,36 @@
-PAPER = f"paper/{CONFIG.scale}/paper.pdf"
-
-
 # The replication report: what it says of the results is written as JSON, then Typst compiles it.
 rule write_paper:
     input:
-        source="paper/main.typ",
-        parts=["paper/facts.typ", "paper/references.bib"],
-        figures=FIGURES,
-        tables=multiext(f"{RESULTS}/tables/", "runs.parquet", "claims.parquet"),
-        ledger="config/claims.yaml",
-        config=f"{RESULTS}/specs/config.json",
-        code=["src/lowrank/report/paper.py", "src/lowrank/analysis/evidence.py"],
-        published=PUBLISHED_FILES,
+        source=SCALE.source("paper/main.typ"),
+        parts=[
+            SCALE.source(f"paper/{part}") for part in ("facts.typ", "references.bib")
+        ],
+        figures=SCALE.figures.files,
+        runs=SCALE.table("runs"),
+        claims=SCALE.table("claims"),
+        ledger=SCALE.source("config/claims.yaml"),
+        code=[SCALE.source("src/lowrank/report/paper.py"), *SCALE.analysis("evidence")],
+        published=SCALE.published,
     output:
         report(
-            PAPER,
+            SCALE.paper,
             caption="../report/paper.rst",
             category="The report as PDF",
             labels={"track": "all", "shown": "paper"},
         ),
     log:
         f"{RESULTS}/logs/write_paper.log",
+    conda:
+        "../envs/lowrank.yaml"
     params:
-        tables=f"{RESULTS}/tables",
-        figures=f"figures/{CONFIG.scale}",
+        config=SCALE.config_file,
+        digest=SCALE.experiment.of_tables(),
+        figures=lambda wildcards: SCALE.figures.folder,
         data=f"{RESULTS}/paper",
-        published=f"--published {PUBLISHED}" if PUBLISHED_FILES else "",
+        published=[f"--published $(dirname {path})" for path in SCALE.published],
     message:
-        "Writing the report of {CONFIG.scale}"
+        f"Writing the report of {SCALE.name}"
     shell:
-        "lowrank paper --config {input.config} --ledger {input.ledger} --tables {params.tables}"
-        " --figures {params.figures} {params.published} --source {input.source}"
-        " --data {params.data} --output {output} 2>&1 | tee {log}"
+        "lowrank paper --config {params.config} --ledger {input.ledger}"
+        " --tables $(dirname {input.claims}) --figures {params.figures} {params.published}"
+        " --source {input.source} --data {params.data} --output {output} 2>&1 | tee {log}"

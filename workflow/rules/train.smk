@@ -1,35 +1,41 @@
 # Find an arm's best learning rate on validation data.
 rule sweep_rate:
     input:
-        spec=f"{RESULTS}/specs/sweeps/{{track}}/{{arm}}.json",
-        version=version("training"),
-        data=lambda wildcards: prepared(wildcards.track),
+        data=lambda wildcards: SCALE.prepared(wildcards.track),
     output:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
     log:
         f"{RESULTS}/logs/sweep_rate/{{track}}/{{arm}}.log",
-    threads: CONFIG.devices
+    benchmark:
+        f"{RESULTS}/benchmarks/sweep_rate/{{track}}/{{arm}}.tsv"
+    conda:
+        "../envs/lowrank.yaml"
+    threads: SCALE.config.devices
     resources:
-        gpu=GPUS,
+        gpu=SCALE.gpus,
     params:
         **JOB,
-        keep=kept_steps,
+        digest=lambda wildcards: SCALE.experiment.of_sweep(
+            "{track}/{arm}".format(**wildcards)
+        ),
+        # How a run is spread over devices changes no result, so it is no reason to run again: Snakemake
+        # compares no parameter that is a function of resources.
+        launch=lambda wildcards, resources: SCALE.launch,
+        parallel=lambda wildcards, resources: SCALE.config.parallel,
     message:
         "Sweeping the learning rate of {wildcards.track}/{wildcards.arm}"
     shell:
-        "{LAUNCH} sweep --parallel {CONFIG.parallel} --spec {input.spec} {params.keep}"
-        " --output {output}"
+        "{params.launch} sweep --config {params.config} --digest {params.digest}"
+        " --cell {wildcards.track}/{wildcards.arm} --output {output} --parallel {params.parallel}"
         " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
 
 
 # Train one cell, all its seeds. Finished seeds and checkpoints lie in the cache and are found again.
 rule train_cell:
     input:
-        spec=f"{RESULTS}/specs/cells/{{track}}/{{arm}}.json",
-        version=version("training"),
-        data=lambda wildcards: prepared(wildcards.track),
-        rates=lambda wildcards: rate_files(f"{wildcards.track}/{wildcards.arm}"),
-        trunk=lambda wildcards: trunk_tables(f"{wildcards.track}/{wildcards.arm}"),
+        data=lambda wildcards: SCALE.prepared(wildcards.track),
+        rates=lambda wildcards: SCALE.rates("{track}/{arm}".format(**wildcards)),
+        trunk=lambda wildcards: SCALE.trunk("{track}/{arm}".format(**wildcards)),
     output:
         runs=f"{RESULTS}/cells/{{track}}/{{arm}}/runs.parquet",
         history=f"{RESULTS}/cells/{{track}}/{{arm}}/history.parquet",
@@ -37,16 +43,25 @@ rule train_cell:
         spectra=f"{RESULTS}/cells/{{track}}/{{arm}}/spectra.parquet",
     log:
         f"{RESULTS}/logs/train_cell/{{track}}/{{arm}}.log",
-    threads: CONFIG.devices
+    benchmark:
+        f"{RESULTS}/benchmarks/train_cell/{{track}}/{{arm}}.tsv"
+    conda:
+        "../envs/lowrank.yaml"
+    threads: SCALE.config.devices
     resources:
-        gpu=GPUS,
+        gpu=SCALE.gpus,
     params:
         **JOB,
+        digest=lambda wildcards: SCALE.experiment.of_train(
+            "{track}/{arm}".format(**wildcards)
+        ),
         rates=f"{RESULTS}/rates",
-        keep=kept_steps,
+        launch=lambda wildcards, resources: SCALE.launch,
+        parallel=lambda wildcards, resources: SCALE.config.parallel,
     message:
         "Training {wildcards.track}/{wildcards.arm}"
     shell:
-        "{LAUNCH} train --parallel {CONFIG.parallel} --spec {input.spec}"
-        " --rates {params.rates} {params.keep} --output $(dirname {output.runs}) --data {params.data}"
-        " --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        "{params.launch} train --config {params.config} --digest {params.digest}"
+        " --cell {wildcards.track}/{wildcards.arm} --rates {params.rates}"
+        " --output $(dirname {output.runs}) --parallel {params.parallel}"
+        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"

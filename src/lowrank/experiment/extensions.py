@@ -68,19 +68,20 @@ def load_extensions(extensions: Mapping[str, Extension]) -> None:
 
 
 def announce(extensions: Mapping[str, Extension], record: Path) -> list[str]:
-    """A line for each extension whose file was not said before as it is now; `record` keeps what was
-    said."""
-    digests = {name: extension.sha256 for name, extension in extensions.items()}
+    """A line for each extension whose file was not said before as it is now, by what `remember` wrote."""
     said = read_sealed(record) if record.is_file() else {}
-    lines = [
+    return [
         f"extensions.{name}: {extension.file} is a program that runs with your rights; read it first "
         "if it is not yours."
         for name, extension in extensions.items()
         if said.get(name) != extension.sha256
     ]
-    if digests != said:
-        write_sealed(record, digests)
-    return lines
+
+
+def remember(extensions: Mapping[str, Extension], record: Path) -> None:
+    """Write which extensions were said."""
+    if extensions or record.is_file():
+        write_sealed(record, {name: extension.sha256 for name, extension in extensions.items()})
 
 
 LOADED: dict[str, list[tuple[str, str]]] = {}

@@ -1,0 +1,107 @@
+"""From a call of Snakemake to the scale that it is about; what is wrong with the call is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowrank import interrupt
+from lowrank.errors import LowrankError
+from lowrank.experiment import config as settings
+from lowrank.experiment.config import Config
+from lowrank.experiment.experiment import Experiment
+from lowrank.experiment.targets import check_targets
+from lowrank.workflow.scale import Scale
+
+HERE = Path("config")
+"""The folder of configurations, in the working folder and beside the workflow."""
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """End with a sentence and status 2, as `lowrank` does, where the user got something wrong."""
+    try:
+        yield
+    except LowrankError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:
+    """The scale that a call is about; `workflow` and `config` are Snakemake's own.
+
+    As a module of another workflow, `config` is what that one gives: the keys of a configuration, or of
+    those that differ from the file of its `scale`.
+    """
+    root = _root(workflow)
+    with one_sentence():
+        if workflow.modifier.is_main_snakefile():
+            interrupt.on_signals()
+            overrides = dict(workflow.config_settings.config)
+            found = read_config(workflow.configfiles, overrides, root)
+        else:
+            found = read_config([], config, root)
+        scale = Scale(Experiment(found), root, workflow)
+        scale.announce()
+    return scale
+
+
+def _root(workflow: Any) -> Path:
+    """The folder that holds workflow, notebooks and configurations: relative if one works in it, so
+    that it can be moved without anything being made again."""
+    root = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+    return Path() if root.resolve() == Path.cwd().resolve() else root
+
+
+def read_config(files: Sequence[str | Path], overrides: dict[str, Any], root: Path) -> Config:
+    """The configuration of these files (--configfile), or of the scale's, with its overrides (--config).
+
+    The files are read anew: Snakemake's own reader takes the last of two equal keys, and 1:30 for 90.
+    """
+    from snakemake.utils import update_config
+
+    values: dict[str, Any] = {}
+    overrides = dict(overrides)
+    for path in files:
+        update_config(values, settings.read_section(path))
+    if "tracks" in {**values, **overrides}:
+        source = str(files[-1]) if files else "config"
+    else:
+        scale = overrides.pop("scale", values.pop("scale", "laptop"))
+        file = HERE / f"{scale}.yaml"
+        source = str(file if file.is_file() else root / file)
+        values = {**settings.read_section(source), **values}
+    update_config(values, overrides)
+    return settings.parse(values, source)
+
+
+def check_call(workflow: Any, scale: Scale) -> None:
+    """Look at what a call asks for before Snakemake does, whose words for a misspelt path are a
+    traceback. Another workflow's targets are its own."""
+    if not workflow.modifier.is_main_snakefile():
+        return
+    with one_sentence():
+        check_targets(
+            _asked_for(),
+            rules=[rule.name for rule in workflow.rules if not rule.has_wildcards()],
+            files=scale.products,
+            grid=scale.experiment.grid,
+            scale=scale.name,
+            scales=[
+                path.stem for folder in {HERE, scale.root / HERE} for path in folder.glob("*.yaml")
+            ],
+        )
+
+
+def _asked_for() -> list[str]:
+    """The targets of this call. Snakemake knows them, but tells the workflow only after reading it."""
+    frame = sys._getframe()
+    while frame is not None:
+        dag_settings = getattr(frame.f_locals.get("self"), "dag_settings", None)
+        if dag_settings is not None:
+            return list(dag_settings.targets)
+        frame = frame.f_back  # type: ignore[assignment]
+    return []

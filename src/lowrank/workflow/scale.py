@@ -1,0 +1,249 @@
+"""The files of one scale: where each lies, what it is made from, and what changes when it must be made again.
+
+Digests (`lowrank.experiment.experiment`) are parameters of the rules: Snakemake makes a file again when they
+are not those that it was made with. Names of cells are `<track>/<arm>`.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lowrank.data import originals
+from lowrank.errors import LowrankError
+from lowrank.experiment.experiment import Experiment
+from lowrank.experiment.extensions import announce, remember
+from lowrank.files import CONFIG, write_sealed
+from lowrank.workflow.figures import Figures
+
+CELL_TABLES = ("runs", "history", "layers", "spectra")
+TABLE_SOURCES = ("contrasts", "stats", "tables")
+
+
+class Scale:
+    """The files of an experiment; `root` holds the sources, and results are relative to the working
+    folder. `workflow` is Snakemake's own, None where nothing is made."""
+
+    def __init__(self, experiment: Experiment, root: Path = Path(), workflow: Any = None) -> None:
+        self.experiment, self.config, self.root = experiment, experiment.config, root
+        self.workflow = workflow
+        self.name = self.config.scale
+        self.tracks = list(self.config.tracks)
+        self.results = f"results/{self.name}"
+        self.paper = f"paper/{self.name}/paper.pdf"
+        self.config_file = f"{self.results}/{CONFIG}"
+        self.measured = self.name != "smoke"  # which is there to be quick: its times mean nothing
+        self.figures = Figures(self)
+        self.gpus = self.config.devices if self.config.device == "cuda" else 0
+        self.published: list[str] = []
+        if self.config.results_from == "published":
+            self.published = [str(self._published())]
+
+    def _published(self) -> Path:
+        """The manifest of the published tables: those made here, else those beside the workflow."""
+        file = Path(f"published/{self.name}/manifest.json")
+        for found in (file, self.root / file):
+            if found.is_file():
+                return found
+        raise LowrankError(
+            f"results_from: {file} is missing: the scale {self.name} has no published tables here; "
+            "train it, or run `snakemake --cores 1 publish` where it was."
+        )
+
+    # What happens outside of the rules.
+
+    def announce(self) -> None:
+        """Say which files of the user's own will be run, if that was not said before."""
+        for line in announce(self.experiment.grid.extensions, self._extensions):
+            print(line, file=sys.stderr)
+
+    def begin(self) -> None:
+        """Write what jobs read, before the first of them."""
+        write_sealed(self.config_file, self.config.model_dump(mode="json"))
+        remember(self.experiment.grid.extensions, self._extensions)
+        for track, section in self.config.tracks.items():
+            originals.state(section.data, self.data(track), remember=True)
+
+    def closing(self) -> str:
+        """The last lines of a call that made figures: where they are and what they say."""
+        from lowrank.report.closing import closing
+
+        return closing(Path(self.results) / "tables", Path(self.figures.folder))
+
+    @property
+    def _extensions(self) -> Path:
+        return Path(f"{self.results}/extensions.json")
+
+    # Sources.
+
+    def source(self, path: str) -> str:
+        """A file that comes with the workflow."""
+        return str(self.root / path)
+
+    def analysis(self, *modules: str) -> list[str]:
+        """Modules that tables and figures are computed by."""
+        return [self.source(f"src/lowrank/analysis/{module}.py") for module in modules]
+
+    @property
+    def launch(self) -> str:
+        """What starts a training job: one process, or one for each device."""
+        if self.config.devices == 1:
+            return "lowrank"
+        return (
+            "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 torchrun --standalone"
+            f" --nproc-per-node {self.config.devices} -m lowrank"
+        )
+
+    @property
+    def table_sources(self) -> list[str]:
+        """The sources that turn the results of jobs into tables."""
+        return self.analysis(*TABLE_SOURCES)
+
+    # Data, training and what is read from trained models.
+
+    def data(self, track: str) -> str:
+        """The folder of a track's prepared data."""
+        return f"{self.results}/data/{track}"
+
+    def prepared(self, track: str) -> str:
+        """The manifest stands for the data: it carries the SHA-256 of every file."""
+        return f"{self.data(track)}/manifest.json"
+
+    def state(self, track: str) -> str:
+        """Changes when the user's own text or images do, so that the data are prepared again."""
+        return originals.state(self.experiment.track(track).data, self.data(track))
+
+    def cell_tables(self, name: str) -> list[str]:
+        """The tables of a cell; the first one, of its runs, stands for all."""
+        return [f"{self.results}/cells/{name}/{table}.parquet" for table in CELL_TABLES]
+
+    def runs(self, track: str | None = None) -> list[str]:
+        """The tables of the runs of all trained cells, or of a track's."""
+        names = self.experiment.trained
+        return [
+            self.cell_tables(name)[0]
+            for name in names
+            if track in (None, self.experiment.cell(name).track)
+        ]
+
+    def rates(self, *names: str) -> list[str]:
+        """The results of the sweeps that these cells need."""
+        groups = (group for name in names for group in self.experiment.cell(name).groups)
+        return [f"{self.results}/rates/{group}.json" for group in dict.fromkeys(groups)]
+
+    def trained_rates(self, track: str | None = None) -> list[str]:
+        """The results of the sweeps that the trained cells need, of all or of a track's."""
+        names = self.experiment.trained
+        return self.rates(*(n for n in names if track in (None, self.experiment.cell(n).track)))
+
+    def trunk(self, name: str) -> list[str]:
+        """The runs of the dense cell that a pre-trained one forks from, if there is one."""
+        trunk = self.experiment.trunk(name)
+        return self.cell_tables(trunk)[:1] if trunk else []
+
+    def interpolated(self, track: str) -> dict[str, list[str]]:
+        """The runs and rates of the cells at the ends of a track's lines."""
+        names = [cell.name for cell in self.experiment.interpolated(track)]
+        return {"cells": [self.cell_tables(n)[0] for n in names], "rates": self.rates(*names)}
+
+    def timed(self, track: str) -> list[str]:
+        """What step times depend on: no trained model is among it."""
+        names = [cell.name for cell in self.experiment.timed(track)]
+        return [*self.rates(*names), self.prepared(track)]
+
+    def trained_before_timing(self, track: str) -> list[str]:
+        """The timing of steps waits until all is trained, for nothing else may run meanwhile."""
+        speed = f"{self.results}/speed/{track}.parquet"
+        return self.waited_for(
+            self.runs(), speed, self.timed(track), self.experiment.of_speed(track)
+        )
+
+    # Tables.
+
+    def with_study(self, study: str) -> list[str]:
+        """The tracks that have a study."""
+        return [n for n, track in self.config.tracks.items() if getattr(track.studies, study)]
+
+    @cached_property
+    def contributors(self) -> dict[str, list[str]]:
+        """Tables that only some tracks contribute to, and those tracks."""
+        tracks = self.config.tracks.items()
+        found = {
+            "interpolation": self.with_study("interpolation"),
+            "barriers": self.with_study("interpolation"),
+            "posthoc": self.with_study("posthoc"),
+            "baselines": [name for name, track in tracks if track.task.language],
+            "speed": [name for name in self.tracks if self.experiment.timed(name)],
+        }
+        return {name: tracks for name, tracks in found.items() if tracks}
+
+    @cached_property
+    def collected(self) -> list[tuple[str, str]]:
+        """Names and files of those that are made here."""
+        if self.config.results_from == "published":
+            return []
+        return [
+            (name, f"{self.results}/{name}/{track}.parquet")
+            for name, tracks in self.contributors.items()
+            for track in tracks
+        ]
+
+    @cached_property
+    def evaluations(self) -> list[str]:
+        """The test metrics of the tracks of which cells are trained."""
+        evaluated = [track for track in self.tracks if self.runs(track)]
+        return [f"{self.results}/evaluations/{track}.parquet" for track in evaluated]
+
+    def table(self, name: str) -> str:
+        """A table of the whole scale."""
+        return f"{self.results}/tables/{name}.parquet"
+
+    @cached_property
+    def gathered(self) -> list[str]:
+        """All tables but the claims', which is made from them."""
+        return [self.table(n) for n in (*CELL_TABLES, "rates", "contrasts", *self.contributors)]
+
+    @cached_property
+    def tables(self) -> list[str]:
+        """All tables."""
+        return [*self.gathered, self.table("claims")]
+
+    # All of it.
+
+    @cached_property
+    def products(self) -> set[str]:
+        """Every file that can be asked for."""
+        grid = self.experiment.grid
+        return {
+            *(table for name in grid.cells for table in self.cell_tables(name)),
+            *(f"{self.results}/rates/{name}.json" for name in grid.sweeps),
+            *map(self.prepared, self.tracks),
+            *(f"{self.results}/evaluations/{track}.parquet" for track in self.tracks),
+            *(
+                f"{self.results}/{name}/{track}.parquet"
+                for name, tracks in self.contributors.items()
+                for track in tracks
+            ),
+            *self.tables,
+            *self.figures.files,
+            self.paper,
+        }
+
+    def waited_for(
+        self, files: list[str], product: str, reasons: list[str], made_from: str
+    ) -> list[str]:
+        """Files that a job reads or waits for, but that are no reason to make its product again: the
+        `reasons` are, and another digest. Snakemake overlooks those while it makes files again that are
+        marked so, hence the mark is left out when there is a reason."""
+        from snakemake.io import IOFile, ancient
+
+        if not Path(product).exists():
+            return files
+        record = self.workflow.persistence.params(IOFile(product)) if self.workflow else None
+        made = Path(product).stat().st_mtime
+        newer = any(Path(p).stat().st_mtime > made for p in reasons if Path(p).exists())
+        if newer or (record is not None and repr(made_from) not in record):
+            return files
+        return list(map(ancient, files))
