@@ -150,7 +150,6 @@ def test_changing_one_cells_configuration_reruns_it_and_its_readers_only(project
     # The dense cell leaves a checkpoint at another step; its finished runs are found.
     assert jobs.get("train_cell", 0) <= 2
     assert "prepare_data" not in jobs
-    snakemake(project, "tables", "-n")  # writes the specs of the plain configuration again
 
 
 CELLS = Counter(
@@ -187,7 +186,7 @@ def test_a_raised_version_reruns_what_depends_on_it_and_nothing_else(
     assert line in text
     source.write_text(text.replace(line, f'"{part}": {VERSIONS[part] + 1},'), encoding="utf-8")
     for path in (project / "results/smoke/speed").iterdir():
-        path.touch()  # newer than the specs that other tests have touched
+        path.touch()  # newer than the data that other tests have touched
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))
     assert planned(snakemake(project, "tables", "-n")) == DEPENDENTS[part] | ALL_TABLES
 
@@ -216,7 +215,6 @@ def drawn(published, tmp_path_factory):
     ],
 )
 def test_retraining_a_cell_draws_only_the_figures_that_show_it(cell, figures, drawn):
-    snakemake(drawn, "figures", "-n", "--config", "results_from=published")  # writes its specs
     for made in ("results/smoke/tables", "results/smoke/tables/claims.parquet", "figures"):
         for path in [drawn / made, *(drawn / made).rglob("*")]:
             path.touch()
@@ -229,6 +227,37 @@ def test_retraining_a_cell_draws_only_the_figures_that_show_it(cell, figures, dr
     assert jobs["train_cell"] == (2 if "-pre" in cell else 1)  # it forks from the dense one
     for figure in figures:
         assert figure in output
+
+
+def test_figures_of_published_results_are_drawn_again_where_they_showed_trained_ones(published):
+    """Their tables are made again too, which alone is no reason."""
+    jobs = planned(snakemake(published, "figures", "-n", "--config", "results_from=published"))
+    drawn = planned(snakemake(published, "figures", "-n", "--forcerun", "render_figure"))
+    assert jobs["render_figure"] == drawn["render_figure"] > 10 and jobs["collect_tables"] == 1
+    tables = planned(snakemake(published, "figures", "-n", "--forcerun", "collect_tables"))
+    assert "render_figure" not in tables
+
+
+def test_an_edited_figure_is_drawn_again_beside_new_tables(published, tmp_path):
+    fresh = tmp_path / "project"
+    shutil.copytree(published, fresh, symlinks=True)
+    module = fresh / "src/lowrank/plot/decay.py"
+    module.write_text(module.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+    output = snakemake(fresh, "figures", "-n", "--forcerun", "collect_tables")
+    assert planned(output)["render_figure"] == 1 and "decay of small-images" in output
+
+
+def test_without_snakemakes_book_results_of_another_configuration_are_refused(published, tmp_path):
+    fresh = tmp_path / "project"
+    shutil.copytree(published, fresh, symlinks=True)
+    shutil.rmtree(fresh / ".snakemake")
+    text = (fresh / "config/smoke.yaml").read_text(encoding="utf-8")
+    assert "Nothing to be done" in snakemake(fresh, "figures", "-n")
+    (fresh / "config/smoke.yaml").write_text(
+        text.replace("depth: 1\n", "depth: 2\n"), encoding="utf-8"
+    )
+    output = snakemake(fresh, "figures", "-n", status=2)
+    assert "results/smoke holds results of another configuration" in output
 
 
 def test_published_tables_render_every_figure_and_train_nothing(published, tmp_path):

@@ -22,18 +22,7 @@ LANGUAGE = ("tracks", "language")
 
 def digests(values: dict) -> dict[str, str]:
     """The digest of every job of a configuration."""
-    experiment = Experiment(settings.parse(values))
-    grid, tracks = experiment.grid, experiment.config.tracks
-    found = {f"sweep {name}": experiment.of_sweep(name) for name in grid.sweeps}
-    found |= {f"train {name}": experiment.of_train(name) for name in grid.cells}
-    for job in ("prepare", "evaluate", "baselines", "speed"):
-        found |= {f"{job} {n}": getattr(experiment, f"of_{job}")(n) for n in tracks}
-    for name, track in tracks.items():
-        if track.studies.interpolation:
-            found[f"interpolate {name}"] = experiment.of_interpolate(name)
-        if track.studies.posthoc:
-            found[f"posthoc {name}"] = experiment.of_posthoc(name)
-    return found
+    return Experiment(settings.parse(values)).digests()
 
 
 def changed(*place_and_value) -> set[str]:

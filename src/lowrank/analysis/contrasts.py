@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lowrank.analysis.stats import paired_contrasts
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.expand import (
     Arm,
@@ -122,6 +121,8 @@ def all_contrasts(
 def _family(
     table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
 ) -> pd.DataFrame:
+    from lowrank.analysis.stats import paired_contrasts  # scipy, which the workflow's reading spares
+
     there = set(table["cell"])
     known = [pair for pair in pairs if there.issuperset(pair)]
     if metric not in table or not known:

@@ -134,6 +134,25 @@ class Experiment:
         """Digest of the whole configuration, which tables, claims and report read."""
         return _digest(None, self.config)
 
+    def digests(self) -> dict[str, str]:
+        """The digests of all jobs that compute, by job and name."""
+        tracks = self.config.tracks
+        names: dict[str, Iterable[str]] = {
+            "prepare": tracks,
+            "sweep": self.grid.sweeps,
+            "train": self.grid.cells,
+            "evaluate": tracks,
+            "interpolate": [n for n, track in tracks.items() if track.studies.interpolation],
+            "posthoc": self.grid.posthoc,
+            "baselines": tracks,
+            "speed": tracks,
+        }
+        return {
+            f"{job} {name}": getattr(self, f"of_{job}")(name)
+            for job, named in names.items()
+            for name in named
+        }
+
 
 def _digest(version: str | None, *values: BaseModel | list[int]) -> str:
     described: list[Any] = [

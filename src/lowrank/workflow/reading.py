@@ -45,6 +45,7 @@ def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:
         else:
             found = read_config([], config, root)
         scale = Scale(Experiment(found), root, workflow)
+        scale.check_memory()
         scale.announce()
     return scale
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lowrank.data import originals
 from lowrank.errors import LowrankError
-from lowrank.experiment.experiment import Experiment
+from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
 from lowrank.files import CONFIG, write_sealed
 from lowrank.workflow.figures import Figures
@@ -53,6 +53,19 @@ class Scale:
         )
 
     # What happens outside of the rules.
+
+    def check_memory(self) -> None:
+        """Refuse results of another configuration when Snakemake no longer knows of which each is."""
+        if not Path(self.config_file).is_file() or any(Path(".snakemake").glob("metadata*/*")):
+            return
+        then, now = read_experiment(Path(self.config_file)).digests(), self.experiment.digests()
+        for job in now:
+            if then.get(job, now[job]) != now[job] and not job.startswith("evaluate"):
+                raise LowrankError(
+                    f"{self.results} holds results of another configuration ({job} has changed), and "
+                    ".snakemake, which knows of which each file is, is gone: delete all in "
+                    f"{self.results} but {self.results}/runs, where finished runs are found again."
+                )
 
     def announce(self) -> None:
         """Say which files of the user's own will be run, if that was not said before."""
