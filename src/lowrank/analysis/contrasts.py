@@ -121,7 +121,8 @@ def all_contrasts(
 def _family(
     table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
 ) -> pd.DataFrame:
-    from lowrank.analysis.stats import paired_contrasts  # scipy, which the workflow's reading spares
+    # Here, because it imports scipy, which reading the workflow would wait for.
+    from lowrank.analysis.stats import paired_contrasts
 
     there = set(table["cell"])
     known = [pair for pair in pairs if there.issuperset(pair)]

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lowrank import interrupt
-from lowrank.errors import LowrankError
 from lowrank.experiment import config as settings
 from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.targets import check_targets
-from lowrank.workflow.scale import Scale
+from lowrank.workflow.scale import Scale, one_sentence
 
 HERE = Path("config")
 """The folder of configurations, in the working folder and beside the workflow."""
-
-
-@contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
-    """End with a sentence and status 2, as `lowrank` does, where the user got something wrong."""
-    try:
-        yield
-    except LowrankError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:

@@ -6,7 +6,9 @@ are not those that it was made with. Names of cells are `<track>/<arm>`.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,16 @@ from lowrank.workflow.figures import Figures
 
 CELL_TABLES = ("runs", "history", "layers", "spectra")
 TABLE_SOURCES = ("contrasts", "stats", "tables")
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """End with a sentence and status 2, as `lowrank` does, where the user got something wrong."""
+    try:
+        yield
+    except LowrankError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 class Scale:
@@ -74,10 +86,11 @@ class Scale:
 
     def begin(self) -> None:
         """Write what jobs read, before the first of them."""
-        write_sealed(self.config_file, self.config.model_dump(mode="json"))
-        remember(self.experiment.grid.extensions, self._extensions)
-        for track, section in self.config.tracks.items():
-            originals.state(section.data, self.data(track), remember=True)
+        with one_sentence():
+            write_sealed(self.config_file, self.config.model_dump(mode="json"))
+            remember(self.experiment.grid.extensions, self._extensions)
+            for track, section in self.config.tracks.items():
+                originals.state(section.data, self.data(track), remember=True)
 
     def closing(self) -> str:
         """The last lines of a call that made figures: where they are and what they say."""
