@@ -125,7 +125,7 @@ def paper(
     data: Path,
     output: Path,
 ) -> None:
-    """Write the replication report of a scale; its sources lie in the current folder or below."""
+    """Write the replication report of a scale."""
     from lowrank.analysis.ledger import read_ledger
     from lowrank.experiment.config import read_config
     from lowrank.report.paper import compile_paper, export

@@ -335,6 +335,17 @@ def test_every_setting_of_the_configuration_is_listed():
     assert rows["seeds"]["language"] == "0, 1, 2"
 
 
+def test_the_report_is_written_in_another_folder_than_its_source(project, tmp_path, monkeypatch):
+    export(project)
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder in ("data", "figures"):
+        (project / folder).rename(other / folder)
+    monkeypatch.chdir(other)
+    paper.compile_paper(project / "paper/main.typ", Path("data"), Path("figures"), Path("x.pdf"))
+    assert (other / "x.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_a_source_that_is_wrong_is_told_in_a_sentence(project):
     export(project)
     (project / "paper/wrong.typ").write_text("#nonsense", encoding="utf-8")

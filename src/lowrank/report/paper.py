@@ -7,6 +7,7 @@ differences to dense and counts; verdicts are those of the table `claims`.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,13 @@ def export(
 def compile_paper(source: Path, data: Path, figures: Path, output: Path) -> None:
     """Compile `source` into `output`: a PDF, or page by page where its name has {p} and ends .png.
 
-    `data` is what `export` wrote. All paths must lie in the current folder, which is Typst's root.
+    `data` is what `export` wrote. Typst's root, in which all paths must lie, is the current folder, or
+    the one that holds it and the source.
     Only the fonts within Typst are used, so every machine sets the same pages.
     """
     import typst
 
-    root = Path.cwd()
+    root = Path(os.path.commonpath([Path.cwd().resolve(), source.resolve().parent]))
     inputs = {"data": _within(root, data), "figures": _within(root, figures)}
     options: dict[str, Any] = {"root": str(root), "sys_inputs": inputs, "ignore_system_fonts": True}
     try:
