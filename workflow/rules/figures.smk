@@ -1,4 +1,5 @@
-# A figure of one track, by its notebook; the executed copy lies beside the results.
+# A figure of one track, by its notebook; the executed copy lies beside the results. What kernels say stays
+# in the log.
 rule render_figure:
     input:
         notebook=lambda wildcards: SCALE.figures.notebook(wildcards.name),
@@ -41,7 +42,8 @@ rule render_figure:
     shell:
         "lowrank render {input.notebook} --tables $(dirname {input.tables[0]})"
         " --track {wildcards.track} --executed {params.executed}"
-        " --output $(dirname {output.picture}) 2>&1 | tee {log}"
+        " --output $(dirname {output.picture}) > {log} 2>&1"
+        " || {{ grep -A 99 '^Error: ' {log} >&2; exit 1; }}"
 
 
 # The figure of the claims' tests on all tracks.
@@ -78,4 +80,5 @@ rule render_claims:
         "Rendering the claims"
     shell:
         "lowrank render {input.notebook} --tables $(dirname {input.tables}) --track all"
-        " --executed {params.executed} --output $(dirname {output.picture}) 2>&1 | tee {log}"
+        " --executed {params.executed} --output $(dirname {output.picture}) > {log} 2>&1"
+        " || {{ grep -A 99 '^Error: ' {log} >&2; exit 1; }}"
