@@ -69,6 +69,13 @@ def planned(output: str) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name not in ("figures", "tables")}
 
 
+def of_one_age(folder: Path) -> Path:
+    """Give all files the same date, so that none is newer than what was made from it."""
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (1e9, 1e9))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A fresh copy of the project in which every figure has been made at smoke scale."""
@@ -197,6 +204,10 @@ def drawn(published, tmp_path_factory):
     fresh = copy_project(tmp_path_factory.mktemp("drawn") / "project")
     for part in ("published", "figures", "results/smoke/tables"):
         shutil.copytree(published / part, fresh / part)
+    settings = ["--config", "results_from=published"]
+    snakemake(
+        fresh, "figures", "--touch", "--forceall", *settings
+    )  # as if they had been drawn here
     return fresh
 
 
@@ -215,9 +226,6 @@ def drawn(published, tmp_path_factory):
     ],
 )
 def test_retraining_a_cell_draws_only_the_figures_that_show_it(cell, figures, drawn):
-    for made in ("results/smoke/tables", "results/smoke/tables/claims.parquet", "figures"):
-        for path in [drawn / made, *(drawn / made).rglob("*")]:
-            path.touch()
     output = snakemake(drawn, "figures", "-n", "--config", "results_from=published")
     assert not planned(output)
     settings = ["results_from=published", f"retrain=[{cell}]"]
@@ -231,6 +239,7 @@ def test_retraining_a_cell_draws_only_the_figures_that_show_it(cell, figures, dr
 
 def test_figures_of_published_results_are_drawn_again_where_they_showed_trained_ones(published):
     """Their tables are made again too, which alone is no reason."""
+    of_one_age(published)
     jobs = planned(snakemake(published, "figures", "-n", "--config", "results_from=published"))
     drawn = planned(snakemake(published, "figures", "-n", "--forcerun", "render_figure"))
     assert jobs["render_figure"] == drawn["render_figure"] > 10 and jobs["collect_tables"] == 1
@@ -239,8 +248,7 @@ def test_figures_of_published_results_are_drawn_again_where_they_showed_trained_
 
 
 def test_an_edited_figure_is_drawn_again_beside_new_tables(published, tmp_path):
-    fresh = tmp_path / "project"
-    shutil.copytree(published, fresh, symlinks=True)
+    fresh = of_one_age(shutil.copytree(published, tmp_path / "project"))
     module = fresh / "src/lowrank/plot/decay.py"
     module.write_text(module.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     output = snakemake(fresh, "figures", "-n", "--forcerun", "collect_tables")
@@ -248,8 +256,7 @@ def test_an_edited_figure_is_drawn_again_beside_new_tables(published, tmp_path):
 
 
 def test_without_snakemakes_book_results_of_another_configuration_are_refused(published, tmp_path):
-    fresh = tmp_path / "project"
-    shutil.copytree(published, fresh, symlinks=True)
+    fresh = of_one_age(shutil.copytree(published, tmp_path / "project"))
     shutil.rmtree(fresh / ".snakemake")
     text = (fresh / "config/smoke.yaml").read_text(encoding="utf-8")
     assert "Nothing to be done" in snakemake(fresh, "figures", "-n")

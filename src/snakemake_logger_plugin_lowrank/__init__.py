@@ -28,7 +28,7 @@ WORTH_A_WORD = 10.0
 CHATTER = re.compile(
     "Assuming unrestricted shared|Building DAG|Using shell|Select jobs|Removing output files|Reasons:"
     "|Shutting down|Complete log|Elapsed time|Touching output|Exiting because|This was a dry-run"
-    "|Conda environments: ignored|Some jobs were triggered by provenance"
+    "|Conda environments: ignored|Some jobs were triggered by prov|Rules with provenance triggered"
 )
 SILENT = {
     LogEvent.WORKFLOW_STARTED,
