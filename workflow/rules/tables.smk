@@ -34,7 +34,7 @@ rule judge_claims:
     input:
         tables=SCALE.gathered,
         ledger=SCALE.source("config/claims.yaml"),
-        code=SCALE.analysis("claims", "ledger", "matching"),
+        code=SCALE.analysis("claims", "described", "ledger", "matching"),
     output:
         SCALE.table("claims"),
     log:

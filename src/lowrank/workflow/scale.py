@@ -21,7 +21,7 @@ from lowrank.files import CONFIG, write_sealed
 from lowrank.workflow.figures import Figures
 
 CELL_TABLES = ("runs", "history", "layers", "spectra")
-TABLE_SOURCES = ("contrasts", "stats", "tables")
+TABLE_SOURCES = ("contrasts", "described", "stats", "tables")
 
 
 @contextlib.contextmanager
