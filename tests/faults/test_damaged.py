@@ -149,7 +149,7 @@ def test_damage_is_named_with_what_to_delete_and_never_used(artefact, damage, wh
 
 
 def test_after_deleting_what_is_named_everything_is_made_again(whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     rng = random.Random(0)
     victims = [path for path in track.root.rglob("*") if path.suffix in (".npy", ".safetensors")]
@@ -170,7 +170,7 @@ def test_after_deleting_what_is_named_everything_is_made_again(whole, tmp_path):
 
 
 def test_a_run_in_the_place_of_another_is_named(whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     run, trunk = (track.root / "runs" / run_folder(whole, arm).name for arm in (LOW, DENSE))
     shutil.rmtree(run)
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_state_taken(damage, whole, t
     from lowrank.train import checkpoint
     from lowrank.train.run import ensure_run
 
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root / "data", track.root / "data")
     cell: Cell = whole.grid.cells[f"{NAME}/{LOW}"]
     (spec,) = cell.runs(jobs.read_rates(whole.root / "rates", [cell]))

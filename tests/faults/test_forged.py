@@ -112,7 +112,7 @@ def test_tables_of_two_states_are_not_published_and_what_was_published_stays(
     whole, published, tmp_path
 ):
     """As when training goes on while its tables are published."""
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     shutil.copytree(published, tmp_path / "tiny")
     before = (tmp_path / "tiny" / MANIFEST).read_bytes()
@@ -133,7 +133,7 @@ def test_tables_of_two_states_are_not_published_and_what_was_published_stays(
     ],
 )
 def test_impossible_test_metrics_beside_a_run_are_named(metrics, named, whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     digest = read_table(track.root / f"cells/{NAME}/{LOW}/runs.parquet")["digest"][0]
     kept = track.root / "runs" / digest / "test.json"
@@ -144,7 +144,7 @@ def test_impossible_test_metrics_beside_a_run_are_named(metrics, named, whole, t
 
 
 def test_a_cells_forged_table_is_found_when_tables_are_gathered(whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     path = track.root / f"cells/{NAME}/{DENSE}/runs.parquet"
     write_table(path, read_table(path).assign(validation_loss=0.5))
@@ -153,7 +153,7 @@ def test_a_cells_forged_table_is_found_when_tables_are_gathered(whole, tmp_path)
 
 
 def test_a_forged_sweep_is_found_when_tables_are_gathered(whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     path = track.root / f"rates/{NAME}/{DENSE}.json"
     sweep = read_sealed(path)

@@ -75,7 +75,7 @@ def tally():
 @pytest.mark.parametrize("seed", range(TRIALS))
 def test_a_pipeline_of_killed_jobs_ends_with_the_unbroken_results(seed, whole, tmp_path, tally):
     rng = random.Random(seed)
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     track.begin()
     for job in track.jobs():
         for _ in range(rng.randint(1, KILLS)):
@@ -102,7 +102,7 @@ def test_a_run_that_forks_survives_a_kill_before_each_of_its_changes(number, who
     """Every change of a file in turn: checkpoints, forks, prunes, tables, manifest."""
     count, step = (1, 14) if number == signal.SIGKILL else (8, 14)
     status, job = 1, whole.train("spectral-r0.5-pre0.5")
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     track.begin()
     for folder in ("data", "rates"):
         shutil.copytree(whole.root / folder, track.root / folder)

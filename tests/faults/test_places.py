@@ -65,7 +65,7 @@ def track(whole) -> Iterator[Track]:
     """A copy of the finished track, where every user can reach it."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    copy = Track(folder / "track")
+    copy = Track(folder / "results/tiny")
     shutil.copytree(whole.root, copy.root)
     copy.root.chmod(0o755)
     yield copy
@@ -153,7 +153,7 @@ def test_files_may_be_read_by_whom_the_umask_lets(whole):
 
 
 def test_umask_077_hides_files_from_others_and_nothing_else(whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     old = os.umask(0o077)
     try:
         track.begin()
@@ -168,7 +168,7 @@ def test_umask_077_hides_files_from_others_and_nothing_else(whole, tmp_path):
 
 @ROOT_ONLY
 def test_without_shared_memory_home_or_temporary_folder_jobs_run(whole, tmp_path):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     track.begin()
 
     def before() -> None:
@@ -188,7 +188,7 @@ def test_without_shared_memory_home_or_temporary_folder_jobs_run(whole, tmp_path
 
 def test_two_clones_that_share_results_make_everything_once_and_the_same(whole, tmp_path):
     """Every job twice at the same time; the second finds what the first has made, or makes it again."""
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     track.begin()
     for job in track.jobs():
         children = [command_in_child(job) for _ in range(2)]
@@ -199,7 +199,7 @@ def test_two_clones_that_share_results_make_everything_once_and_the_same(whole, 
 
 def test_a_clock_that_goes_backwards_spoils_nothing(whole, tmp_path):
     """Files of tomorrow beside files of now: runs are found by what they are, and not by when."""
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     shutil.copytree(whole.root, track.root)
     late = 2_000_000_000
     for path in sorted(track.root.rglob("*"))[::2]:

@@ -130,7 +130,7 @@ def test_a_disk_that_fails_while_it_is_synced_is_one_sentence_and_the_old_stays(
 def test_what_jobs_wrote_is_safe_and_no_manifest_names_what_could_be_lost(
     whole, tmp_path, monkeypatch
 ):
-    track = Track(tmp_path / "track")
+    track = Track(tmp_path / "results/tiny")
     track.begin()
     manifests: dict[str, dict[str, str]] = {}
 
