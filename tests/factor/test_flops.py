@@ -217,3 +217,17 @@ def test_a_backward_pass_saves_the_gradients_that_nobody_takes(meta, gpt2, token
         if name.endswith("h.1.mlp.c_fc.weight"):
             parameter.requires_grad_(False)
     assert saved_flops(gpt2, tokens) == batch * length * 2 * 4 * d * d
+
+
+def test_a_backward_pass_ends_at_the_first_layer_that_is_trained(make_gpt2):
+    """Below attention's output projection, whose input needs no gradient, there is none: of the other
+    projection two products, of attention four (forward it has two). The tied head is frozen, too."""
+    model = make_gpt2(layers=1)
+    frozen = ("wte", "wpe", "ln_1", "c_attn")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in frozen))
+    batch, length, d = 2, 8, model.config.n_embd
+    tokens = torch.zeros((batch, length), dtype=torch.long)
+    square, head = 2 * length * d * d, 2 * length * d * model.config.vocab_size
+    expected = batch * (square + 8 * length**2 * d + 2 * 3 * square + head)
+    assert saved_flops(model, tokens) == expected

@@ -200,6 +200,7 @@ def test_an_estimate_shows_half_of_its_interval_in_the_shown_unit():
     column = table.estimate("accuracy", "a", 1, factor=100.0)
     assert text_of(column, a=0.5, a_low=0.45, a_high=0.55) == "50.0 ± 5.0"
     assert text_of(column, a=0.5, a_low=math.nan, a_high=math.nan) == "50.0"
+    assert text_of(table.estimate("loss", "a"), a=0.5, a_low=0.45, a_high=0.55) == "0.500 ± 0.050"
 
 
 def test_a_difference_is_starred_below_five_per_cent():
@@ -207,6 +208,7 @@ def test_a_difference_is_starred_below_five_per_cent():
     fields = {"g": -0.012, "g_low": -0.02, "g_high": -0.004}
     assert text_of(column, **fields, g_p=0.049) == "−1.20 [−2.00, −0.40]*"
     assert text_of(column, **fields, g_p=0.05) == "−1.20 [−2.00, −0.40]"
+    assert text_of(table.difference("gap", "g"), **fields, g_p=1.0) == "−0.012 [−0.020, −0.004]"
     assert text_of(column, g=0.5, g_low=-math.inf, g_high=math.inf, g_p=math.nan) == "50.00"
     assert text_of(column, g=math.nan, g_low=0.0, g_high=0.0, g_p=0.0) == "–"
     for ends in ((-math.inf, 1.0), (0.0, math.inf)):
