@@ -26,7 +26,7 @@ LAYERS = (
     {"analysis"},
     {"report", "plot"},
     {"command", "workflow"},
-    {"job_commands"},
+    {"job_commands", "model_commands"},
     {"cli"},
     {"__main__"},
 )

@@ -14,6 +14,7 @@ import click
 from lowrank.command import FILE, FOLDER, Commands, FiniteRange, NamedPath
 from lowrank.errors import LowrankError
 from lowrank.job_commands import JOBS
+from lowrank.model_commands import MODEL_COMMANDS
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,8 +23,8 @@ def main() -> None:
     """Low-rank training of deep networks: data, runs, evaluations, tables."""
 
 
-for job in JOBS:
-    main.add_command(job)
+for command in (*JOBS, *MODEL_COMMANDS):
+    main.add_command(command)
 
 
 @main.command()

@@ -136,6 +136,10 @@ def from_pretrained(folder: str | Path, **options: Any) -> Any:
     import transformers
     from transformers import AutoConfig
 
+    if not (Path(folder) / "config.json").is_file():
+        raise LowrankError(
+            f"{folder} holds no config.json: give a folder that save_pretrained wrote."
+        )
     config = AutoConfig.from_pretrained(folder)
     names = config.architectures or []
     found = getattr(transformers, names[0], None) if names else None

@@ -64,7 +64,7 @@ def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataF
 
 
 def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict[str, Any]:
-    shape = _shape(track)
+    outputs_and_side = shape(track)
     spec = RunSpec(
         track=cell.track,
         model=cell.model,
@@ -74,8 +74,8 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         seed=0,
     )
     plain = spec.model_copy(update={"factors": None, "pretraining": None})
-    (_, dense), *_ = _measure(plain.model_dump_json(), shape)
-    phases = _measure(spec.model_dump_json(), shape)
+    (_, dense), *_ = _measure(plain.model_dump_json(), outputs_and_side)
+    phases = _measure(spec.model_dump_json(), outputs_and_side)
     own, training = phases[-1][1], cell.training
     starts = [first / training.steps for first, _ in phases]
     forward, saved = (
@@ -103,7 +103,7 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
     }
 
 
-def _shape(track: TrackConfig) -> tuple[int, int]:
+def shape(track: TrackConfig) -> tuple[int, int]:
     """Outputs (tokens or classes) and, for images, the side the model sees (text: 0)."""
     data = track.data
     if isinstance(data, TextSpec):

@@ -1,0 +1,103 @@
+"""Commands about a model itself: whether factors pay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lowrank.errors import LowrankError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.option("--track", help="One track of a configuration; left out: all.")
+@click.option(
+    "--batch", type=click.IntRange(1, 65536), default=8, show_default=True, help="Examples."
+)
+@click.option(
+    "--length",
+    type=click.IntRange(1, 65536),
+    default=128,
+    show_default=True,
+    help="Of a folder's model: tokens, or the side of images.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--turns", type=click.IntRange(1, 1000), default=9, show_default=True)
+def advise(
+    model: Path, track: str | None, batch: int, length: int, device: str, turns: int
+) -> None:
+    """Time the layers of MODEL, dense against factorised, and say from which rank on factors pay.
+
+    MODEL is a configuration, whose tracks are timed at their batch, or a folder that transformers'
+    save_pretrained wrote.
+    """
+    import torch
+
+    from lowrank.api.advise import advise as measure
+    from lowrank.api.advise import table
+    from lowrank.train.build import choose_device
+
+    where = choose_device(device)
+    found = _of_folder(model, batch, length) if model.is_dir() else _of_config(model, track)
+    for title, built, inputs in found:
+        advice = measure(built.to(where), inputs, turns=turns)
+        click.echo(f"{title}, on {where.type}, {torch.get_num_threads()} threads\n")
+        click.echo(table(advice) + "\n")
+
+
+def _of_config(path: Path, track: str | None) -> Iterator[tuple[str, nn.Module, Any]]:
+    import torch
+
+    from lowrank.experiment.config import read_config
+    from lowrank.models import family
+    from lowrank.report.plan import shape
+
+    config = read_config(path)
+    if track is not None and track not in config.tracks:
+        raise unknown("track", track, config.tracks)
+    for name, section in config.tracks.items():
+        if track not in (None, name):
+            continue
+        spec, count = section.model, section.training.batch
+        outputs, side = shape(section)
+        inputs = (
+            torch.zeros((count, int(spec.context or 0)), dtype=torch.long)
+            if section.task.language
+            else torch.zeros((count, spec.channels, side, side))
+        )
+        torch.manual_seed(0)
+        yield f"{name}: {spec.family}", family(spec.family).build(spec, outputs), inputs
+
+
+def _of_folder(folder: Path, batch: int, length: int) -> Iterator[tuple[str, nn.Module, Any]]:
+    import torch
+
+    import lowrank
+
+    model = lowrank.from_pretrained(folder)
+    lowrank.to_dense(model)
+    dummy = {name: value[:1] for name, value in model.dummy_inputs.items()}
+    if "input_ids" in dummy:
+        inputs = {
+            name: torch.zeros((batch, length), dtype=torch.long)
+            for name in dummy
+            if name in ("input_ids", "decoder_input_ids")
+        }
+    elif "pixel_values" in dummy:
+        channels = dummy["pixel_values"].shape[1]
+        inputs = {"pixel_values": torch.zeros(batch, channels, length, length)}
+    else:
+        raise LowrankError(
+            f"{folder}: {type(model).__name__} takes {', '.join(dummy)}, and inputs are made up here for "
+            "tokens and images only: call lowrank.api.advise.advise(model, batch)."
+        )
+    yield f"{folder}: {type(model).__name__}", model, inputs
+
+
+MODEL_COMMANDS = (advise,)
