@@ -77,6 +77,10 @@ class Track:
         return [*folders, "--device", "cpu"]
 
     @property
+    def swept(self) -> list[str]:
+        return [name.split("/")[1] for name in self.grid.sweeps]
+
+    @property
     def rates(self) -> list[str]:
         return ["--rates", f"{self.root}/rates"]
 
@@ -109,7 +113,7 @@ class Track:
         command = ["tables", "--config", f"{self.root}/config.json"]
         for arm in (DENSE, LOW, PRE):
             command += ["--cell", f"{self.root}/cells/{NAME}/{arm}"]
-        for arm in (DENSE, LOW):
+        for arm in self.swept:
             command += ["--rates", f"{self.root}/rates/{NAME}/{arm}.json"]
         command += ["--evaluation", f"{self.root}/evaluations/{NAME}.parquet"]
         others = {"interpolation": "points", "barriers": "summary", "posthoc": "posthoc"}
@@ -132,7 +136,7 @@ class Track:
         trained = [self.train(arm) for arm in (DENSE, LOW, PRE)]
         measured = [self.evaluate(), self.interpolate(), self.posthoc(), self.tables()]
         measured.append(self.claims())
-        return [self.prepare(), self.sweep(DENSE), self.sweep(LOW), *trained, *measured]
+        return [self.prepare(), *map(self.sweep, self.swept), *trained, *measured]
 
     def run(self, command: list[str]) -> tuple[int, str]:
         """Exit status and the error message of a command, run in this process."""

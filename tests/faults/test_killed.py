@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing_finished(room, whole, tmp
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("a small file system can only be mounted by root")
     try:
-        track = Track(disk)
+        track = Track(disk / "tiny")
         stopped = None
         try:
             track.begin()
