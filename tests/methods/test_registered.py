@@ -13,9 +13,12 @@ from lives import CPU, GPT2, OPTIONS, STEPS, WRN, begun, run_of, same
 
 from lowrank.cli import main
 from lowrank.errors import LowrankError
+from lowrank.experiment import config
+from lowrank.experiment.expand import expand
 from lowrank.experiment.sections import TrainingSpec
 from lowrank.factor.convert import effective_weights, parameter_count
 from lowrank.methods import IMPLIED, METHODS, begin, check_fit
+from lowrank.models import llama
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
@@ -60,7 +63,7 @@ def test_it_says_what_it_does_and_where_it_was_published(name):
 
 
 @METHOD
-def test_a_run_learns_is_found_again_and_resumes_to_the_bit(name, invented_text, tmp_path):
+def test_a_run_learns_and_resumes_to_the_bit(name, invented_text, tmp_path):
     """`ensure_run` also proves the finished run: what it cost follows from its spec and its record."""
     spec = spec_of(name)
     unbroken = ensure_run(spec, invented_text, tmp_path / "unbroken", "cpu")
@@ -147,6 +150,19 @@ def test_a_run_that_diverges_is_a_result(name, invented_text, tmp_path):
     assert run.result["diverged"] and math.isfinite(run.result["diverged_at"])
 
 
+@pytest.mark.parametrize("name", [n for n in OPTIONS if METHODS[n].optimizers is None])
+def test_where_any_optimiser_will_do_muon_does_too(name, invented_text, tmp_path):
+    """What stands in a chosen layer's place is moved by it, however deep."""
+    subject = begun(spec_of(name, optimizer="muon"), invented_text, tmp_path / "run")
+    subject.train(STEPS, [], lambda _: None)
+    losses = [row["train_loss"] for row in subject.record["history"]]
+    assert losses[-1] < losses[0]
+    state = {key.rpartition("/")[0] for key in subject.optimizer.state() if "exp_avg" in key}
+    layers = tuple(f"{target.name}." for target in llama.targets(subject.model))
+    matrices = {n for n, p in subject.model.named_parameters() if p.ndim == 2}
+    assert not [name for name in state & matrices if name.startswith(layers)]
+
+
 @METHOD
 def test_optimisers_models_and_slices_that_it_does_not_take_are_refused(
     name, invented_text, tmp_path, monkeypatch
@@ -165,3 +181,49 @@ def test_optimisers_models_and_slices_that_it_does_not_take_are_refused(
     if not method.sharded:
         with pytest.raises(LowrankError, match=f"{name} needs whole layers, and parallel: fsdp"):
             Trainer(spec, make_task(spec, invented_text, CPU), tmp_path, "fsdp")
+
+
+# A configuration says so before anything runs
+
+
+def settings(name: str, track: str = "language", **changes):
+    raw = config.read_yaml("config/smoke.yaml")
+    values = raw["tracks"][track]
+    values["factors"]["method"] = {"name": name}
+    values["studies"] = {"initialisation": {"ranks": [0.5]}, **changes.pop("studies", {})}
+    values["training"] |= changes.pop("training", {})
+    return config.parse({**raw, "tracks": {track: values}, **changes})
+
+
+def test_a_configuration_trains_a_method_in_place_of_plain_factors():
+    cell = expand(settings("galore")).cells["language/spectral-r0.5"]
+    assert cell.factors.method.name == "galore"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            settings("fira", training={"optimizer": "sgd"}),
+            "fira changes the steps of adamw, not of sgd",
+        ),
+        (settings("cola", "small-images"), "cola is defined for linear layers, and wide_resnet"),
+        (
+            settings("loro", parallel="fsdp", devices=2),
+            "loro needs whole layers, and parallel: fsdp",
+        ),
+        (
+            settings("galore", studies={"pretraining": {"fractions": [0.5]}}),
+            "galore has no dense start of its own",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_when_it_is_read(found, said):
+    with pytest.raises(LowrankError, match=said):
+        expand(found)
+
+
+def test_a_warm_start_is_a_study_of_pretraining():
+    found = expand(settings("relora", studies={"pretraining": {"fractions": [0.5]}})).cells
+    starts = {cell.pretraining.fraction for cell in found.values() if cell.pretraining}
+    assert starts == {0.5}

@@ -79,10 +79,12 @@ def test_its_flops_and_its_state_are_counted_while_the_guide_is_there(invented_t
     run = ensure_run(run_of("self_guided"), invented_text, tmp_path, "cpu")
     plain = ensure_run(run_of(None, factors=run.spec.factors.model_copy(
         update={"method": None})), invented_text, tmp_path, "cpu")  # fmt: skip
-    for name in ("parameters", "flops_per_position", "state_bytes"):
+    for name in ("parameters", "flops_per_position"):
         assert run.result[name] == plain.result[name]
+    entries, layers = 2 * 16 * 16 + 2 * 8 * 16 + 3 * 16 * 24, 7
+    held = 4 * (4 * entries + layers)  # W, its gradient, two moments; and a counter a layer
+    assert run.result["state_bytes"] - plain.result["state_bytes"] == held
     extra = run.result["training_flops"] - plain.result["training_flops"]
     positions = 12 * 4 * 16
-    guide = 2 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 16 * 24)
-    assert extra == pytest.approx(3 * positions / 2 * guide)
+    assert extra == pytest.approx(3 * positions / 2 * 2 * entries)
     assert effective_weights(run.model(300)) is not None

@@ -48,7 +48,7 @@ COLUMNS = {
     "training_flops": "FLOPs of the whole run, a backward pass counted as two forward ones",
     "train_seconds": "seconds of training steps, without evaluation and probes",
     "positions_per_second": "tokens or images trained on in a second",
-    "state_bytes": "bytes of parameters, gradients and optimiser state",
+    "state_bytes": "bytes of parameters, gradients and optimiser state, the most where a method changes layers",
     "peak_memory_bytes": "peak memory: resident set of the process, or allocated on the GPU",
     "data_digest": "digest of the prepared data",
     "devices": "devices the run was spread over",

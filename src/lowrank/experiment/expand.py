@@ -312,11 +312,12 @@ def _check_names(config: Config) -> None:
             for method in used:
                 if method not in known | own:
                     raise unknown(f"{kind} in tracks.{name}:", method, known | own)
-        for factor in factors:
-            if factor.method and factor.method.name not in own:
+        cut = config.parallel == "fsdp" and config.devices > 1
+        starts = [(track.factors, None), *((arm.factors, arm.pretraining) for arm in arms)]
+        for factor, pretraining in starts:
+            if factor and factor.method and factor.method.name not in own:
                 parse_options(factor.method.name, factor.method.options)
-                cut = config.parallel == "fsdp" and config.devices > 1
-                check_fit(factor.method.name, track.training, track.model, cut)
+                check_fit(factor.method.name, track.training, track.model, pretraining, cut)
 
 
 def _cell(

@@ -241,9 +241,14 @@ class DecaySpec(Strict):
 class MethodSpec(Strict):
     """What is done with the layers of a factor section other than training U V^T."""
 
-    name: Name = Field(description="One of the modules of `lowrank.methods`, or an extension.")
+    name: Name = Field(
+        description="One that `lowrank methods` lists, or an extension; dense, factored and pretrained "
+        "follow from the other sections and are not named."
+    )
     options: dict[str, Any] = Field(
-        {}, max_length=100, description="The method's own settings; its module describes them."
+        {},
+        max_length=100,
+        description="The method's own settings; `lowrank methods` lists them too.",
     )
 
 

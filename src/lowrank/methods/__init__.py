@@ -18,7 +18,7 @@ from lowrank.registry import Registry
 
 if TYPE_CHECKING:
     from lowrank.experiment.cell import RunSpec
-    from lowrank.experiment.sections import ModelSpec, TrainingSpec
+    from lowrank.experiment.sections import ModelSpec, PretrainingSpec, TrainingSpec
     from lowrank.methods.base import Life
 
 
@@ -42,6 +42,8 @@ class Method:
     """Its settings."""
     sharded: bool = False
     """Whether a model may be cut over devices (fsdp) under it."""
+    warm: bool = False
+    """Whether it may begin at a dense run, with the section `pretraining`."""
     kernels: bool = True
     """Whether it trains convolutions."""
     optimizers: tuple[str, ...] | None = None
@@ -72,9 +74,19 @@ def parse_options(name: str, values: dict[str, Any]) -> Options:
         ) from None
 
 
-def check_fit(name: str, training: TrainingSpec, model: ModelSpec, sharded: bool = False) -> None:
-    """Raise where a method does not go with a training or model section, or with a model that is cut."""
+def check_fit(
+    name: str,
+    training: TrainingSpec,
+    model: ModelSpec,
+    pretraining: PretrainingSpec | None = None,
+    sharded: bool = False,
+) -> None:
+    """Raise where a method does not go with other sections, or with a model that is cut."""
     method = METHODS[name]
+    if pretraining and not method.warm:
+        raise LowrankError(
+            f"pretraining: the method {name} has no dense start of its own: leave one of both out."
+        )
     if method.optimizers and training.optimizer not in method.optimizers:
         raise LowrankError(
             f"training.optimizer: the method {name} changes the steps of {' or '.join(method.optimizers)}, "
@@ -94,11 +106,6 @@ def check_fit(name: str, training: TrainingSpec, model: ModelSpec, sharded: bool
 def begin(spec: RunSpec) -> Life:
     """The life of a run at its first step."""
     name = spec.method
-    check_fit(name, spec.training, spec.model)
+    check_fit(name, spec.training, spec.model, spec.pretraining if spec.factors else None)
     given = spec.factors.method if spec.factors else None
-    life = METHODS[name].life(spec, parse_options(name, given.options if given else {}))
-    if spec.pretraining and spec.factors and life.trunk() is None:
-        raise LowrankError(
-            f"pretraining: the method {name} has no dense start of its own: leave one of both out."
-        )
-    return life
+    return METHODS[name].life(spec, parse_options(name, given.options if given else {}))

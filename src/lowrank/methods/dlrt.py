@@ -133,7 +133,7 @@ class DLRT(Factored):
     def update(self, run: Run, rate: float, norm: Tensor, again: Callable[[], Tensor]) -> None:
         """The three steps, or none where a gradient is about to end the run."""
         layers = list(zip(self.layers, self.began, strict=True))
-        if not finite(norm):
+        if not norm.is_cuda and not finite(norm):  # a GPU is not waited for: see Optimizer.step
             for layer, (U, S, V) in layers:
                 layer.stand(U, S, V)
             return

@@ -43,4 +43,7 @@ class Pretrained(Factored):
         return carry_moments(state, model, list(factors(model)), roles if carry else None)
 
 
-METHODS.add("pretrained", Method("dense, then U V^T", "arXiv 2209.13569", Pretrained, sharded=True))
+METHODS.add(
+    "pretrained",
+    Method("dense, then U V^T", "arXiv 2209.13569", Pretrained, sharded=True, warm=True),
+)

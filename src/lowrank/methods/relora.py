@@ -137,4 +137,4 @@ class ReLora(Life):
         return rising(rate, since % every, self.options.warmup)
 
 
-METHODS.add("relora", Method("ReLoRA", "arXiv 2307.05695", ReLora, Restarts))
+METHODS.add("relora", Method("ReLoRA", "arXiv 2307.05695", ReLora, Restarts, warm=True))

@@ -85,7 +85,9 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         )
         for name in ("flops", "saved")
     )
-    passes = begin(spec).passes * training.steps * training.batch
+    life = begin(spec)
+    passes = life.passes * training.steps * training.batch
+    _, start = life.trunk() or (None, 0)  # what runs before is another cell's
     total = 3 * passes * forward * runs - passes * saved * runs
     return {
         "cell": cell.name,
@@ -99,7 +101,7 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         "kept_flops": own.flops / dense.flops,
         "training_flops": total,
         "hours": total / speed / 3600 if speed else None,
-        "state_bytes": own.state_bytes,
+        "state_bytes": max(size.state_bytes for first, size in phases if first >= start),
     }
 
 

@@ -52,7 +52,7 @@ def result_row(trainer: Trainer, finished: bool) -> dict[str, Any]:
         **costs(spec, task, trainer.life),
         "train_seconds": record["seconds"],
         "positions_per_second": examples * positions / record["seconds"] if finished else None,
-        "state_bytes": trainer.optimizer.state_bytes(),
+        "state_bytes": trainer.state_bytes(),
         "peak_memory_bytes": peak,
         "data_digest": task.digest,
         "devices": parallel.world(),

@@ -34,7 +34,7 @@ class Trainer:
     def __init__(self, spec: RunSpec, task: Task, folder: Path, mode: str = "ddp") -> None:
         self.spec, self.training, self.task, self.folder = spec, spec.training, task, folder
         self.sharded = parallel.sharded(mode)
-        check_fit(spec.method, spec.training, spec.model, self.sharded)
+        check_fit(spec.method, spec.training, spec.model, sharded=self.sharded)
         self.mode, self.step, self.first_batch = mode, 0, 0
         self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
         self.life = begin(spec)
@@ -114,11 +114,16 @@ class Trainer:
     ) -> None:
         """Put layers, by name, in the place of others during the run; see `lowrank.methods.base`."""
         names, kept = names_of(self.model), self.optimizer.state()
+        self.record["state_bytes"] = self.state_bytes()
         for name, layer in layers.items():
             place(self.model, name, layer.to(self.task.device))
         parallel.share_(self.model)
         self._prepare()
         self.optimizer.load_state({**moved(kept, names, self.model), **(state or {})})
+
+    def state_bytes(self) -> int:
+        """The most bytes of parameters, gradients and optimiser state that the run has needed."""
+        return max(self.record.get("state_bytes", 0), self.optimizer.state_bytes())
 
     def train(self, until: int, forks: Iterable[int], advance: Callable[[int], None]) -> bool:
         """Train up to step `until`; False if a loss or a gradient stopped being finite. On a CPU the
