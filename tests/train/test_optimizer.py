@@ -14,7 +14,7 @@ from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.decay import DECAYS
 from lowrank.factor.layers import from_dense
-from lowrank.optimizers.base import parameter_groups
+from lowrank.optimizers.base import Group, parameter_groups
 from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer, decay_strength
 
@@ -199,6 +199,21 @@ def test_steps_of_sgd_with_momentum(nesterov):
             expected[name] = expected[name] - RATE * update
         optimizer.step(RATE, optimizer.clip_gradients())
     assert_close(values(model), expected)
+
+
+def test_groups_move_at_their_own_share_of_the_rate():
+    model = Small()
+    named = dict(model.named_parameters())
+    slow = {name: named.pop(name) for name in ("low.U", "norm.weight")}
+    groups = [Group("slow", slow, rate_factor=0.25), Group("rest", named)]
+    spec = training(optimizer="sgd", momentum=0.0)
+    optimizer = Optimizer(model, spec, None, groups)
+    before, grads = values(model), gradients(model)
+    optimizer.step(RATE, optimizer.clip_gradients())
+    assert_close(
+        values(model),
+        {n: v - RATE * (0.25 if n in slow else 1.0) * grads[n] for n, v in before.items()},
+    )
 
 
 def test_no_decay_section_means_no_decay_of_factors():

@@ -11,8 +11,10 @@ from runs import FACTORS, PRETRAINING, language_run
 from safetensors.torch import load_file
 
 from lowrank.analysis.tables import COLUMNS
+from lowrank.experiment.sections import MethodSpec
 from lowrank.factor.convert import factors, parameter_count
-from lowrank.factor.flops import forward_flops
+from lowrank.factor.flops import forward_flops, saved_flops
+from lowrank.methods import begin
 from lowrank.train import result
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
@@ -53,6 +55,19 @@ def test_flops_of_a_run_are_thrice_forward_dense_before_the_switch_and_low_rank_
     """A backward pass is two forward ones. 12 steps of 4 examples, 3 of the steps dense."""
     (_, dense_flops), (_, own_flops) = sizes
     assert run.result["training_flops"] == pytest.approx(3 * 4 * (3 * dense_flops + 9 * own_flops))
+
+
+def test_gradients_that_nobody_takes_cost_nothing(invented_text):
+    """ReLoRA trains factors beside frozen weights; 12 steps of 4 examples."""
+    method = MethodSpec(name="relora", options={"every": 4, "warmup": 1})
+    spec = language_run(factors=FACTORS.model_copy(update={"method": method}))
+    task = make_task(spec, invented_text, torch.device("cpu"))
+    model, example = build_model(spec, task.outputs), task.example()
+    forward, saved = forward_flops(model, example), saved_flops(model, example)
+    assert saved > 0
+    found = result.costs(spec, task, begin(spec))
+    assert found["training_flops"] == pytest.approx(12 * 4 * (3 * forward - saved))
+    assert found["parameters"] == parameter_count(model) > found["dense_parameters"]
 
 
 def test_losses_and_metrics_are_the_last_of_the_history(run):
