@@ -63,7 +63,7 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         self.trained.append(model.training)
-        logits = model(batch[:, :-1]).logits
+        logits = model(batch[:, :-1])
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
     def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ from lowrank.errors import LowrankError
 VERSIONS = {
     "text": 3,
     "images": 2,
-    "training": 2,
+    "training": 3,
     "evaluation": 1,
     "interpolation": 2,
     "posthoc": 2,

@@ -26,10 +26,10 @@ class Watched(nn.Module):
         super().__init__()
         self.table, self.seen, self.modes = table, [], []
 
-    def forward(self, tokens):
+    def forward(self, tokens, targets):
         self.seen.append(tokens)
         self.modes.append((self.training, torch.is_grad_enabled()))
-        return type("Output", (), {"logits": self.table[tokens]})
+        return nn.functional.cross_entropy(self.table[tokens].flatten(0, 1), targets.flatten())
 
 
 class WatchedImages(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from lowrank.errors import LowrankError, unknown
+from lowrank.factor.conv1d import is_conv1d
 
 MATRICISATIONS = ("channel", "spatial")
 
@@ -117,7 +118,7 @@ class Factorized(nn.Module):
 class FactorizedLinear(Factorized):
     """y = (x V) U^T + b for x (..., in_features): U (out_features, r), V (in_features, r).
 
-    `dense_class` is what `to_dense` gives back: nn.Linear or the Conv1D of transformers.
+    `dense_class` is what `to_dense` gives back: nn.Linear or a Conv1D.
     """
 
     def __init__(
@@ -270,12 +271,6 @@ def _convolve(
             x = F.pad(x, (left, left, top, top)) if top or left else x
         x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is the Conv1D of transformers, told by name: importing it takes seconds."""
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
 
 
 def can_factorize(module: nn.Module) -> bool:

@@ -127,7 +127,7 @@ def _method(name: str) -> Finding:
             tokens = torch.arange(8 * 17).reshape(8, 17) % 16
             losses = []
             for _ in range(spec.training.steps):
-                logits = model(tokens[:, :-1]).logits
+                logits = model(tokens[:, :-1])
                 loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
                 loss.backward()
                 optimizer.step(0.01, optimizer.clip_gradients())

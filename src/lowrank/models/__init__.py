@@ -43,7 +43,8 @@ class Family:
     label: str
     """Its name for readers."""
     task: Literal["language", "images"]
-    """What it maps: tokens (batch, length) to `.logits`, or images (N, channels, H, W) to logits."""
+    """What it maps to logits: tokens (B, T), at every place, or images (N, channels, H, W). With targets
+    (B, T) as second argument, a language model returns their mean cross entropy."""
     groups: tuple[str, ...]
     """The groups of its targets."""
     needs: tuple[str, ...]

@@ -1,8 +1,4 @@
-"""GPT-2 from transformers, at any size, with the habits that are fast on a CPU.
-
-Dropout is off unless asked for, the key-value cache is off, and tanh-GELU is torch's own kernel,
-which equals `gelu_new` to 2e-7.
-"""
+"""GPT-2, at any size."""
 
 from __future__ import annotations
 
@@ -25,34 +21,26 @@ LAYERS = {
 
 
 def build(spec: ModelSpec, outputs: int) -> nn.Module:
-    """A dense GPT-2 with `outputs` tokens; maps tokens (batch, length) to `.logits`."""
-    from transformers.models.gpt2 import GPT2Config
-    from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+    """A dense GPT-2 with `outputs` tokens."""
+    from lowrank.models.networks.gpt2 import GPT2
 
-    settings: dict[str, Any] = {
-        "vocab_size": outputs,
-        "n_embd": spec.width,
-        "n_layer": spec.depth,
-        "n_head": spec.heads,
-        "n_positions": spec.context,
-        "activation_function": "gelu_pytorch_tanh",
-        "initializer_range": spec.init_std,
-        "resid_pdrop": spec.dropout,
-        "embd_pdrop": spec.dropout,
-        "attn_pdrop": spec.dropout,
-        "tie_word_embeddings": spec.tied_head is not False,
-        "use_cache": False,
-        "attn_implementation": "sdpa",
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    return GPT2LMHeadModel(GPT2Config(**settings))
+    assert spec.context is not None and spec.depth is not None and spec.heads is not None
+    return GPT2(
+        outputs,
+        spec.context,
+        spec.width,
+        spec.depth,
+        spec.heads,
+        std=spec.init_std,
+        dropout=spec.dropout,
+        tied=spec.tied_head is not False,
+    )
 
 
 def targets(model: Any) -> list[Target]:
     """The four matrices of every block; the projections back onto the residual stream are drawn
     1/sqrt(2 blocks) smaller (GPT-2's scaled initialisation)."""
-    blocks = model.config.n_layer
+    blocks = len(model.transformer.h)
     return [
         Target(
             name=f"transformer.h.{block}.{layer}",

@@ -8,12 +8,13 @@ is applied.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lowrank.models import FAMILIES, Family, Target, heads_problem
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from lowrank.experiment.sections import ModelSpec
 
@@ -29,10 +30,28 @@ def mlp_width(spec: ModelSpec) -> int:
     return spec.mlp_width or -(-8 * spec.width // 48) * 16
 
 
-def build(spec: ModelSpec, outputs: int) -> nn.Module:
-    """A dense Llama with `outputs` tokens; maps tokens (batch, length) to `.logits`."""
-    from transformers.models.llama import LlamaConfig
+@cache
+def _model_class() -> type[nn.Module]:
+    """transformers' language model, returning a tensor; made late, for its import takes seconds."""
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+    from lowrank.models.networks.head import head_loss
+
+    class Llama(LlamaForCausalLM):
+        """Maps tokens (B, T) to logits (B, T, outputs), or with targets (B, T) to the loss."""
+
+        def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+            x = self.model(tokens).last_hidden_state
+            return (
+                self.lm_head(x) if targets is None else head_loss(x, self.lm_head.weight, targets)
+            )
+
+    return Llama
+
+
+def build(spec: ModelSpec, outputs: int) -> nn.Module:
+    """A dense Llama with `outputs` tokens."""
+    from transformers.models.llama import LlamaConfig
 
     settings: dict[str, Any] = {
         "vocab_size": outputs,
@@ -50,7 +69,7 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return LlamaForCausalLM(LlamaConfig(**settings))
+    return _model_class()(LlamaConfig(**settings))
 
 
 def targets(model: Any) -> list[Target]:

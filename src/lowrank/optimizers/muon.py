@@ -49,8 +49,7 @@ def build(groups: Sequence[Group], spec: TrainingSpec) -> list[torch.optim.Optim
             Muon(hidden, lr=0.0, momentum=MOMENTUM, nesterov=True, adjust_lr_fn="match_rms_adamw")
         )
     if others:
-        fused = others[0]["params"][0].is_cuda
-        found.append(AdamW(others, lr=0.0, betas=spec.betas, fused=fused or None))
+        found.append(AdamW(others, lr=0.0, betas=spec.betas, fused=True))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lowrank.errors import LowrankError
 from lowrank.experiment.sections import DecaySpec, TrainingSpec
@@ -77,10 +78,14 @@ class Optimizer:
 
     def clip_gradients(self) -> Tensor:
         """Scale gradients down to the clipping norm; returns the norm before. Raises if one is absent."""
-        for parameter in self.parameters:
-            assert parameter.grad is not None, "a parameter got no gradient: it is not in the loss"
-        limit = float("inf") if self.spec.clip is None else self.spec.clip
-        return parallel.full(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        assert len(gradients) == len(self.parameters), (
+            "a parameter got no gradient: it is not in the loss"
+        )
+        norm = get_total_norm(gradients, foreach=True)
+        if self.spec.clip is not None:
+            clip_grads_with_norm_(self.parameters, self.spec.clip, norm, foreach=True)
+        return parallel.full(norm)
 
     def step(self, rate: float, norm: Tensor) -> None:
         """Decay and update every parameter at this learning rate, and drop the gradients.

@@ -132,8 +132,7 @@ class LanguageTask(_Common):
 
     def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
         with self.precision():
-            logits = model(batch[:, :-1]).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+            return model(batch[:, :-1], batch[:, 1:])
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:
