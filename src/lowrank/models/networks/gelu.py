@@ -25,8 +25,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
     Equal to F.gelu(x, approximate="tanh"), which computes it elsewhere, to 1e-6 of float32.
     """
-    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    if not on_cpu or torch.compiler.is_compiling():
+    plain = type(x) is Tensor and x.is_cpu and x.dtype in (torch.float32, torch.float64)
+    if not plain or torch.compiler.is_compiling():
         return F.gelu(x, approximate="tanh")
     return _Gelu.apply(x)
 

@@ -22,8 +22,8 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     for some rows after another: a batch of logits would be written and read five times.
     """
     x, targets = x.flatten(0, -2), targets.flatten()
-    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if not on_cpu or torch.compiler.is_compiling():
+    plain = type(x) is Tensor and x.is_cpu and not torch.is_autocast_enabled("cpu")
+    if not plain or torch.compiler.is_compiling():
         return F.cross_entropy(F.linear(x, weight).float(), targets)
     return _HeadLoss.apply(x, weight, targets)
 
