@@ -122,22 +122,6 @@ def test_every_parameter_decays_as_matrix_vector_or_factor(name):
     ("name", "given", "expected"),
     [
         (
-            "gpt2",
-            {"context": 20},
-            {
-                **{
-                    "n_embd": 12,
-                    "n_layer": 3,
-                    "n_head": 2,
-                    "n_positions": 20,
-                    "vocab_size": OUTPUTS,
-                },
-                **{"resid_pdrop": 0.25, "embd_pdrop": 0.25, "attn_pdrop": 0.25},
-                "activation_function": "gelu_pytorch_tanh",
-                "use_cache": False,
-            },
-        ),
-        (
             "llama",
             {"context": 20, "kv_heads": 1, "mlp_width": 28},
             {

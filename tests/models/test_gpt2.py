@@ -80,6 +80,17 @@ def test_the_initialisation_is_gpt2s():
             assert bool((parameter == constant).all()), name
 
 
+def test_every_key_of_the_section_has_its_place():
+    shapes = {name: tuple(p.shape) for name, p in ours(width=12, depth=2).named_parameters()}
+    assert shapes["transformer.wte.weight"] == (50, 12)
+    assert shapes["transformer.wpe.weight"] == (20, 12)
+    assert shapes["transformer.h.1.mlp.c_fc.weight"] == (12, 48)
+    assert "transformer.h.2.mlp.c_fc.weight" not in shapes
+    assert "lm_head.weight" not in shapes and "lm_head.weight" in dict(
+        ours(False).named_parameters()
+    )
+
+
 def test_dropout_is_in_training_only_and_of_every_kind():
     model = ours(dropout=0.5)
     once, again = (model.train()(TOKENS[:, :20]) for _ in range(2))
