@@ -193,7 +193,9 @@ class TrainingSpec(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "float32", description="Forward precision; auto: bfloat16 autocast where it is native."
     )
-    channels_last: bool = Field(False, description="Image tracks: NHWC memory layout.")
+    channels_last: bool = Field(
+        True, description="Image tracks: NHWC memory layout, in which convolutions are faster."
+    )
     compile: bool = Field(False, description="torch.compile (does not pay on a CPU).")
     log_points: Few = Field(40, description="Rows of the training history of a run.")
     probe_points: Few = Field(

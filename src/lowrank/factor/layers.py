@@ -18,6 +18,7 @@ from torch.nn.modules.utils import _pair
 
 from lowrank.errors import LowrankError, unknown
 from lowrank.factor.conv1d import is_conv1d
+from lowrank.factor.conv2d import Conv2d, convolve
 
 MATRICISATIONS = ("channel", "spatial")
 
@@ -165,7 +166,7 @@ class FactorizedConv2d(Factorized):
 
     `channel`: kh x kw with the stride, padding and dilation, then 1 x 1. `spatial`: 1 x kw with the
     horizontal stride, padding and dilation, then kh x 1 with the vertical ones. Padding is by
-    zeros.
+    zeros. `dense_class` is what `to_dense` gives back.
     """
 
     def __init__(
@@ -181,6 +182,7 @@ class FactorizedConv2d(Factorized):
         bias: bool = True,
         matricisation: str = "channel",
         *,
+        dense_class: type[nn.Conv2d] = nn.Conv2d,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -195,11 +197,11 @@ class FactorizedConv2d(Factorized):
         self.padding: str | tuple[int, int] = (
             padding if isinstance(padding, str) else cast("tuple[int, int]", _pair(padding))
         )
-        self.matricisation = matricisation
+        self.matricisation, self.dense_class = matricisation, dense_class
 
     @property
     def dense_name(self) -> str:
-        return "Conv2d"
+        return self.dense_class.__name__
 
     @property
     def output_taps(self) -> int:
@@ -209,19 +211,23 @@ class FactorizedConv2d(Factorized):
         (kh, kw), groups = self.kernel_size, self.groups
         ins, outs = self.in_channels // groups, self.out_channels
         if self.matricisation == "channel":
-            first = self.V.mT.reshape(-1, ins, kh, kw)
+            first = self._first(ins, kh, kw)
             second = self.U.reshape(outs, -1, 1, 1)
-            x = _convolve(x, first, None, self.stride, self.padding, self.dilation, groups)
-            return F.conv2d(x, second, self.bias, groups=groups)
-        first = self.V.mT.reshape(-1, ins, 1, kw)
+            x = convolve(x, first, None, self.stride, self.padding, self.dilation, groups)
+            return convolve(x, second, self.bias, groups=groups)
+        first = self._first(ins, 1, kw)
         second = self.U.reshape(outs, kh, -1).mT.unsqueeze(-1)
         (sh, sw), (dh, dw), padding = self.stride, self.dilation, self.padding
         # 'same' and 'valid' hold for each direction by themselves.
         across, down = (
             (padding, padding) if isinstance(padding, str) else ((0, padding[1]), (padding[0], 0))
         )
-        x = _convolve(x, first, None, (1, sw), across, (1, dw), groups)
-        return _convolve(x, second, self.bias, (sh, 1), down, (dh, 1), groups)
+        x = convolve(x, first, None, (1, sw), across, (1, dw), groups)
+        return convolve(x, second, self.bias, (sh, 1), down, (dh, 1), groups)
+
+    def _first(self, *kernel: int) -> Tensor:
+        """The kernel (groups r, inputs, kh, kw) of the first convolution: without groups a view of V."""
+        return self.V.mT.unflatten(-1, kernel).flatten(0, -4)
 
     def dense_weight(self, matrix: Tensor | None = None) -> Tensor:
         (kh, kw), ins = self.kernel_size, self.in_channels // self.groups
@@ -231,7 +237,7 @@ class FactorizedConv2d(Factorized):
         return matrix.reshape(self.out_channels, kh, ins, kw).transpose(1, 2)
 
     def _dense_shell(self) -> nn.Module:
-        return nn.Conv2d(
+        return self.dense_class(
             self.in_channels,
             self.out_channels,
             self.kernel_size,
@@ -251,33 +257,11 @@ class FactorizedConv2d(Factorized):
         )
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int] | str,
-    dilation: tuple[int, int],
-    groups: int,
-) -> Tensor:
-    """F.conv2d, with a strided 1 x 1 convolution run as a plain one on the pixels that it reads.
-
-    oneDNN's own strided 1 x 1 kernel for AVX2 writes beyond its buffer where fewer than 8 channels
-    lie channels-last, and so corrupts the heap. It gathers the same pixels first: this costs no more.
-    """
-    if weight.shape[-2:] == (1, 1) and tuple(stride) != (1, 1):
-        if not isinstance(padding, str):  # of the two words a stride allows 'valid' alone: none
-            (top, left), padding = padding, (0, 0)
-            x = F.pad(x, (left, left, top, top)) if top or left else x
-        x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-
 def can_factorize(module: nn.Module) -> bool:
-    """Whether `from_dense` takes this layer: exactly nn.Linear, nn.Conv2d or Conv1D, padded by zeros,
-    its weight and bias parameters of its own.
+    """Whether `from_dense` takes this layer: exactly nn.Linear, nn.Conv2d (or our own) or Conv1D, padded by
+    zeros, its weight and bias parameters of its own.
 
-    A subclass may compute something else with its weight, so it is not taken on trust.
+    Another subclass may compute something else with its weight, so it is not taken on trust.
     """
     return obstacle(module) is None
 
@@ -285,7 +269,7 @@ def can_factorize(module: nn.Module) -> bool:
 def obstacle(module: nn.Module) -> str | None:
     """Why a layer cannot be factorised, to go on after its name; None if it can."""
     kind = type(module).__name__
-    if type(module) not in (nn.Linear, nn.Conv2d) and not is_conv1d(module):
+    if type(module) not in (nn.Linear, nn.Conv2d, Conv2d) and not is_conv1d(module):
         return f"is a {kind} and cannot be factorised: only Linear, Conv2d and Conv1D can"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return (
@@ -347,6 +331,7 @@ def from_dense(module: nn.Module, rank: int, matricisation: str = "channel") -> 
             module.groups,
             has_bias,
             matricisation,
+            dense_class=type(module),
             **place,
         )
     else:

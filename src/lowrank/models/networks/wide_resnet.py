@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowrank.errors import LowrankError
+from lowrank.factor.conv2d import Conv2d
 
 STEM = 16
 """Channels of the first convolution; the three groups have 1, 2 and 4 times as many, widened."""
@@ -24,12 +25,12 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.shortcut: nn.Module | None = None
         if inputs != outputs or stride != 1:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        active = F.relu(self.bn1(x))
-        hidden = F.relu(self.bn2(self.conv1(active)))
+        active = F.relu(self.bn1(x), inplace=True)
+        hidden = F.relu(self.bn2(self.conv1(active)), inplace=True)
         hidden = self.conv2(self.dropout(hidden))
         return hidden + (x if self.shortcut is None else self.shortcut(active))
 

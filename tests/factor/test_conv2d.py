@@ -1,0 +1,68 @@
+"""Convolutions compute what torch's do in double precision, in both layouts and with kernels that are views."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lowrank.factor.conv2d import Conv2d, convolve
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def kernels(shape: tuple[int, ...], draw: torch.Generator) -> list[torch.Tensor]:
+    """One kernel in three layouts of memory: plain, inputs last, outputs last."""
+    weight = torch.randn(shape, generator=draw)
+    return [
+        weight,
+        weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+        weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    ]
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_values_and_gradients_are_those_of_double_precision(kernel, groups):
+    draw = torch.Generator().manual_seed(0)
+    settings = product(
+        [(3, 4), (8, 16), (24, 10)], [(1, 1), (2, 1), (2, 2)], [(0, 0), (1, 2)], LAYOUTS
+    )
+    for (inputs, outputs), stride, padding, layout in settings:
+        x = torch.randn(2, inputs * groups, 9, 7, generator=draw).to(memory_format=layout)
+        bias = torch.randn(outputs, generator=draw)
+        for weight in kernels((outputs, inputs, *kernel), draw):
+            given = [t.detach().clone().requires_grad_() for t in (x, weight, bias)]
+            exact = [t.detach().double().requires_grad_() for t in given]
+            y = convolve(*given, stride, padding, groups=groups)
+            expected = F.conv2d(*exact, stride, padding, groups=groups)
+            torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
+            gradient = torch.randn(y.shape, generator=draw)
+            y.backward(gradient)
+            expected.backward(gradient.double())
+            for single, double in zip(given, exact, strict=True):
+                torch.testing.assert_close(single.grad.double(), double.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_1_x_1_kernel_keeps_channels_last():
+    x = torch.randn(2, 6, 5, 4).to(memory_format=torch.channels_last)
+    y = convolve(x, torch.randn(8, 6, 1, 1))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_image_without_a_batch_is_taken():
+    x, weight = torch.randn(6, 5, 4), torch.randn(8, 6, 1, 1)
+    torch.testing.assert_close(convolve(x, weight), F.conv2d(x, weight))
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_layer_is_torchs_with_its_parameters(kernel, padding):
+    layer, plain = (kind(6, 8, kernel, padding=padding) for kind in (Conv2d, nn.Conv2d))
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 6, 5, 4)
+    torch.testing.assert_close(layer(x), plain(x))
+    assert repr(layer) == repr(plain)
