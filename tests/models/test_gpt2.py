@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -121,20 +118,3 @@ def test_conv1d_is_the_layer_of_transformers():
     layer.load_state_dict(other.state_dict())
     x = torch.randn(2, 3, 4)
     torch.testing.assert_close(layer(x), other(x))
-
-
-def test_training_in_low_rank_needs_no_transformers(text_folder, tmp_path):
-    code = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, "tests/train")
-from runs import RUNS
-from lowrank.train.run import ensure_run
-ensure_run(RUNS["spectral"], Path({str(text_folder)!r}), Path({str(tmp_path)!r}), "cpu")
-heavy = {{"transformers", "datasets", "sklearn", "scipy", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr

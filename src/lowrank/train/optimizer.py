@@ -56,10 +56,12 @@ class Optimizer:
 
     def _decayed(self) -> list[tuple[Tensor, Tensor]]:
         """The pairs of factors that decay: those that are trained. A decay is of both or neither."""
+        if self.factor_decay.kind == "none":
+            return []
         found: list[tuple[Tensor, Tensor]] = []
         for name, layer in factor_modules(self.model).items():
             trained = layer.U.requires_grad, layer.V.requires_grad
-            if any(trained) and not all(trained) and self.factor_decay.kind != "none":
+            if any(trained) and not all(trained):
                 raise LowrankError(
                     f"factors.decay: one factor of {name} is not trained, and "
                     f"{self.factor_decay.kind} moves both: use the kind none."
@@ -82,9 +84,9 @@ class Optimizer:
         assert len(gradients) == len(self.parameters), (
             "a parameter got no gradient: it is not in the loss"
         )
-        norm = get_total_norm(gradients, foreach=True)
+        norm = get_total_norm(gradients)
         if self.spec.clip is not None:
-            clip_grads_with_norm_(self.parameters, self.spec.clip, norm, foreach=True)
+            clip_grads_with_norm_(self.parameters, self.spec.clip, norm)
         return parallel.full(norm)
 
     def step(self, rate: float, norm: Tensor) -> None:
