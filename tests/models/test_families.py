@@ -73,7 +73,7 @@ def test_targets_are_layers_of_known_groups_in_blocks_counted_from_zero(name):
     assert {target.group for target in targets} == set(family(name).groups)
     assert {target.block for target in targets} == set(range(1 + max(t.block for t in targets)))
     assert len({target.name for target in targets}) == len(targets)
-    convolutions = {type(model.get_submodule(t.name)) is nn.Conv2d for t in targets}
+    convolutions = {isinstance(model.get_submodule(t.name), nn.Conv2d) for t in targets}
     assert convolutions == {family(name).convolutions}
 
 
