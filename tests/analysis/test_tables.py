@@ -195,7 +195,7 @@ def test_contrasts_are_paired_differences_with_holm_within_study_and_metric():
     study = {"initialisation": {"ranks": [0.5], "inits": ["spectral", "he"]}}
     runs = runs_of(dense=[3.0, 3.1, 3.3], spectral_r5=[3.3, 3.5, 3.4], he_r5=[3.6, 3.8, 3.9])
     runs["test_loss"] = runs["validation_loss"]
-    found = tables.all_contrasts(settings(**study), runs)
+    found = tables.all_contrasts(settings(**study), {"runs": runs})
     loss = found[found["metric"] == "test_loss"]
     named = [
         (a.split("/")[1], b.split("/")[1])
@@ -216,7 +216,7 @@ def test_contrasts_are_paired_differences_with_holm_within_study_and_metric():
 def test_contrasts_whose_cells_are_not_there_are_left_out():
     study = {"initialisation": {"ranks": [0.5], "inits": ["spectral", "he"]}}
     runs = runs_of(dense=[3.0, 3.1, 3.3], he_r5=[3.6, 3.8, 3.9]).assign(test_loss=1.0)
-    found = tables.all_contrasts(settings(**study), runs)
+    found = tables.all_contrasts(settings(**study), {"runs": runs})
     assert set(zip(found["arm"], found["reference"], strict=True)) == {
         ("language/he-r0.5", "language/dense")
     }
@@ -230,11 +230,13 @@ def test_barriers_and_distances_are_compared_where_there_are_lines():
     barriers = low[["cell", "seed"]].assign(
         barrier=[1.0, 2.0, 0.5, 0.6], distance=[3.0, 3.0, 1.0, 1.5]
     )
-    found = tables.all_contrasts(settings(**study), runs, barriers).set_index("metric")
+    found = tables.all_contrasts(settings(**study), {"runs": runs, "barriers": barriers}).set_index(
+        "metric"
+    )
     assert found.loc["barrier", "estimate"] == pytest.approx(-0.95)
     assert found.loc["distance", "estimate"] == pytest.approx(-1.75)
     assert found.loc["barrier", "arm"] == "language/spectral-r0.5-pre0.25"
-    without = tables.all_contrasts(settings(**study), runs)
+    without = tables.all_contrasts(settings(**study), {"runs": runs})
     assert "barrier" not in set(without["metric"])
 
 

@@ -13,7 +13,8 @@ import yaml
 from lowrank.analysis.contrasts import contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment import config, sections
-from lowrank.experiment.expand import arm_name, expand, timed_arms
+from lowrank.experiment.expand import expand
+from lowrank.experiment.track import arm_name
 from lowrank.report.reference import SECTIONS, write_reference
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +141,7 @@ def test_kernels_read_otherwise_are_an_arm_compared_and_timed():
     factors = expand(settings).cells[f"{name}-spatial"].factors
     assert factors == track.factors.model_copy(update={"matricisation": "spatial"})
     assert (f"{name}-spatial", name) in contrasts(settings)["small-images", "layers"]
-    timed = [arm_name(arm, track) for arm in timed_arms(track)]
+    timed = [arm_name(arm, track) for arm in track.timed()]
     assert timed == ["dense", "spectral-r0.3", "spectral-r0.3-spatial"]
 
 

@@ -32,7 +32,8 @@ from lowrank.data.images import load_images, prepare_images
 from lowrank.data.text import load_text, prepare_text
 from lowrank.experiment import config
 from lowrank.experiment.cell import RunSpec
-from lowrank.experiment.expand import Grid, arm_name, expand, interpolation_arms
+from lowrank.experiment.expand import Grid, expand
+from lowrank.experiment.track import arm_name
 from lowrank.files import read_table, write_table
 from lowrank.jobs import train as jobs
 from lowrank.jobs.baselines import ngram_losses
@@ -164,7 +165,9 @@ def make(folder: Path) -> dict[str, pd.DataFrame]:
         studies = track.studies
         if studies.interpolation:
             _, *ends = [
-                grid.cells[f"{name}/{arm_name(a, track)}"] for a in interpolation_arms(track)
+                grid.cells[f"{name}/{arm_name(arm, track)}"]
+                for study, arm in track.arms()
+                if study == "interpolation"
             ]
             line = interpolate(studies.interpolation, dense, ends, best, *where, "cpu")
             for table, rows in zip(("interpolation", "barriers"), line, strict=True):
@@ -227,7 +230,7 @@ def derive(tables: dict[str, pd.DataFrame], folder: Path) -> dict[str, pd.DataFr
     study = settings(folder)
     trained = {name: table for name, table in tables.items() if name not in DERIVED}
     trained |= described(study, trained)
-    contrasts = all_contrasts(study, trained["runs"], trained["barriers"])
+    contrasts = all_contrasts(study, trained)
     verdicts = judge(ledger.read_ledger(LEDGER), trained, scale=study.scale, tracks=TRACKS)
     sized = study.model_copy(update={"tracks": {"language": study.tracks["language"]}})
     derived = {"contrasts": contrasts, "claims": verdicts, "plan": make_plan(sized, 1e9)}

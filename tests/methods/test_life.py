@@ -18,6 +18,7 @@ from lowrank.factor.flops import forward_flops
 from lowrank.files import read_json
 from lowrank.jobs.interpolate import interpolate
 from lowrank.methods import METHODS, begin, parse_options
+from lowrank.studies.interpolation import InterpolationStudy
 from lowrank.train import loop
 from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
@@ -254,7 +255,7 @@ def test_no_line_leads_to_weights_that_there_are_not(nonlinear, invented_text, t
         )
         for name, spec in (("dense", run_of(None, factors=None)), ("nonlinear", nonlinear))
     ]
-    study = config.InterpolationStudy(points=3, batches=1)
+    study = InterpolationStudy(points=3, batches=1)
     points, summary = interpolate(
         study, cells[0], cells[1:], {}, invented_text, tmp_path / "c", "cpu"
     )

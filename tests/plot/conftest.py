@@ -85,7 +85,9 @@ def tables(tmp_path_factory, synthetic):
     write_table(folder / "barriers.parquet", barriers)
     write_table(folder / "posthoc.parquet", pd.DataFrame(_posthoc(rng)))
     write_table(folder / "baselines.parquet", _baselines())
-    write_table(folder / "contrasts.parquet", all_contrasts(config, runs, barriers))
+    write_table(
+        folder / "contrasts.parquet", all_contrasts(config, {"runs": runs, "barriers": barriers})
+    )
     return folder
 
 

@@ -13,24 +13,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
-from lowrank.analysis.shown import shown, studies_of
+from lowrank.analysis.shown import shown
 from lowrank.analysis.stats import mean_interval
 from lowrank.analysis.tables import all_contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment.expand import expand
+from lowrank.experiment.study import studies
 from lowrank.files import read_table, write_table
 from lowrank.plot import publish, read_results, style
 
-FIGURES = {
-    **{
-        name: (name, "draw")
-        for name in (
-            *("initialisation", "decay", "effective_rank", "spectra", "pretraining", "scaling"),
-            *("layers", "interpolation", "posthoc", "learning_rate"),
-        )
-    },
-    "parameters": ("scaling", "draw_parameters"),
-}
+FIGURES = {figure.name: figure.drawn_by for study in studies().values() for figure in study.figures}
 TRACKS = ("language", "small-images")
 
 
@@ -246,7 +238,7 @@ def one_seed(tables, synthetic, tmp_path_factory):
     for path in tables.glob("*.parquet"):
         table = pd.read_parquet(path)
         kept[path.stem] = table[table["seed"] == 0] if "seed" in table else table
-    kept["contrasts"] = all_contrasts(synthetic, kept["runs"], kept["barriers"])
+    kept["contrasts"] = all_contrasts(synthetic, kept)
     for name, table in kept.items():
         write_table(folder / f"{name}.parquet", table)
     return folder
@@ -503,26 +495,28 @@ def cells_of(synthetic):
     grid = expand(synthetic)
     cells = shown(synthetic, grid)
 
-    def of(track, name):
-        return {cell for study in studies_of(name) for cell in cells[track, study]}
+    def cells_shown(track, name):
+        _, of = synthetic.tracks[track].figures()[name]
+        return {cell for study in of for cell in cells[track, study]}
 
-    return of
+    return cells_shown
 
 
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_rate"])
 def test_a_figure_shows_no_cell_but_those_it_is_drawn_again_for(
-    track, name, tables, cells_of, tmp_path
+    track, name, synthetic, tables, cells_of, tmp_path
 ):
     """Without all other cells' rows, and other studies' contrasts, it is the same to the pixel."""
     cells = cells_of(track, name)
+    _, of = synthetic.tracks[track].figures()[name]
     for source in tables.glob("*.parquet"):
         table = read_table(source)
         if source.stem in ("runs", "layers", "spectra"):
             assert not cells.issuperset(table["cell"])
             table = table[table["cell"].isin(cells)]
         if source.stem == "contrasts":
-            table = table[table["study"].isin(studies_of(name))]
+            table = table[table["study"].isin(of)]
             assert cells.issuperset(
                 table.loc[table["track"] == track, ["arm", "reference"]].stack()
             )

@@ -45,7 +45,7 @@ def test_cells_contrasts_and_claims_are_those_of_any_other_name(synthetic, own, 
     found = []
     for config, folder in ((synthetic, tables), (own, own_tables)):
         known = {path.stem: read_table(path) for path in folder.glob("*.parquet")}
-        known["contrasts"] = all_contrasts(config, known["runs"], known["barriers"])
+        known["contrasts"] = all_contrasts(config, known)
         claims = judge(read_ledger("config/claims.yaml"), known, tracks=config.tasks)
         found.append((known["contrasts"], claims.drop(columns="paper_value")))
     for before, now in zip(*found, strict=True):

@@ -129,7 +129,7 @@ def _contradiction(folder: Path, tables: dict[str, pd.DataFrame]) -> str | None:
     if found := disagreement(tables):
         return found
     config = _config(folder)
-    expected = all_contrasts(config, tables["runs"], tables.get("barriers"))
+    expected = all_contrasts(config, tables)
     key = ["arm", "reference", "metric", "track", "study"]
     if found := same(tables["contrasts"], expected, key, "contrasts"):
         return found

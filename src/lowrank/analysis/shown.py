@@ -10,20 +10,10 @@ from typing import Any
 from lowrank.analysis.contrasts import contrasts
 from lowrank.experiment.cell import Cell
 from lowrank.experiment.config import Config
-from lowrank.experiment.expand import Grid, decay_name
+from lowrank.experiment.expand import Grid
 from lowrank.experiment.sections import DECAYS, INITIALISATIONS
-
-FIGURE_STUDIES = {
-    "effective_rank": ("decay",),
-    "spectra": ("decay", "initialisation"),
-    "parameters": ("scaling",),
-    "learning_rate": (),
-}
-
-
-def studies_of(figure: str) -> tuple[str, ...]:
-    """The studies whose cells a figure shows, any of which it can do without."""
-    return FIGURE_STUDIES.get(figure, (figure,))
+from lowrank.experiment.study import STUDIES
+from lowrank.experiment.track import decay_name
 
 
 def shown(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]:
@@ -51,18 +41,19 @@ def names_beside(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]
     for family, names in shown(config, grid).items():
         if any(own[name] for name in names):
             found[family] = {each for names in own.values() for each in names}
-    switching = ("scaling", "interpolation")
+    lines = {name for name, study in STUDIES.items() if study.lines}
     for track, section in config.tracks.items():
         switches = {
             cell.name
             for cell in grid.of_track(track)
-            if cell.pretraining and set(cell.studies) & set(switching)
+            if cell.pretraining and set(cell.studies) & lines
         }
-        for study in switching:
+        for study in lines:
             found.setdefault((track, study), set()).update(switches)
-        for other in config.tracks:
-            methods = section.studies.posthoc.methods if section.studies.posthoc else ()
-            found.setdefault((other, "posthoc"), set()).update(methods)
+        for study, settings in section.studies.asked().items():
+            methods = STUDIES[study].truncations(settings)
+            for other in config.tracks if methods else ():
+                found.setdefault((other, study), set()).update(methods)
     return {family: sorted(names) for family, names in found.items()}
 
 

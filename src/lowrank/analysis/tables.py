@@ -108,7 +108,7 @@ def collect(
     if not len(runs):
         raise LowrankError("There is no run to make tables of: train or publish some first.")
     tables["runs"] = runs.reindex(columns=[name for name in COLUMNS if name in runs.columns])
-    tables["contrasts"] = all_contrasts(config, tables["runs"], tables.get("barriers"))
+    tables["contrasts"] = all_contrasts(config, tables)
     for name, table in tables.items():
         write_table(output / f"{name}.parquet", table)
     lost = diverged(runs)

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import Field
 
 from lowrank.errors import LowrankError
-from lowrank.experiment.config import PostHocStudy
 from lowrank.experiment.facts import FACTS, facts_of, method_of
 from lowrank.experiment.sections import (
     EvaluationSpec,
@@ -134,15 +133,6 @@ class SweepGroup(Strict):
             seed=self.sweep.seed,
             extensions=self.extensions,
         )
-
-
-class PostHocJob(Strict):
-    """The truncations of a track's dense model."""
-
-    study: PostHocStudy
-    factors: FactorSpec
-    """Which layers are truncated, and the decay of fine-tuning."""
-    extensions: dict[str, Extension] = {}
 
 
 class Cell(Strict):

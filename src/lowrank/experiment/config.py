@@ -1,42 +1,31 @@
-"""What a configuration file may say: the studies of each track, and the tracks.
+"""What a configuration file may say: the tracks, and the studies of each.
 
-Everything that determines a result is described here and in `sections` once. `config/README.md` and the
+Everything that determines a result is described here, in `track`, in `sections` and in each study once. `config/README.md` and the
 JSON schema are generated from these classes, and a test holds them in step.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
-from lowrank.data.images_spec import ImageSpec
-from lowrank.data.spec import TextSpec
-from lowrank.errors import LowrankError, unknown
+from lowrank.errors import LowrankError
 from lowrank.experiment.complaints import complaint, shown
-from lowrank.experiment.metrics import TASKS, Task, task_of
+from lowrank.experiment.metrics import TASKS
 from lowrank.experiment.sections import (
     DECAYS,
     INITIALISATIONS,
     TRUNCATIONS,
-    Count,
-    DecaySpec,
-    EvaluationSpec,
-    FactorSpec,
     Few,
-    Fraction,
-    ModelSpec,
     Name,
-    Positive,
     Seeds,
-    Size,
     Strict,
-    SweepSpec,
     TrackName,
-    TrainingSpec,
 )
-from lowrank.experiment.shares import nearest
+from lowrank.experiment.study import STUDIES, Figure, studies
+from lowrank.experiment.track import Arm, Track
 from lowrank.files import read_sealed
 from lowrank.methods import METHODS
 from lowrank.models import FAMILIES
@@ -44,196 +33,70 @@ from lowrank.optimizers import OPTIMIZERS
 from lowrank.strict_yaml import read_yaml
 
 
-class InitialisationStudy(Strict):
-    """Initialisations against each other and against dense."""
-
-    ranks: tuple[Fraction, ...] = Field(min_length=1, description="Rank fractions.")
-    inits: tuple[Name, ...] = Field(
-        ("he", "spectral", "spectral_ones"), description="Initialisations at every rank."
-    )
-    controls: tuple[Name, ...] = Field(
-        (), description="Further initialisations, at `control_ranks` only."
-    )
-    control_ranks: tuple[Fraction, ...] = Field((), description="Rank fractions of the controls.")
-
-    @model_validator(mode="after")
-    def _controls_with_ranks(self) -> InitialisationStudy:
-        if bool(self.controls) != bool(self.control_ranks):
-            raise ValueError(
-                f"controls: {list(self.controls)} and control_ranks {list(self.control_ranks)} need "
-                "each other: give both or neither"
-            )
-        return self
-
-
-class DecayStudy(Strict):
-    """Kinds of decay, each at the arm's rate and at half of it."""
-
-    decays: tuple[DecaySpec, ...] = Field(min_length=1, description="The kinds of decay.")
-    rate_factors: tuple[Positive, ...] = Field(
-        (1.0, 0.5), description="What the arm's learning rate is multiplied by."
-    )
-
-
-class PretrainingStudy(Strict):
-    """Dense steps before the switch to factors."""
-
-    fractions: tuple[Fraction, ...] = Field(min_length=1, description="Dense shares of the steps.")
-    inits: tuple[Name, ...] = Field(
-        ("spectral", "spectral_ones"), description="Initialisations at the switch."
-    )
-    variants_at: tuple[Fraction, ...] = Field(
-        (), description="Dense shares at which full rate and reset moments are run as well."
-    )
-    longer: tuple[Positive, ...] = Field(
-        (), description="From-scratch runs of so many times the steps, for the equal-FLOPs line."
-    )
-
-
-class ScalingStudy(Strict):
-    """Quality against compute and parameters as the model is widened."""
-
-    widths: tuple[Size, ...] = Field(min_length=1, description="Model widths.")
-    heads: tuple[Size, ...] | None = Field(
-        None, description="Heads at each width; null: the model section's head size is kept."
-    )
-    fraction: Fraction | None = Field(
-        0.25, description="Dense share of the pre-trained arm; null: no such arm."
-    )
-
-    @model_validator(mode="after")
-    def _heads_for_each_width(self) -> ScalingStudy:
-        if self.heads is not None and len(self.heads) != len(self.widths):
-            raise ValueError(
-                f"heads: {list(self.heads)} must be as many as the widths {list(self.widths)}"
-            )
-        return self
-
-
-class LayersStudy(Strict):
-    """Which layers are factorised, and by which matricisation of their kernels."""
-
-    groups: tuple[Name, ...] = Field((), description="Groups factorised alone.")
-    dense_blocks: tuple[Literal["first", "last"], ...] = Field(
-        (), description="Blocks left dense, one arm each."
-    )
-    matricisations: tuple[Literal["channel", "spatial"], ...] = Field(
-        (), description="Alternative matricisations of kernels, with all layers factorised."
-    )
-
-
-class InterpolationStudy(Strict):
-    """The line from the dense solution to low-rank ones, through effective weights."""
-
-    points: Few = Field(11, ge=3, description="Points on the line, ends included.")
-    fractions: tuple[Fraction, ...] = Field(
-        (), description="Pre-trained arms drawn beside the one trained from scratch."
-    )
-    batches: Count = Field(
-        8, description="Training batches that recompute batch-norm statistics at each point."
-    )
-
-
-class PostHocStudy(Strict):
-    """Truncation of the trained dense model."""
-
-    methods: tuple[Name, ...] = Field(("plain", "whitened", "fisher"), description="Truncations.")
-    ranks: tuple[Fraction, ...] = Field(min_length=1, description="Rank fractions.")
-    fine_tune_steps: tuple[Annotated[int, Field(ge=0, le=1_000_000_000)], ...] = Field(
-        (0,), description="Optimiser steps after truncation; 0: none."
-    )
-    fine_tune_rate_factor: Positive = Field(
-        0.1, description="Fine-tuning's peak rate over the dense arm's rate."
-    )
-    calibration_batches: Count = Field(
-        8, description="Training batches from which whitening and Fisher weights are measured."
-    )
-    batch_norm_batches: Count = Field(
-        8,
-        description="Training batches that recompute batch-norm statistics after truncation and "
-        "fine-tuning.",
-    )
-
-
-class Studies(Strict):
+class _Studies(Strict):
     """The experiments of a track; one left out is not run."""
 
-    initialisation: InitialisationStudy | None = None
-    decay: DecayStudy | None = None
-    pretraining: PretrainingStudy | None = None
-    scaling: ScalingStudy | None = None
-    layers: LayersStudy | None = None
-    interpolation: InterpolationStudy | None = None
-    posthoc: PostHocStudy | None = None
+    def asked(self) -> dict[str, Any]:
+        """The section of each study that is there, by its name."""
+        return {name: section for name, section in self if section is not None}
 
 
-class TrackConfig(Strict):
+if TYPE_CHECKING:
+
+    class Studies(_Studies):
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Studies = create_model(
+        "Studies",
+        __base__=_Studies,
+        __doc__=_Studies.__doc__,
+        **{name: (s.section | None, None) for name, s in studies().items() if s.section},
+    )
+
+
+class TrackConfig(Track):
     """One model on one data set, and what is asked of it."""
 
-    data: TextSpec | ImageSpec = Field(discriminator="kind", description="The data set.")
-    model: ModelSpec = Field(description="The dense model.")
-    seeds: Seeds | None = Field(None, description="Seeds of this track; null: those of the file.")
-    training: TrainingSpec = Field(description="How it is trained.")
-    factors: FactorSpec = Field(description="The factorised arm that all studies vary.")
-    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Held-out examples.")
-    sweep: SweepSpec = Field(description="The learning-rate sweep of every arm.")
     studies: Studies = Field(Studies(), description="The experiments.")
 
-    @property
-    def task(self) -> Task:
-        """What the track is, whatever it is called."""
-        return task_of(self.model.family)
+    def arms(self) -> list[tuple[str, Arm]]:
+        """What is trained: (study, arm), in the order of the studies."""
+        return [
+            (name, arm)
+            for name, section in self.studies.asked().items()
+            for arm in STUDIES[name].arms(section, self)
+        ]
+
+    def timed(self) -> list[Arm]:
+        """The arms whose steps are timed: those that cost differently, not those that begin otherwise."""
+        arms = [
+            arm
+            for name, section in self.studies.asked().items()
+            for arm in STUDIES[name].timed(section, self)
+        ]
+        own = self.factors.init
+        return [a for a in arms if not a.pretraining and (not a.factors or a.factors.init == own)]
+
+    def figures(self) -> dict[str, tuple[Figure, tuple[str, ...]]]:
+        """The figures that the track has something to show in, each with the studies that it shows."""
+        asked, found = self.studies.asked(), {}
+        for name, study in studies().items():
+            for figure in study.figures:
+                shown = tuple(s for s in (name, *figure.beside) if s in asked)
+                if shown or study.wanted(self):
+                    found[figure.name] = figure, shown
+        return found
 
     @model_validator(mode="after")
     def _studies_fit(self) -> TrackConfig:
-        studies, steps, family = self.studies, self.training.steps, FAMILIES[self.model.family]
-        if family.convolutions and not OPTIMIZERS[self.training.optimizer].kernels:
-            raise ValueError(
-                f"training.optimizer: {self.training.optimizer} moves matrices, and {self.model.family} "
-                "is made of convolutions: use adamw or sgd"
-            )
-        if studies.layers:
-            if studies.layers.matricisations and not family.convolutions:
-                raise ValueError(
-                    f"studies.layers.matricisations: {self.model.family} has no convolutions to factorise: "
-                    "leave it out"
-                )
-            for group in studies.layers.groups:
-                if group not in family.groups:
-                    raise ValueError(
-                        str(unknown("group in studies.layers.groups", group, family.groups))
-                    )
-        if studies.scaling and self.model.heads:
-            size = self.model.width // self.model.heads
-            for index, width in enumerate(studies.scaling.widths):
-                given = studies.scaling.heads
-                heads = given[index] if given else max(1, width // size)
-                if width % heads:
-                    raise ValueError(
-                        f"studies.scaling.widths: {width} is not divisible by its {heads} heads: "
-                        "give heads that divide it"
-                    )
-        forks = bool(
-            studies.pretraining
-            or (studies.scaling and studies.scaling.fraction)
-            or (studies.interpolation and studies.interpolation.fractions)
-        )
-        if forks and steps < 2:
+        for name, section in self.studies.asked().items():
+            if problem := STUDIES[name].problem(section, self):
+                raise ValueError(problem)
+        steps = self.training.steps
+        if steps < 2 and any(arm.pretraining for _, arm in self.arms()):
             raise ValueError(
                 f"training.steps: {steps} cannot be parted into dense and low-rank steps: give 2 or "
                 "more, or leave pre-training out"
-            )
-        for length in studies.pretraining.longer if studies.pretraining else ():
-            if not 1 <= nearest(length, steps) <= 1_000_000_000:
-                raise ValueError(
-                    f"studies.pretraining.longer: {length:g} times {steps} steps is no number of "
-                    "steps: give a factor such as 1.5"
-                )
-        whitened = studies.posthoc is not None and "whitened" in studies.posthoc.methods
-        if whitened and self.factors.matricisation == "spatial":
-            raise ValueError(
-                "studies.posthoc.methods: whitened needs the matricisation channel, not spatial: "
-                "leave it out or set factors.matricisation"
             )
         return self
 

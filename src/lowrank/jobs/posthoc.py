@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.experiment.cell import Cell, RunSpec
-from lowrank.experiment.config import PostHocStudy
 from lowrank.experiment.sections import FactorSpec, TrainingSpec
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import parameter_count
@@ -28,6 +27,7 @@ from lowrank.factor.truncate import truncate_model
 from lowrank.jobs.train import runs_of
 from lowrank.methods import Options
 from lowrank.methods.base import Life, select_targets
+from lowrank.studies.posthoc import PostHocStudy
 from lowrank.train.build import choose_device
 from lowrank.train.loop import Watch, run_steps
 from lowrank.train.optimizer import Optimizer

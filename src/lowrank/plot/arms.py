@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from lowrank.escape import label as as_label
 from lowrank.escape import visible
+from lowrank.experiment.study import STUDIES
 from lowrank.plot.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 
@@ -109,9 +110,10 @@ def decay_looks(rows: Iterable[Any]) -> dict[str, Kind]:
 
 def switch_looks(runs: pd.DataFrame) -> dict[tuple[str, float], Kind]:
     """How models are drawn that were dense at first: by initialisation and share of dense steps.
-    Those that figures draw beside others (scaling, interpolation) have the first looks."""
+    Those of studies whose figures join them by lines have the first looks."""
     rows = runs[runs["pretraining"] > 0]
-    rows = rows.assign(aside=~rows["studies"].str.contains(r"\b(?:scaling|interpolation)\b"))
+    lines = {name for name, study in STUDIES.items() if study.lines}
+    rows = rows.assign(aside=[lines.isdisjoint(names.split(",")) for names in rows["studies"]])
     rows = rows.sort_values(["aside", "init", "pretraining"])
     pairs = list(dict.fromkeys(zip(rows["init"], rows["pretraining"], strict=True)))
     words = (f"{in_words(init, INITS)}, after {100 * share:g} % dense" for init, share in pairs)

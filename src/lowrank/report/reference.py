@@ -18,6 +18,7 @@ from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
+from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, write_text
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -33,13 +34,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation": sections.EvaluationSpec,
     "sweep": sections.SweepSpec,
     "studies": config.Studies,
-    "studies.initialisation": config.InitialisationStudy,
-    "studies.decay": config.DecayStudy,
-    "studies.pretraining": config.PretrainingStudy,
-    "studies.scaling": config.ScalingStudy,
-    "studies.layers": config.LayersStudy,
-    "studies.interpolation": config.InterpolationStudy,
-    "studies.posthoc": config.PostHocStudy,
+    **{f"studies.{name}": study.section for name, study in studies().items() if study.section},
 }
 
 MARKS = ("<!-- verdicts: written by `lowrank reference` -->", "<!-- end of verdicts -->")

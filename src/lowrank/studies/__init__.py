@@ -1,0 +1,1 @@
+"""The studies: one file each, which enters a `Study` record."""
