@@ -78,13 +78,14 @@ def forget_extensions():
     """A function that empties the registries of what is not built in, as in a new process; it is
     called at the end of the test, too."""
     from lowrank.experiment import extensions
+    from lowrank.experiment.study import STUDIES
     from lowrank.factor.decay import DECAYS
     from lowrank.factor.init import INITIALISATIONS
     from lowrank.factor.truncate import TRUNCATIONS
     from lowrank.methods import METHODS
     from lowrank.optimizers import OPTIMIZERS
 
-    registries = (INITIALISATIONS, DECAYS, TRUNCATIONS, METHODS, OPTIMIZERS)
+    registries = (INITIALISATIONS, DECAYS, TRUNCATIONS, METHODS, OPTIMIZERS, STUDIES)
     kept = [(registry, dict(registry)) for registry in registries]
 
     def forget() -> None:

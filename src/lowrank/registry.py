@@ -43,7 +43,12 @@ class Registry(MutableMapping[str, T]):
 
     def names(self) -> list[str]:
         """The names of the package's modules and of what is entered already, sorted."""
-        return sorted({*_modules(self._package), *self._entries})
+        return sorted({*self.built_in, *self._entries})
+
+    @property
+    def built_in(self) -> set[str]:
+        """The names of the package's modules."""
+        return set(_modules(self._package))
 
     def _filled(self) -> dict[str, T]:
         if self._unread is not None:

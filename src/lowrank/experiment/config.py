@@ -6,6 +6,7 @@ JSON schema are generated from these classes, and a test holds them in step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from lowrank.errors import LowrankError
 from lowrank.experiment.complaints import complaint, shown
+from lowrank.experiment.extensions import declared, load_extensions
 from lowrank.experiment.metrics import TASKS
 from lowrank.experiment.sections import (
     DECAYS,
@@ -24,7 +26,7 @@ from lowrank.experiment.sections import (
     Strict,
     TrackName,
 )
-from lowrank.experiment.study import STUDIES, Figure, studies
+from lowrank.experiment.study import STUDIES, Figure, Study, studies
 from lowrank.experiment.track import Arm, Track
 from lowrank.files import read_sealed
 from lowrank.methods import METHODS
@@ -41,6 +43,12 @@ class _Studies(Strict):
         return {name: section for name, section in self if section is not None}
 
 
+def _optional(found: Mapping[str, Study]) -> dict[str, Any]:
+    """The sections of studies as fields that may be left out."""
+    sections: dict[str, Any] = {name: study.section for name, study in found.items()}
+    return {name: (section | None, None) for name, section in sections.items() if section}
+
+
 if TYPE_CHECKING:
 
     class Studies(_Studies):
@@ -50,7 +58,7 @@ else:
         "Studies",
         __base__=_Studies,
         __doc__=_Studies.__doc__,
-        **{name: (s.section | None, None) for name, s in studies().items() if s.section},
+        **_optional(studies()),
     )
 
 
@@ -124,8 +132,8 @@ class Config(Strict):
     extensions: dict[Name, str] = Field(
         {},
         max_length=100,
-        description="Names of further initialisations, decays or truncations, each with the Python "
-        "file that registers it.",
+        description="Names of further initialisations, decays, truncations, methods or studies, each with "
+        "the Python file that registers it.",
     )
     tracks: dict[TrackName, TrackConfig] = Field(
         min_length=1, max_length=100, description="The tracks, by names of your own."
@@ -143,7 +151,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         for name in self.extensions:
-            if name in INITIALISATIONS | DECAYS | TRUNCATIONS | set(METHODS.names()):
+            if name in INITIALISATIONS | DECAYS | TRUNCATIONS | METHODS.built_in | STUDIES.built_in:
                 raise ValueError(f"extensions.{name}: {name} is built in: choose another name")
         for name, track in self.tracks.items():
             if track.data.kind != track.task.data:
@@ -175,10 +183,31 @@ class Config(Strict):
 def parse(values: Any, source: str = "configuration") -> Config:
     """A validated configuration from plain values; LowrankError names the key, the value and what would be right."""
     _expect_section(values, source)
+    model = _with_own_studies(values)
     try:
-        return Config.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise complaint(error, source, values, Config) from None
+        raise complaint(error, source, values, model) from None
+
+
+def _with_own_studies(values: dict[str, Any]) -> type[Config]:
+    """The model of a configuration some of whose studies are extensions; their files are imported."""
+    files, tracks = (_section(values, key) for key in ("extensions", "tracks"))
+    asked = [key for name in tracks for key in _section(_section(tracks, name), "studies")]
+    own = {key: files[key] for key in asked if key in files and key not in Studies.model_fields}
+    if not own:
+        return Config
+    load_extensions({name: declared(name, Path(str(file))) for name, file in own.items()})
+    fields = _optional({name: study for name, study in studies().items() if name in own})
+    studies_: Any = create_model("Studies", __base__=Studies, **fields)
+    track: Any = create_model("TrackConfig", __base__=TrackConfig, studies=(studies_, studies_()))
+    field = Config.model_fields["tracks"]
+    return create_model("Config", __base__=Config, tracks=(dict[TrackName, track], field))
+
+
+def _section(values: dict[str, Any], key: str) -> dict[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _expect_section(values: Any, source: str) -> None:

@@ -13,12 +13,15 @@ from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lowrank.errors import LowrankError, last_line
 from lowrank.experiment.cell import Extension
 from lowrank.experiment.complaints import shortened
+from lowrank.experiment.study import STUDIES
 from lowrank.files import expect_file, read_sealed, sha256, write_sealed
+from lowrank.registry import Registry
 
 PREFIX = "extension_of_lowrank_"
 NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
@@ -63,7 +66,8 @@ def load_extensions(extensions: Mapping[str, Extension]) -> None:
             raise LowrankError(
                 f"extensions.{name}: {path} registers {listed or 'nothing'}, and no '{name}': "
                 f'decorate its function with @initialisation("{name}"), @decay("{name}") or '
-                f'@truncation("{name}"), enter METHODS.add("{name}", ...), or name the extension otherwise.'
+                f'@truncation("{name}"), enter METHODS.add("{name}", ...) or STUDIES.add("{name}", ...), '
+                "or name the extension otherwise."
             )
 
 
@@ -88,6 +92,12 @@ LOADED: dict[str, list[tuple[str, str]]] = {}
 """What the file of each digest registered: (kind, name)."""
 
 
+def load_module(path: Path) -> ModuleType:
+    """The module of a file, imported once for its content, as `load_file` does."""
+    load_file(path)
+    return sys.modules[_module_name(path)]
+
+
 def load_file(path: Path) -> list[tuple[str, str]]:
     """Import a file, once for its content, and list what it registers: (kind, name).
 
@@ -98,17 +108,16 @@ def load_file(path: Path) -> list[tuple[str, str]]:
     from lowrank.factor.truncate import TRUNCATIONS
     from lowrank.methods import METHODS
     from lowrank.optimizers import OPTIMIZERS
-    from lowrank.registry import Registry
 
     registries: tuple[Registry[Any], ...] = (
         *(INITIALISATIONS, DECAYS, TRUNCATIONS),
-        *(METHODS, OPTIMIZERS),
+        *(METHODS, OPTIMIZERS, STUDIES),
     )
     digest = sha256(path)
     if digest in LOADED:
         return LOADED[digest]
     before = [set(registry) for registry in registries]
-    name = f"{PREFIX}{digest[:16]}"
+    name = _module_name(path)
     spec = spec_from_loader(name, SourceFileLoader(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
@@ -128,6 +137,10 @@ def load_file(path: Path) -> list[tuple[str, str]]:
         if entry not in known
     ]
     return LOADED[digest]
+
+
+def _module_name(path: Path) -> str:
+    return f"{PREFIX}{sha256(path)[:16]}"
 
 
 def _failure(path: Path, error: BaseException) -> str:

@@ -55,10 +55,10 @@ def _none(*_: Any) -> tuple[()]:
 class Study:
     """All that the rest of the code knows of a study. Functions are given its section and the track."""
 
-    place: int
-    """Its turn among the studies, in configurations, grid and figures."""
     title: str
     """Its heading in the report."""
+    place: int = 100
+    """Its turn among the studies, in configurations, grid and figures: after the project's own."""
     section: type[Strict] | None = None
     """Its section of a track; None: a study that needs no settings, nor trains anything."""
     arms: Callable[[Any, Track], Iterable[Arm]] = _none

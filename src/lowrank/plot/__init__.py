@@ -6,6 +6,6 @@ tables that the study wrote.
 """
 
 from lowrank.plot.output import publish
-from lowrank.plot.results import read_results
+from lowrank.plot.results import own, read_results
 
-__all__ = ["publish", "read_results"]
+__all__ = ["own", "publish", "read_results"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
 from lowrank.errors import LowrankError, unknown
+from lowrank.experiment.extensions import load_module
 from lowrank.experiment.metrics import Task, metric, task_of
 from lowrank.files import read_table
 from lowrank.plot.arms import INITS, TRUNCATIONS, Kind, decay_looks, looks, switch_looks
@@ -157,6 +159,11 @@ def read_results(tables: Path | str, track: str) -> Results:
     if track not in tracks:
         raise unknown("track", track, tracks)
     return Results(folder, track)
+
+
+def own(file: Path | str) -> ModuleType:
+    """A Python file of one's own as a module, such as one with a study and its figure."""
+    return load_module(locate(file))
 
 
 def locate(path: Path | str) -> Path:
