@@ -141,7 +141,7 @@ VALUES = {"dense": [3.0, 3.2, 3.1], LOW: [3.4, 3.3, 3.6], "he-r0.5": [3.9, 3.5, 
 
 def test_a_study_is_a_family_of_paired_differences_for_each_metric_of_its_task():
     study = settings("gpt2", initialisation={"ranks": [0.5], "inits": ["he", "spectral"]})
-    table = all_contrasts(study, rows("test_loss", **VALUES))
+    table = all_contrasts(study, {"runs": rows("test_loss", **VALUES)})
     assert set(table["metric"]) == {"test_loss"}, "effective_rank was not measured"
     assert set(table["track"]) == {"language"} and set(table["study"]) == {"initialisation"}
     pairs = [("he-r0.5", "dense"), ("he-r0.5", LOW), (LOW, "dense")]
@@ -153,25 +153,25 @@ def test_a_study_is_a_family_of_paired_differences_for_each_metric_of_its_task()
     assert table["p"].to_numpy() == pytest.approx([d.p for d in found])
     assert table["p_corrected"].to_numpy() == pytest.approx(holm([d.p for d in found]))
     both = rows("test_loss", **VALUES).assign(effective_rank=np.arange(9.0) ** 2)
-    table = all_contrasts(study, both)
+    table = all_contrasts(study, {"runs": both})
     assert table["metric"].tolist() == ["test_loss"] * 3 + ["effective_rank"] * 3
 
 
 def test_contrasts_whose_cells_are_not_there_are_left_out():
     study = settings("gpt2", initialisation={"ranks": [0.5], "inits": ["he", "spectral"]})
     there = {arm: VALUES[arm] for arm in ("dense", LOW)}
-    table = all_contrasts(study, rows("test_loss", **there))
+    table = all_contrasts(study, {"runs": rows("test_loss", **there)})
     assert list(zip(table["arm"], table["reference"], strict=True)) == [
         (f"language/{LOW}", "language/dense")
     ]
-    assert all_contrasts(study, rows("test_loss", **{LOW: VALUES[LOW]})).empty
+    assert all_contrasts(study, {"runs": rows("test_loss", **{LOW: VALUES[LOW]})}).empty
 
 
 def test_a_run_that_diverged_makes_no_pair():
     study = settings("gpt2", initialisation={"ranks": [0.5], "inits": ["spectral"]})
     table = rows("test_loss", **{arm: VALUES[arm] for arm in ("dense", LOW)})
     table["diverged"] = [False, True, False] + [False] * 3
-    (row,) = all_contrasts(study, table).to_dict("records")
+    (row,) = all_contrasts(study, {"runs": table}).to_dict("records")
     assert (row["pairs"], row["dropped"]) == (2, 1)
     assert row["estimate"] == pytest.approx((0.4 + 0.5) / 2)
 
@@ -186,7 +186,7 @@ def test_barriers_and_distances_of_lines_are_contrasted_with_the_study_of_lines_
     runs = rows("test_loss", **{"dense": VALUES["dense"], LOW: VALUES[LOW], pre: [3.3, 3.1, 3.2]})
     ends = {LOW: [0.5, 0.7, 0.6], pre: [0.2, 0.3, 0.1]}
     barriers = rows("barrier", **ends).assign(distance=[1.0, 1.1, 1.2, 0.4, 0.6, 0.5])
-    table = all_contrasts(study, runs, barriers)
+    table = all_contrasts(study, {"runs": runs, "barriers": barriers})
     lines = table[table["study"] == "interpolation"].set_index("metric")
     assert list(lines.index) == ["test_loss", "barrier", "distance"]
     assert set(zip(lines["arm"], lines["reference"], strict=True)) == {
@@ -196,6 +196,6 @@ def test_barriers_and_distances_of_lines_are_contrasted_with_the_study_of_lines_
         {"test_loss": -0.7 / 3, "barrier": -0.4, "distance": -0.6}
     )
     assert set(table.loc[table["study"] == "initialisation", "metric"]) == {"test_loss"}
-    for none in (None, barriers[:0]):
-        without = all_contrasts(study, runs, none)
+    for none in ({}, {"barriers": barriers[:0]}):
+        without = all_contrasts(study, {"runs": runs, **none})
         assert set(without["metric"]) == {"test_loss"}

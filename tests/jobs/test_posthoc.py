@@ -7,12 +7,7 @@ import torch
 from stand_ins import MODEL, Run, Task, cell, install
 
 from lowrank.experiment.cell import RunSpec
-<<<<<<< HEAD
-from lowrank.experiment.config import PostHocStudy
 from lowrank.experiment.sections import DecaySpec, FactorSpec, ModelSpec, TrainingSpec
-=======
-from lowrank.experiment.sections import DecaySpec, FactorSpec, TrainingSpec
->>>>>>> 396f310 (Give each study a file of its own: section, arms, contrasts, figures and jobs in one record)
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.jobs import posthoc as module
