@@ -34,8 +34,6 @@ LAYERS = (
 LONG = {
     "files.py": "one way to write a file, so that none is ever half written, and its manifests",
     "factor/layers.py": "linear layers and both readings of a kernel share one set of factors",
-    "experiment/expand.py": "the arms of all studies until each study has its own file",
-    "experiment/config.py": "the sections of a configuration until each study has its own file",
     "experiment/sections.py": "the sections of one cell: its identity is made of all of them",
     "analysis/claims.py": "the rules of all kinds of tests stand in one table, in the docstring",
     "cli.py": "the signatures of all commands",

@@ -51,7 +51,7 @@ named by `scale=` is read here alone. `extensions` run code with the rights of w
 `claims.yaml` holds the paper's claims, how each is tested, and the margins.
 
 This page and `schema.json` are written by `lowrank reference` from the typed configuration in
-`src/lowrank/experiment/config.py` and `sections.py` beside it.
+`src/lowrank/experiment/config.py`, `track.py` and `sections.py` beside it, and the files of `src/lowrank/studies`.
 """
 
 
