@@ -20,6 +20,7 @@ from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config, Studies, read_config
 from lowrank.experiment.config import parse as parse_config
+from lowrank.experiment.study import STUDIES, Figure, Study
 from lowrank.files import write_json, write_table
 from lowrank.plot import claims as claims_figure
 from lowrank.plot import initialisation, publish, read_results
@@ -249,6 +250,20 @@ def test_claims_of_another_ledger_are_reported_too(project):
     paper.export(settings, ledger, project / "tables", project / "figures", project / "data")
     assert compiled(project).startswith(b"%PDF")
     assert any("Further claims" in json.dumps(h) for h in elements(project, "heading"))
+
+
+def test_a_study_of_ones_own_has_a_section_with_its_figure(project, monkeypatch):
+    figures = (Figure("lengths", ("runs",)),)
+    monkeypatch.setitem(STUDIES, "lengths", Study("Length of training", figures=figures))
+    folder = project / "figures/language"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(project / "figures/claims.pdf", folder / "lengths.pdf")
+    write_json(folder / "lengths.json", [["arm"], ["dense"]])
+    export(project, read_config(ROOT / "config/smoke.yaml"))
+    assert compiled(project).startswith(b"%PDF")
+    headings = [json.dumps(heading) for heading in elements(project, "heading")]
+    assert sum("Length of training" in heading for heading in headings) == 1
+    assert not any("Learning rates" in heading for heading in headings), "it has no section"
 
 
 HOSTILE = [

@@ -24,8 +24,10 @@ from lowrank.errors import LowrankError
 from lowrank.escape import visible
 from lowrank.experiment.config import Config
 from lowrank.experiment.metrics import PAPER_METRICS, PaperMetric
+from lowrank.experiment.study import studies
 from lowrank.exponential import exp
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
+from lowrank.optimizers import OPTIMIZERS
 
 MEMBER = ("arm", "reference", "estimate", "p_corrected", "verdict")
 
@@ -52,9 +54,19 @@ def export(
         "parameters": hyper_parameters(config),
         "runs": _summary(runs),
         "tracks": {
-            name: {"task": track.task.name, "data": data_words(track.data), **_track(runs, name)}
+            name: {
+                "task": track.task.name,
+                "data": data_words(track.data),
+                "family": track.family.label,
+                "optimizer": OPTIMIZERS[track.training.optimizer].label,
+                **_track(runs, name),
+            }
             for name, track in config.tracks.items()
         },
+        "studies": [
+            {"name": name, "title": study.title, "figures": [f.name for f in study.figures]}
+            for name, study in studies().items()
+        ],
         "claims": _claims(ledger, claims),
         "not_run": not_run(claims),
         "verdicts": {
