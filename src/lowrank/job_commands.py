@@ -200,7 +200,8 @@ def interpolate(
     from lowrank.jobs import train as jobs
 
     experiment = _begin(config, digest, "interpolate", track)
-    study, cells = experiment.interpolation(track), experiment.interpolated(track)
+    study = experiment.job("interpolation", track)
+    cells = experiment.read_by("interpolation", track)
     _load(cells)
     best = jobs.read_rates(rates, cells)
     lines, facts = interpolation.interpolate(study, cells[0], cells[1:], best, data, cache, device)
@@ -230,7 +231,7 @@ def posthoc(
     from lowrank.jobs import train as jobs
 
     experiment = _begin(config, digest, "posthoc", track)
-    job, cell = experiment.posthoc(track), experiment.cell(f"{track}/dense")
+    job, (cell,) = experiment.job("posthoc", track), experiment.read_by("posthoc", track)
     _load([cell, job])
     best = jobs.read_rates(rates, [cell])
     table = method.posthoc(job.study, job.factors, cell, best, data, cache, device)

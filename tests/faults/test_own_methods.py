@@ -106,8 +106,8 @@ def test_the_posthoc_job_is_another_when_a_file_that_it_uses_changes(tmp_path):
     idea = tmp_path / "idea.py"
     idea.write_text(idea.read_text(encoding="utf-8") + "\n# more\n", encoding="utf-8")
     after = expand(track.config)
-    assert before.posthoc[NAME] != after.posthoc[NAME]
-    assert set(after.posthoc[NAME].extensions) == {"identity_cut", "identity_shrink"}
+    assert before.jobs["posthoc"][NAME] != after.jobs["posthoc"][NAME]
+    assert set(after.jobs["posthoc"][NAME].extensions) == {"identity_cut", "identity_shrink"}
     assert before.cells[f"{NAME}/{DENSE}"] == after.cells[f"{NAME}/{DENSE}"]
 
 

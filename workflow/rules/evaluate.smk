@@ -26,7 +26,7 @@ rule evaluate_track:
 # Losses on the lines from the dense solution to low-rank ones.
 rule interpolate:
     input:
-        unpack(lambda wildcards: SCALE.interpolated(wildcards.track)),
+        unpack(lambda wildcards: SCALE.read_by("interpolation", wildcards.track)),
     output:
         points=f"{RESULTS}/interpolation/{{track}}.parquet",
         summary=f"{RESULTS}/barriers/{{track}}.parquet",
@@ -52,8 +52,7 @@ rule interpolate:
 # Truncate the trained dense models.
 rule truncate_posthoc:
     input:
-        cell=lambda wildcards: SCALE.cell_tables(f"{wildcards.track}/dense")[0],
-        rates=lambda wildcards: SCALE.rates(f"{wildcards.track}/dense"),
+        unpack(lambda wildcards: SCALE.read_by("posthoc", wildcards.track)),
     output:
         f"{RESULTS}/posthoc/{{track}}.parquet",
     log:

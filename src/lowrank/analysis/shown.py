@@ -16,15 +16,6 @@ from lowrank.experiment.study import STUDIES
 from lowrank.experiment.track import decay_name
 
 
-def studies_of(figure: str) -> tuple[str, ...]:
-    """The studies whose cells a figure shows, any of which it can do without."""
-    for name, study in STUDIES.items():
-        for its in study.figures:
-            if its.name == figure:
-                return (name, *its.beside) if study.section else ()
-    return ()
-
-
 def shown(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]:
     """The cells that each (track, study) shows."""
     cells: dict[tuple[str, str], dict[str, Any]] = {}

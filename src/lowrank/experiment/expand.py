@@ -38,11 +38,6 @@ class Grid(Strict):
     extensions: dict[str, Extension] = {}
     """All of the configuration's, whether a cell uses them or not."""
 
-    @property
-    def posthoc(self) -> dict[str, Any]:
-        """What the truncations of each track are told."""
-        return self.jobs.get("posthoc", {})
-
     def cell(self, name: str) -> Cell:
         """A cell by name; LowrankError names the nearest one."""
         if name not in self.cells:
@@ -52,16 +47,6 @@ class Grid(Strict):
     def of_track(self, track: str) -> list[Cell]:
         """The cells of one track, in the order of the studies."""
         return [cell for cell in self.cells.values() if cell.track == track]
-
-
-def interpolation_arms(track: TrackConfig) -> Iterator[Arm]:
-    """The ends of a track's lines."""
-    return (arm for study, arm in track.arms() if study == "interpolation")
-
-
-def timed_arms(track: TrackConfig) -> list[Arm]:
-    """The arms whose steps are timed."""
-    return track.timed()
 
 
 def expand(config: Config, base: Path = Path()) -> Grid:

@@ -15,9 +15,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from lowrank.errors import LowrankError, unknown
-from lowrank.experiment.cell import Cell, PostHocJob, SweepGroup
-from lowrank.experiment.config import Config, InterpolationStudy, TrackConfig, read_config
-from lowrank.experiment.expand import Arm, Grid, arm_name, expand, interpolation_arms, timed_arms
+from lowrank.experiment.cell import Cell, SweepGroup
+from lowrank.experiment.config import Config, TrackConfig, read_config
+from lowrank.experiment.expand import Grid, expand
+from lowrank.experiment.study import STUDIES
+from lowrank.experiment.track import Arm, arm_name
 from lowrank.files import digest
 from lowrank.versions import VERSIONS
 
@@ -56,29 +58,26 @@ class Experiment:
         self.track(track)
         return [cell for cell in map(self.cell, self.trained) if cell.track == track]
 
-    def interpolated(self, track: str) -> list[Cell]:
-        """The dense cell and the cells at the other ends of the lines."""
-        return self._cells(track, interpolation_arms(self.track(track)))
-
-    def interpolation(self, track: str) -> InterpolationStudy:
-        """The study of a track that has it."""
-        study = self.track(track).studies.interpolation
-        if study is None:
-            raise LowrankError(f"tracks.{track}.studies has no interpolation.")
-        return study
-
-    def posthoc(self, track: str) -> PostHocJob:
-        """The truncations of a track that has them."""
+    def job(self, study: str, track: str) -> Any:
+        """What the job of a study is told of a track that has it."""
         self.track(track)
-        if track not in self.grid.posthoc:
-            raise LowrankError(f"tracks.{track}.studies has no posthoc.")
-        return self.grid.posthoc[track]
+        jobs = self.grid.jobs.get(study, {})
+        if track not in jobs:
+            raise LowrankError(f"tracks.{track}.studies has no {study}.")
+        return jobs[track]
+
+    def read_by(self, study: str, track: str) -> list[Cell]:
+        """The cells whose models the job of a study reads, the dense one first."""
+        self.job(study, track)
+        section, job = self.track(track), STUDIES[study].job
+        assert job is not None
+        return self._cells(track, job.arms(section.studies.asked()[study], section))
 
     def timed(self, track: str) -> list[Cell]:
         """The cells whose steps are timed."""
         if self.config.parallel == "fsdp" and self.config.devices > 1:
             return []  # one device would have to hold whole models, side by side
-        return self._cells(track, timed_arms(self.track(track)))
+        return self._cells(track, self.track(track).timed())
 
     def _cells(self, track: str, arms: Iterable[Arm]) -> list[Cell]:
         section = self.track(track)
@@ -113,13 +112,17 @@ class Experiment:
         """Digest of what is evaluated."""
         return _digest("evaluation", *self.evaluated(track))
 
+    def of_study(self, study: str, track: str) -> str:
+        """Digest of what the job of a study is told, and of the cells that it reads."""
+        return _digest(study, self.job(study, track), *self.read_by(study, track))
+
     def of_interpolate(self, track: str) -> str:
         """Digest of what the lines are drawn from."""
-        return _digest("interpolation", self.interpolation(track), *self.interpolated(track))
+        return self.of_study("interpolation", track)
 
     def of_posthoc(self, track: str) -> str:
         """Digest of what is truncated, and how."""
-        return _digest("posthoc", self.posthoc(track), self.cell(f"{track}/dense"))
+        return self.of_study("posthoc", track)
 
     def of_baselines(self, track: str) -> str:
         """Digest of what n-gram losses are made from, the data left out."""
@@ -131,8 +134,9 @@ class Experiment:
         return _digest("speed", *self.timed(track))
 
     def of_tables(self) -> str:
-        """Digest of the whole configuration, which tables, claims and report read."""
-        return _digest(None, self.config)
+        """Digest of the whole configuration, which tables, claims and report read, and of its extensions,
+        which may hold studies."""
+        return _digest(None, self.config, *self.grid.extensions.values())
 
     def digests(self) -> dict[str, str]:
         """The digests of all jobs that compute, by job and name."""
@@ -142,8 +146,8 @@ class Experiment:
             "sweep": self.grid.sweeps,
             "train": self.grid.cells,
             "evaluate": tracks,
-            "interpolate": [n for n, track in tracks.items() if track.studies.interpolation],
-            "posthoc": self.grid.posthoc,
+            "interpolate": self.grid.jobs.get("interpolation", {}),
+            "posthoc": self.grid.jobs.get("posthoc", {}),
             "baselines": tracks,
             "speed": tracks,
         }

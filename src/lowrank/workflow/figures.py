@@ -8,33 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.analysis.contrasts import contrasts
-from lowrank.analysis.shown import names_beside, shown, studies_of
+from lowrank.analysis.shown import names_beside, shown
+from lowrank.experiment.study import Figure, studies
 from lowrank.files import digest
 from lowrank.versions import VERSIONS
 
 if TYPE_CHECKING:
     from lowrank.workflow.scale import Scale
 
-TABLES = {
-    "initialisation": ["runs", "contrasts"],
-    "decay": ["runs", "contrasts", "layers"],
-    "effective_rank": ["runs", "contrasts", "layers"],
-    "spectra": ["runs", "spectra"],
-    "pretraining": ["runs", "contrasts"],
-    "scaling": ["runs", "contrasts"],
-    "parameters": ["runs", "contrasts"],
-    "layers": ["runs", "contrasts"],
-    "interpolation": ["runs", "contrasts", "interpolation", "barriers"],
-    "posthoc": ["runs", "posthoc"],
-    "learning_rate": ["rates", "runs"],
-    "claims": ["claims"],
-}
-"""The tables that each figure is made from."""
 ACROSS = ("claims",)
 """Figures that are drawn once, of all tracks."""
 ENDINGS = ("pdf", "png", "html", "csv", "json", "md", "tex")
-MODULES = {"parameters": "scaling"}
-"""The module that draws a figure, where it has another name."""
 
 
 class Figures:
@@ -49,19 +33,17 @@ class Figures:
         """Every figure, in every format."""
         names = [
             f"{track}/{name}"
-            for track in self.scale.tracks
-            for name in TABLES
-            if name not in ACROSS and self._exists(track, name)
+            for track, section in self.scale.config.tracks.items()
+            for name in section.figures()
         ]
         return [
             f"{self.folder}/{name}.{ending}" for name in (*names, *ACROSS) for ending in ENDINGS
         ]
 
-    def _exists(self, track: str, figure: str) -> bool:
-        """Whether the track's studies give the figure something to show."""
-        if figure == "learning_rate":
-            return self.scale.config.tracks[track].training.learning_rate is None
-        return any(track in self.scale.with_study(study) for study in studies_of(figure))
+    def _of(self, track: str, figure: str) -> tuple[Figure, list[str]]:
+        """A figure's record, and the studies that it shows."""
+        record, shows = self.scale.config.tracks[track].figures()[figure]
+        return record, list(shows)
 
     # Sources.
 
@@ -81,11 +63,18 @@ class Figures:
 
     def sources(self, figure: str) -> list[str]:
         """What a figure's look depends on: modules that all share, its own, and what computes it."""
-        shared = [path for stem, path in self._modules.items() if stem not in TABLES]
-        look = [*shared, self._modules[MODULES.get(figure, figure)]]
+        drawn_by = {
+            f.name: (f.drawn_by[0], name) for name, s in studies().items() for f in s.figures
+        }
+        of_figures = {module for module, _ in drawn_by.values()} | {*ACROSS}
+        shared = [path for stem, path in self._modules.items() if stem not in of_figures]
         if figure in ACROSS:
-            return [*look, *self.scale.analysis("evidence")]
-        return [*look, *self.scale.table_sources, *self.scale.analysis("evidence", "power_law")]
+            return [*shared, self._modules[figure], *self.scale.analysis("evidence")]
+        module, study = drawn_by[figure]
+        # The figure of a study of one's own stands in the file of its study.
+        own = self.scale.config.extensions.get(study) or self._modules[module]
+        computed = [*self.scale.table_sources, *self.scale.analysis("evidence", "power_law")]
+        return [*shared, own, *computed]
 
     # Results.
 
@@ -114,16 +103,16 @@ class Figures:
 
     def digest(self, track: str, figure: str) -> str:
         """Stands for which results a figure shows, and where they come from."""
-        studies = [study for study in studies_of(figure) if (track, study) in self._shown]
-        if "rates" in TABLES[figure]:
-            studies = [study for of, study in self._shown if of == track]
-        return digest([VERSIONS["evaluation"], [self._looks[track, study] for study in studies]])
+        record, shows = self._of(track, figure)
+        if "rates" in record.tables:
+            shows = [study for of, study in self._shown if of == track]
+        return digest([VERSIONS["evaluation"], [self._looks[track, study] for study in shows]])
 
     def results(self, track: str, figure: str) -> list[str]:
         """The results that a figure shows, of all that its tables hold."""
         scale, trained = self.scale, self.scale.experiment.trained
-        studies = [study for study in studies_of(figure) if (track, study) in self._shown]
-        cells = dict.fromkeys(name for study in studies for name in self._shown[track, study])
+        _, shows = self._of(track, figure)
+        cells = dict.fromkeys(name for study in shows for name in self._shown[track, study])
         files = [scale.cell_tables(name)[0] for name in cells if name in trained]
         names = self._table_names(track, figure)
         own = [(name, f"{scale.results}/{name}/{track}.parquet") for name in names]
@@ -131,8 +120,8 @@ class Figures:
         return [*files, *(scale.trained_rates(track) if "rates" in names else ()), *scale.published]
 
     def _table_names(self, track: str, figure: str) -> list[str]:
-        language = figure == "initialisation" and self.scale.config.tracks[track].task.language
-        return [*TABLES[figure], *(["baselines"] if language else [])]
+        record, _ = self._of(track, figure)
+        return [name for name in record.tables if self.scale.contributes(track, name)]
 
     def tables(self, track: str, figure: str) -> list[str]:
         """The tables that a figure is made from; a new one is no reason to draw it again."""

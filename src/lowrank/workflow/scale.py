@@ -17,10 +17,13 @@ from lowrank.data import originals
 from lowrank.errors import LowrankError
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
+from lowrank.experiment.study import studies
 from lowrank.files import CONFIG, write_sealed
 from lowrank.workflow.figures import Figures
 
 CELL_TABLES = ("runs", "history", "layers", "spectra")
+OF_ALL = (*CELL_TABLES, "rates", "contrasts")
+"""Tables that every track contributes to."""
 TABLE_SOURCES = ("contrasts", "described", "stats", "tables")
 
 
@@ -169,9 +172,9 @@ class Scale:
         trunk = self.experiment.trunk(name)
         return self.cell_tables(trunk)[:1] if trunk else []
 
-    def interpolated(self, track: str) -> dict[str, list[str]]:
-        """The runs and rates of the cells at the ends of a track's lines."""
-        names = [cell.name for cell in self.experiment.interpolated(track)]
+    def read_by(self, study: str, track: str) -> dict[str, list[str]]:
+        """The runs and rates of the cells that the job of a study reads."""
+        names = [cell.name for cell in self.experiment.read_by(study, track)]
         return {"cells": [self.cell_tables(n)[0] for n in names], "rates": self.rates(*names)}
 
     def timed(self, track: str) -> list[str]:
@@ -188,22 +191,24 @@ class Scale:
 
     # Tables.
 
-    def with_study(self, study: str) -> list[str]:
-        """The tracks that have a study."""
-        return [n for n, track in self.config.tracks.items() if getattr(track.studies, study)]
-
     @cached_property
     def contributors(self) -> dict[str, list[str]]:
         """Tables that only some tracks contribute to, and those tracks."""
-        tracks = self.config.tracks.items()
+        tracks, jobs = self.config.tracks.items(), self.experiment.grid.jobs
         found = {
-            "interpolation": self.with_study("interpolation"),
-            "barriers": self.with_study("interpolation"),
-            "posthoc": self.with_study("posthoc"),
+            **{
+                table: list(jobs.get(name, ()))
+                for name, study in studies().items()
+                for table in (study.job.tables if study.job else ())
+            },
             "baselines": [name for name, track in tracks if track.task.language],
             "speed": [name for name in self.tracks if self.experiment.timed(name)],
         }
         return {name: tracks for name, tracks in found.items() if tracks}
+
+    def contributes(self, track: str, table: str) -> bool:
+        """Whether a table has rows of a track."""
+        return table in OF_ALL or track in self.contributors.get(table, ())
 
     @cached_property
     def collected(self) -> list[tuple[str, str]]:
@@ -229,7 +234,7 @@ class Scale:
     @cached_property
     def gathered(self) -> list[str]:
         """All tables but the claims', which is made from them."""
-        return [self.table(n) for n in (*CELL_TABLES, "rates", "contrasts", *self.contributors)]
+        return [self.table(name) for name in (*OF_ALL, *self.contributors)]
 
     @cached_property
     def tables(self) -> list[str]:
