@@ -36,7 +36,6 @@ LONG = {
     "factor/layers.py": "linear layers and both readings of a kernel share one set of factors",
     "experiment/sections.py": "the sections of one cell: its identity is made of all of them",
     "analysis/claims.py": "the rules of all kinds of tests stand in one table, in the docstring",
-    "cli.py": "the signatures of all commands",
 }
 """Modules of more than 300 lines, and why."""
 

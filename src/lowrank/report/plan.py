@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from lowrank import models
 from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
@@ -23,6 +22,7 @@ from lowrank.experiment.cell import Cell, RunSpec
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.expand import expand
 from lowrank.experiment.extensions import load_extensions
+from lowrank.experiment.metrics import task_of
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods import begin
@@ -147,7 +147,7 @@ def _measure(run: str, shape: tuple[int, int]) -> list[tuple[int, Size]]:
         with torch.device("meta"):
             model = build_model(spec, outputs, converted=False)
             convert(model)
-            if models.family(spec.model.family).task == "language":
+            if task_of(spec.model.family).language:
                 example = torch.zeros((1, int(spec.model.context or 0)), dtype=torch.long)
             else:
                 example = torch.zeros((1, spec.model.channels, side, side))

@@ -22,7 +22,7 @@ from lowrank.data.images import load_images
 from lowrank.data.text import load_text
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import RunSpec
-from lowrank.models import family
+from lowrank.experiment.metrics import task_of
 
 
 class Task(Protocol):
@@ -251,5 +251,5 @@ class ImageTask(_Common):
 
 def make_task(spec: RunSpec, folder: Path, device: torch.device) -> Task:
     """The task of a run over the prepared data in `folder`."""
-    kind = LanguageTask if family(spec.model.family).task == "language" else ImageTask
+    kind = LanguageTask if task_of(spec.model.family).language else ImageTask
     return kind(spec, folder, device)
