@@ -98,7 +98,8 @@ def _check_names(config: Config) -> None:
     """Every initialisation, decay and truncation named is built in or an extension."""
     own = set(config.extensions)
     for name, track in config.tracks.items():
-        factors = [track.factors, *(arm.factors for _, arm in track.arms() if arm.factors)]
+        arms = [arm for _, arm in track.arms()]
+        factors = [track.factors, *(arm.factors for arm in arms if arm.factors)]
         truncations = [
             method
             for study, section in track.studies.asked().items()
