@@ -289,8 +289,12 @@ def report(tried: list[Mutant], outcomes: dict[str, str]) -> int:
     for mutant in survivors:
         print(f"survived: {mutant.name}\n          {named.get(mutant.name, 'NO REASON GIVEN')}")
     stale = [mutant.name for mutant in tried if outcomes[mutant.name] == "stale"]
+    known = {mutant.name for t in targets() for mutant in (*t.drawn, *t.always)}
+    stale += sorted(named.keys() - known)
     if stale:
-        print("no longer in the source, say anew in by_hand.yaml:", *stale, sep="\n  ")
+        print(
+            "no longer what the source says, in by_hand.yaml or survivors.yaml:", *stale, sep="\n  "
+        )
     if unnamed:
         print(
             f"{len(unnamed)} survivors are not in survivors.yaml: write a test, or their reason there."
