@@ -31,7 +31,7 @@ test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
 golden: .venv/ready ## Record the golden study again, after a change that is meant to change results
 	@$(BIN)/python tests/golden/record.py
 
-mutants: .venv/ready ## One-line mutations of the numerics that no test notices; for example ARGS='--count 100'
+mutants: .venv/ready ## Changes of the numerics that no test notices; for example ARGS='--again --only train/'
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py $(ARGS)
 
 lint: .venv/ready ## Style and types
