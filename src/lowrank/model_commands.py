@@ -1,4 +1,4 @@
-"""Commands about a model itself: whether factors pay."""
+"""Commands about a model itself: whether factors pay, and a trained one for transformers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lowrank.command import FOLDER
 from lowrank.errors import LowrankError, unknown
 
 if TYPE_CHECKING:
@@ -100,4 +101,26 @@ def _of_folder(folder: Path, batch: int, length: int) -> Iterator[tuple[str, nn.
     yield f"{folder}: {type(model).__name__}", model, inputs
 
 
-MODEL_COMMANDS = (advise,)
+@click.command()
+@click.argument("cell", type=FOLDER)
+@click.argument("output", type=FOLDER)
+@click.option("--seed", type=int, help="Which run of the cell; left out: its first seed.")
+@click.option(
+    "--to",
+    type=click.Choice(["factorised", "dense"]),
+    default="factorised",
+    show_default=True,
+    help="Keep U and V, or multiply them out.",
+)
+def export(cell: Path, output: Path, seed: int | None, to: str) -> None:
+    """Write a trained run of CELL, results/<scale>/cells/<track>/<arm>, as a folder for transformers.
+
+    OUTPUT loads with transformers' from_pretrained where it is dense, with lowrank.from_pretrained in
+    any case; language models bring their tokeniser along.
+    """
+    from lowrank.jobs.export import export_run
+
+    export_run(cell, output, seed, dense=to == "dense")
+
+
+MODEL_COMMANDS = (advise, export)

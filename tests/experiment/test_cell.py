@@ -19,7 +19,7 @@ from lowrank.experiment.sections import (
 from lowrank.versions import VERSIONS
 
 MODEL = ModelSpec(family="gpt2", width=16, depth=1, heads=2, context=16)
-TRAINING = TrainingSpec(steps=20, batch=4)
+TRAINING = TrainingSpec(steps=20, batch=4, channels_last=False)
 FACTORS = FactorSpec(rank_fraction=0.5)
 
 

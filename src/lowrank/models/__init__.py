@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from posixpath import commonpath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lowrank.errors import LowrankError
 from lowrank.registry import Registry
@@ -59,6 +59,8 @@ class Family:
     """What is wrong with a model section, as `key: value must ...`; None if nothing."""
     convolutions: bool = False
     """Whether targets are convolutions, so that kernels can be read as matrices in several ways."""
+    transformers: Callable[[ModelSpec, int], Any] | None = None
+    """The model of transformers that has the same parameters; None: there is none."""
     embeddings: tuple[str, ...] = ()
     """Patterns of parameters that are embeddings although no nn.Embedding holds them."""
 

@@ -37,6 +37,28 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
     )
 
 
+def transformers(spec: ModelSpec, outputs: int) -> Any:
+    """transformers' GPT-2 of the same parameters."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    settings: dict[str, Any] = {
+        "vocab_size": outputs,
+        "n_embd": spec.width,
+        "n_layer": spec.depth,
+        "n_head": spec.heads,
+        "n_positions": spec.context,
+        "activation_function": "gelu_pytorch_tanh",
+        "initializer_range": spec.init_std,
+        "resid_pdrop": spec.dropout,
+        "embd_pdrop": spec.dropout,
+        "attn_pdrop": spec.dropout,
+        "tie_word_embeddings": spec.tied_head is not False,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return GPT2LMHeadModel(GPT2Config(**settings))
+
+
 def targets(model: Any) -> list[Target]:
     """The four matrices of every block; the projections back onto the residual stream are drawn
     1/sqrt(2 blocks) smaller (GPT-2's scaled initialisation)."""
@@ -64,5 +86,6 @@ FAMILIES.add(
         build=build,
         targets=targets,
         problem=heads_problem,
+        transformers=transformers,
     ),
 )

@@ -51,6 +51,17 @@ def _model_class() -> type[nn.Module]:
 
 def build(spec: ModelSpec, outputs: int) -> nn.Module:
     """A dense Llama with `outputs` tokens."""
+    return _model_class()(_config(spec, outputs, use_cache=False))
+
+
+def transformers(spec: ModelSpec, outputs: int) -> Any:
+    """transformers' Llama of the same parameters."""
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM(_config(spec, outputs))
+
+
+def _config(spec: ModelSpec, outputs: int, **options: Any) -> Any:
     from transformers.models.llama import LlamaConfig
 
     settings: dict[str, Any] = {
@@ -64,12 +75,12 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
         "initializer_range": spec.init_std,
         "attention_dropout": spec.dropout,
         "tie_word_embeddings": bool(spec.tied_head),
-        "use_cache": False,
         "attn_implementation": "sdpa",
         "bos_token_id": 0,
         "eos_token_id": 0,
+        **options,
     }
-    return _model_class()(LlamaConfig(**settings))
+    return LlamaConfig(**settings)
 
 
 def targets(model: Any) -> list[Target]:
@@ -103,6 +114,7 @@ FAMILIES.add(
         takes=("kv_heads", "mlp_width", "init_std", "dropout", "tied_head"),
         build=build,
         targets=targets,
+        transformers=transformers,
         problem=problem,
     ),
 )

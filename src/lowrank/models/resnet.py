@@ -34,8 +34,26 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
         raise LowrankError(
             f"width {spec.width} is not a multiple of 4, the bottleneck's reduction."
         )
-    widths = [spec.width * 2**stage for stage in range(len(spec.depths))]
-    return ResNet(spec.channels, spec.width // 4, widths, spec.depths, outputs)
+    return ResNet(spec.channels, spec.width // 4, _widths(spec), spec.depths, outputs)
+
+
+def transformers(spec: ModelSpec, outputs: int) -> Any:
+    """transformers' ResNet of the same parameters."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    settings: dict[str, Any] = {
+        "num_channels": spec.channels,
+        "embedding_size": spec.width // 4,
+        "hidden_sizes": _widths(spec),
+        "depths": list(spec.depths or ()),
+        "layer_type": "bottleneck",
+        "num_labels": outputs,
+    }
+    return ResNetForImageClassification(ResNetConfig(**settings))
+
+
+def _widths(spec: ModelSpec) -> list[int]:
+    return [spec.width * 2**stage for stage in range(len(spec.depths or ()))]
 
 
 def targets(model: Any) -> list[Target]:
@@ -60,5 +78,6 @@ FAMILIES.add(
         build=build,
         targets=targets,
         convolutions=True,
+        transformers=transformers,
     ),
 )

@@ -38,6 +38,17 @@ def _model_class() -> type[nn.Module]:
 
 def build(spec: ModelSpec, outputs: int) -> nn.Module:
     """A dense ViT with `outputs` classes; width 768, depth 12, heads 12, patch 16 is ViT-B/16."""
+    return _model_class()(_config(spec, outputs))
+
+
+def transformers(spec: ModelSpec, outputs: int) -> Any:
+    """transformers' ViT of the same parameters."""
+    from transformers import ViTForImageClassification
+
+    return ViTForImageClassification(_config(spec, outputs))
+
+
+def _config(spec: ModelSpec, outputs: int) -> Any:
     from transformers.models.vit.configuration_vit import ViTConfig
 
     settings: dict[str, Any] = {
@@ -54,7 +65,7 @@ def build(spec: ModelSpec, outputs: int) -> nn.Module:
         "attn_implementation": "sdpa",
         "num_labels": outputs,
     }
-    return _model_class()(ViTConfig(**settings))
+    return ViTConfig(**settings)
 
 
 def targets(model: Any) -> list[Target]:
@@ -86,6 +97,7 @@ FAMILIES.add(
         takes=("mlp_width", "init_std", "channels", "dropout"),
         build=build,
         targets=targets,
+        transformers=transformers,
         problem=problem,
         embeddings=("*.cls_token", "*.position_embeddings"),
     ),
