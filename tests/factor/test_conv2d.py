@@ -47,6 +47,14 @@ def test_values_and_gradients_are_those_of_double_precision(kernel, groups):
                 torch.testing.assert_close(single.grad.double(), double.grad, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 2)])
+def test_a_dilated_kernel_reads_every_other_pixel(kernel):
+    x, weight = torch.randn(2, 6, 9, 8), torch.randn(4, 6, *kernel)
+    found = convolve(x, weight, stride=(2, 1), padding=(1, 0), dilation=(2, 3))
+    expected = F.conv2d(x, weight, None, (2, 1), (1, 0), (2, 3))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_1_x_1_kernel_keeps_channels_last():
     x = torch.randn(2, 6, 5, 4).to(memory_format=torch.channels_last)
     y = convolve(x, torch.randn(8, 6, 1, 1))

@@ -307,11 +307,15 @@ def test_strided_convolutions_of_few_channels_leave_the_heap_sound():
     assert done.stdout == "sound\n", done.stderr
 
 
-def test_another_class_called_conv1d_is_not_taken_for_that_of_transformers():
+@pytest.mark.parametrize(
+    ("name", "module"), [("Conv1D", "somewhere.else"), ("Other", "transformers.pytorch_utils")]
+)
+def test_another_class_is_not_taken_for_transformers_conv1d_by_its_name_or_place(name, module):
     class Conv1D(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones(3, 4))
 
+    Conv1D.__name__, Conv1D.__module__ = name, module
     assert not is_conv1d(Conv1D())
     assert not can_factorize(Conv1D())
