@@ -24,7 +24,7 @@ LAYERS = (
     {"train"},
     {"jobs"},
     {"analysis"},
-    {"report", "plot"},
+    {"reports", "plot"},
     {"command", "workflow"},
     {"job_commands", "model_commands"},
     {"cli"},

@@ -100,7 +100,7 @@ def publish(tables: Path, config: Path, ledger: Path, output: Path) -> None:
 @click.option("--output", type=FOLDER, required=True, help="Folder of figures to write in.")
 def render(notebook: Path, tables: Path, track: str, executed: Path, output: Path) -> None:
     """Run a figure's NOTEBOOK; its executed copy is kept, also when a cell fails."""
-    from lowrank.report.render import render as render_notebook
+    from lowrank.reports.render import render as render_notebook
 
     render_notebook(notebook, tables, track, output, executed)
 
@@ -129,7 +129,7 @@ def paper(
     """Write the replication report of a scale."""
     from lowrank.analysis.ledger import read_ledger
     from lowrank.experiment.config import read_config
-    from lowrank.report.paper import compile_paper, export
+    from lowrank.reports.paper import compile_paper, export
 
     export(read_config(config), read_ledger(ledger), folder, figures, data, published)
     compile_paper(source, data, figures, output)
@@ -163,7 +163,7 @@ def plan(
     """Print cells, parameters, FLOPs, time and memory before anything is launched."""
     from lowrank.experiment.config import read_config
     from lowrank.files import atomic
-    from lowrank.report.plan import make_plan, measured_speed, show
+    from lowrank.reports.plan import make_plan, measured_speed, show
 
     if output and not output.parent.is_dir():
         raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")
@@ -211,7 +211,7 @@ def methods() -> None:
 @click.option("--check", is_flag=True, help="Only say if the files are out of date (status 1).")
 def reference(output: Path, check: bool) -> None:
     """Write config/README.md and the JSON schema, and the README's verdicts (published/laptop)."""
-    from lowrank.report.reference import write_reference
+    from lowrank.reports.reference import write_reference
 
     stale = write_reference(output, check, Path("README.md"), Path("published/laptop"))
     if stale:

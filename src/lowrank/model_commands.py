@@ -57,7 +57,7 @@ def _of_config(path: Path, track: str | None) -> Iterator[tuple[str, nn.Module, 
 
     from lowrank.experiment.config import read_config
     from lowrank.models import family
-    from lowrank.report.plan import shape
+    from lowrank.reports.plan import shape
 
     config = read_config(path)
     if track is not None and track not in config.tracks:

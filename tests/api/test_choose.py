@@ -151,3 +151,9 @@ def test_layers_whose_parent_reads_their_weight_go_on_working():
         lowrank.factorize(model, rank=1.0)
         torch.testing.assert_close(model(x), dense, atol=1e-5, rtol=1e-5)
     assert [name.rpartition(".")[2] for name in ranks(model)] == ["linear1", "linear2"] * 2
+
+
+def test_the_report_of_a_model_is_there_whatever_was_imported():
+    import lowrank.reports.plan
+
+    assert lowrank.report(nn.Linear(8, 8)).parameters == 72

@@ -17,7 +17,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config, sections
 from lowrank.experiment.expand import expand
 from lowrank.experiment.track import arm_name
-from lowrank.report.reference import SECTIONS, write_reference
+from lowrank.reports.reference import SECTIONS, write_reference
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / "workflow/envs/lowrank.yaml"

@@ -39,7 +39,7 @@ from lowrank.jobs import train as jobs
 from lowrank.jobs.baselines import ngram_losses
 from lowrank.jobs.interpolate import interpolate
 from lowrank.jobs.posthoc import posthoc
-from lowrank.report.plan import make_plan
+from lowrank.reports.plan import make_plan
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
 

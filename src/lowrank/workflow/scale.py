@@ -97,7 +97,7 @@ class Scale:
 
     def closing(self) -> str:
         """The last lines of a call that made figures: where they are and what they say."""
-        from lowrank.report.closing import closing
+        from lowrank.reports.closing import closing
 
         return closing(Path(self.results) / "tables", Path(self.figures.folder))
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t as student
 
 from lowrank.analysis.ledger import Ledger
-from lowrank.report import paper
+from lowrank.reports import paper
 
 
 def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:

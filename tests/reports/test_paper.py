@@ -24,7 +24,7 @@ from lowrank.experiment.study import STUDIES, Figure, Study
 from lowrank.files import write_json, write_table
 from lowrank.plot import claims as claims_figure
 from lowrank.plot import initialisation, publish, read_results
-from lowrank.report import paper
+from lowrank.reports import paper
 
 TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
 ROOT = Path(__file__).parents[2]

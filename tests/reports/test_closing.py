@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from lowrank.cli import main
 from lowrank.experiment import config
-from lowrank.report.closing import cautions
-from lowrank.report.plan import make_plan, show
+from lowrank.reports.closing import cautions
+from lowrank.reports.plan import make_plan, show
 
 ROOT = Path(__file__).parents[2]
 

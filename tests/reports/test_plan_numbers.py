@@ -14,7 +14,7 @@ from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.files import write_table
 from lowrank.methods import begin
-from lowrank.report import plan
+from lowrank.reports import plan
 from lowrank.train.build import build_model
 from lowrank.train.result import costs
 

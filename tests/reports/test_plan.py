@@ -10,7 +10,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
-from lowrank.report.plan import make_plan, show
+from lowrank.reports.plan import make_plan, show
 from lowrank.train.build import build_model
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods import begin
 from lowrank.optimizers import OPTIMIZERS
-from lowrank.report.closing import larger_than_dense
+from lowrank.reports.closing import larger_than_dense
 from lowrank.train.build import build_model
 
 PRETRAINED_VOCABULARY = 50_257
