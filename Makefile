@@ -7,7 +7,7 @@ BIN := .venv/bin
 # The locks name every package with its hash, so nothing is resolved and nothing else comes in.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-deps
 
-.PHONY: figures paper report test lint format golden mutants showcase lock bill clean FORCE
+.PHONY: figures paper report manual test lint format golden mutants showcase lock bill clean FORCE
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
@@ -19,6 +19,9 @@ report: paper ## All of it as one HTML page that works offline, results/<scale>/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures paper \
 	  --configfile config/$(SCALE).yaml --config scale=$(SCALE) $(SETTINGS) --report results/$(SCALE)/report.html
 	@echo "results/$(SCALE)/report.html"
+
+manual: .venv/docs ## The manual as pages that work offline, site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
 
 # One file, such as results/laptop/cells/language/dense/runs.parquet; the path names the scale.
 results/% figures/% paper/%: .venv/ready FORCE
@@ -70,6 +73,9 @@ clean: ## Remove results and figures, but not the environment
 	@$(PYTHON) -m venv --clear .venv-lock
 	@.venv-lock/bin/pip install --quiet --disable-pip-version-check -r tools/lock.txt
 	@touch $@
+
+.venv/docs: .venv/ready requirements-docs.lock
+	@$(INSTALL) -r requirements-docs.lock && touch $@
 
 # The Slurm plugin apart from .venv: with it installed but no Slurm reachable, every snakemake call takes 10 s longer.
 .venv-slurm/ready: .venv/ready requirements-slurm.lock

@@ -4,8 +4,9 @@
 
 `make` installs `requirements.lock` and torch, which comes in two builds: `requirements-cpu.lock` where
 pip is offered the one for processors alone, else `requirements-torch.lock`, on Linux with NVIDIA's
-libraries. `requirements-slurm.lock` is what the Slurm executor adds. Versions stay as they are unless
---upgrade says that all, or the named packages, may move. Needs uv (`make lock` brings it).
+libraries. `requirements-slurm.lock` and `requirements-docs.lock` are what the Slurm executor and the
+manual add. Versions stay as they are unless --upgrade says that all, or the named packages, may move.
+Needs uv (`make lock` brings it).
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK, TORCH, CPU, SLURM = (
-    ROOT / f"requirements{part}.lock" for part in ("", "-torch", "-cpu", "-slurm")
-)
+LOCK, TORCH, CPU = (ROOT / f"requirements{part}.lock" for part in ("", "-torch", "-cpu"))
+EXTRAS = {extra: ROOT / f"requirements-{extra}.lock" for extra in ("docs", "slurm")}
 WITH_TORCH = re.compile(r"^(torch$|nvidia-|cuda-|triton$)")
 CPU_BUILD = {"2.13.0": ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"]}
 """Hashes of torch's build for processors, which PyPI does not have, by version: Linux, Python 3.11."""
@@ -27,13 +27,12 @@ HEADER = "# Written by tools/lock.py: do not edit.\n"
 
 
 def main(arguments: list[str]) -> None:
-    """Compile with and without the slurm extra, and write what each lock holds of it."""
+    """Compile with and without the extras, and write what each lock holds of it."""
     upgrade, names = "--upgrade" in arguments, [a for a in arguments if a != "--upgrade"]
     moves = [f"--upgrade-package={name}" for name in names] or (["--upgrade"] if upgrade else [])
-    known = "".join(
-        path.read_text(encoding="utf-8") for path in (LOCK, TORCH, SLURM) if path.is_file()
-    )
-    everything = compiled(known, moves, "dev", "slurm")
+    locks = (LOCK, TORCH, *EXTRAS.values())
+    known = "".join(path.read_text(encoding="utf-8") for path in locks if path.is_file())
+    everything = compiled(known, moves, "dev", *EXTRAS)
     usual = compiled(join(everything), [], "dev")
     torch = {name for name in usual if WITH_TORCH.match(name)}
     write(LOCK, {name: text for name, text in usual.items() if name not in torch})
@@ -41,7 +40,10 @@ def main(arguments: list[str]) -> None:
     version = usual["torch"].removeprefix("torch==").split()[0]
     hashes = "".join(f" \\\n    --hash=sha256:{known}" for known in CPU_BUILD.get(version, ()))
     write(CPU, {"torch": f"torch=={version}+cpu{hashes}\n"})
-    write(SLURM, {name: text for name, text in everything.items() if name not in usual})
+    for extra, path in EXTRAS.items():
+        with_it = compiled(join(everything), [], "dev", extra)
+        # An entry may differ in its marker alone: what an extra needs on more platforms than others do.
+        write(path, {name: text for name, text in with_it.items() if text != usual.get(name)})
 
 
 def compiled(known: str, moves: list[str], *extras: str) -> dict[str, str]:

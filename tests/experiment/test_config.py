@@ -99,13 +99,16 @@ def locked(name: str) -> dict[str, tuple[str, int]]:
 
 
 def test_every_dependency_is_locked_with_a_hash():
-    locks = {name: locked(f"requirements{name}.lock") for name in ("", "-torch", "-cpu", "-slurm")}
+    names = ("", "-torch", "-cpu", "-docs", "-slurm")
+    locks = {name: locked(f"requirements{name}.lock") for name in names}
     assert all(hashes for lock in locks.values() for _, hashes in lock.values())
     assert locks["-cpu"]["torch"][0] == locks["-torch"]["torch"][0] + "+cpu"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["dev"]]
     assert {re.split(r"[<>=]", name)[0].lower() for name in wanted} <= {*locks[""], "torch"}
-    assert set(project["optional-dependencies"]["slurm"]) <= set(locks["-slurm"])
+    for extra in ("docs", "slurm"):
+        assert {name.partition("[")[0] for name in extras[extra]} <= set(locks[f"-{extra}"])
 
 
 def test_conda_and_make_install_the_same_locks():

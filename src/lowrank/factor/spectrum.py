@@ -52,7 +52,7 @@ def product_norm(U: Tensor, V: Tensor) -> Tensor:
 
 
 def difference_norm(U1: Tensor, V1: Tensor, U0: Tensor, V0: Tensor) -> Tensor:
-    """|U1 V1^T - U0 V0^T|_F (...), the ranks may differ: the norm of [U1, -U0] [V1, V0]^T.
+    """|U1 V1^T - U0 V0^T|_F (...), the ranks may differ: the norm of `[U1, -U0] [V1, V0]^T`.
 
     In float64 by Gram matrices: a difference below about 1e-8 of the products' norms is lost.
     """

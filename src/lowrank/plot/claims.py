@@ -45,17 +45,21 @@ SMALL = 6.0
 
 
 def read(tables: Path | str) -> pd.DataFrame:
-    """The table `claims` of a folder, each row with the number of its `test`, and that test's
-    verdict and the facts that it asks for; a claim's own row has none. A relative folder is looked for from here upwards."""
+    """The table `claims` of a folder, as `of_tests`. A relative folder is looked for from here upwards."""
     path = locate(tables) / "claims.parquet"
     if not path.is_file():
         raise LowrankError(
             f"{path} is missing: judge the claims first (snakemake --cores all tables)."
         )
-    table = read_table(path)
+    return of_tests(read_table(path))
+
+
+def of_tests(claims: pd.DataFrame) -> pd.DataFrame:
+    """The table `claims`, each row with the number of its `test`, and that test's verdict and the facts
+    that it asks for; a claim's own row has none."""
     # A test's row comes after those of its contrasts, and before that of their claim.
-    ends = (table["level"] == "test").to_numpy(dtype=int)
-    table["test"] = np.where(table["level"] == "claim", -1, ends.cumsum() - ends)
+    ends = (claims["level"] == "test").to_numpy(dtype=int)
+    table = claims.assign(test=np.where(claims["level"] == "claim", -1, ends.cumsum() - ends))
     tests = table[table["level"] == "test"].set_index("test")
     return table.assign(
         test_verdict=table["test"].map(tests["verdict"]),

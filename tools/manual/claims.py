@@ -1,0 +1,151 @@
+"""The pages of the claims: verdict, evidence, figure, tests and contrasts, from the published tables."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from lowrank.analysis import evidence
+from lowrank.analysis.claims import judge_scale
+from lowrank.analysis.ledger import Claim, Ledger, read_ledger
+from lowrank.analysis.publish import read_published
+from lowrank.escape import markdown
+from lowrank.experiment.config import Config, parse
+from lowrank.files import read_json
+from lowrank.plot.claims import draw, of_tests
+from lowrank.plot.table import Table
+from lowrank.plot.verdicts import READING, columns
+
+INTRODUCTION = """# The paper's claims
+
+Each claim of the paper is put to tests with margins that were fixed before any run, in
+`config/claims.yaml`. The verdicts are those of the published results of the scale **{scale}**
+({runs} runs): what holds at this scale need not hold at the paper's.
+
+{table}
+
+One refuted test refutes a claim; all must be supported to support it. With few seeds many stay
+*inconclusive*, which is not a refutation.
+
+## How a claim is judged
+
+::: lowrank.analysis.claims
+    options:
+        members: false
+        show_root_heading: false
+        show_root_toc_entry: false
+"""
+
+PAGE = """# {statement}
+
+{verdict} at the scale {scale}. By track: {tracks}.
+
+{evidence}
+
+![The contrasts of this claim with their intervals, by track]({name}.svg)
+
+## How it is tested
+
+{origin} {resolution}
+
+{tests}
+
+{margins}
+
+## Every contrast
+
+{contrasts}
+
+{reading}
+"""
+
+ORIGIN = {
+    True: "The claim was read in a public source that quotes the paper.",
+    False: "The claim is the paper's argument as understood here; its wording was not seen.",
+}
+
+
+@cache
+def published(root: Path) -> tuple[Ledger, Config, dict[str, pd.DataFrame], pd.DataFrame]:
+    """Ledger, configuration and tables of the published laptop scale, and its claims as judged now."""
+    folder = root / "published/laptop"
+    ledger = read_ledger(root / "config/claims.yaml")
+    config = parse(read_json(folder / "config.json"), str(folder))
+    tables = read_published(folder)
+    tables.pop("claims", None)
+    return ledger, config, tables, of_tests(judge_scale(ledger, config, tables))
+
+
+def names(root: Path) -> list[str]:
+    """The ids of the claims, which are the names of their pages."""
+    return [claim.id for claim in read_ledger(root / "config/claims.yaml").claims]
+
+
+def pages(root: Path) -> dict[str, str | bytes]:
+    """The overview, and a page and a figure a claim."""
+    ledger, config, tables, judged = published(root)
+    found = {verdict.claim: verdict for verdict in evidence.verdicts(judged)}
+    rows = ["| claim | verdict | by track |", "|---|---|---|"]
+    written: dict[str, str | bytes] = {}
+    for claim in ledger.claims:
+        own = judged[judged["claim"] == claim.id]
+        verdict = found.get(claim.id)
+        word, tracks = (verdict.verdict, verdict.tracks) if verdict else ("not run", "–")
+        rows.append(f"| [{markdown(claim.sentence)}]({claim.id}.md) | {_word(word)} | {tracks} |")
+        contrasts = evidence.judged(own).reset_index(drop=True)
+        written[f"claims/{claim.id}.md"] = PAGE.format(
+            statement=markdown(claim.sentence),
+            verdict=_word(word.capitalize()),
+            scale=config.scale,
+            tracks=tracks,
+            evidence=markdown(f"{verdict.evidence}.") if verdict else "",
+            name=claim.id,
+            origin=ORIGIN[claim.verified],
+            resolution=evidence.resolution(own),
+            tests=_tests(claim, ledger),
+            margins=_margins(claim, ledger),
+            contrasts=Table(contrasts, columns(contrasts)).markdown(),
+            reading=READING,
+        )
+        written[f"claims/{claim.id}.svg"] = _figure(own)
+    runs = len(tables["runs"])
+    text = INTRODUCTION.format(scale=config.scale, runs=runs, table="\n".join(rows))
+    return {"claims/index.md": text, **written}
+
+
+def _word(verdict: str) -> str:
+    return f'<span class="verdict {verdict.lower().replace(" ", "-")}">{verdict}</span>'
+
+
+def _figure(claim: pd.DataFrame) -> bytes:
+    figure, _ = draw(claim)
+    written = io.BytesIO()
+    figure.savefig(written, format="svg", metadata={"Date": None})
+    return written.getvalue()
+
+
+def _tests(claim: Claim, ledger: Ledger) -> str:
+    rows = ["| tasks | measure | kind | arm | against | margin | of the family |", "|---" * 7 + "|"]
+    for test in claim.tests:
+        margin = ledger.margin(test)
+        unit = "relative" if margin and margin.unit == "relative" else "absolute"
+        cells = (
+            ", ".join(test.tasks),
+            evidence.measure(test.metric, unit).heading,
+            test.kind.replace("_", " "),
+            markdown(str(test.arm)),
+            markdown(str(test.reference)),
+            f"{margin.value:g} ({test.margin})" if margin else "–",
+            test.aggregate,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    why = [f"{test.why}" for test in claim.tests if test.why]
+    return "\n".join([*rows, "", *why])
+
+
+def _margins(claim: Claim, ledger: Ledger) -> str:
+    used = dict.fromkeys(test.margin for test in claim.tests if test.margin)
+    return "\n".join(f"**Margin {name}.** {ledger.margins[name].reason}\n" for name in used)
