@@ -10,7 +10,7 @@ import pandas as pd
 
 from lowrank.analysis import evidence
 from lowrank.analysis.claims import judge_scale
-from lowrank.analysis.ledger import Claim, Ledger, read_ledger
+from lowrank.analysis.ledger import Claim, Ledger, Rows, read_ledger
 from lowrank.analysis.publish import read_published
 from lowrank.escape import markdown
 from lowrank.experiment.config import Config, parse
@@ -39,13 +39,19 @@ One refuted test refutes a claim; all must be supported to support it. With few 
         show_root_toc_entry: false
 """
 
-PAGE = """# {statement}
+PAGE = """---
+hide: [toc]
+---
+
+# {statement}
 
 {verdict} at the scale {scale}. By track: {tracks}.
 
 {evidence}
 
+<div class="figure" markdown>
 ![The contrasts of this claim with their intervals, by track]({name}.svg)
+</div>
 
 ## How it is tested
 
@@ -131,19 +137,24 @@ def _tests(claim: Claim, ledger: Ledger) -> str:
     rows = ["| tasks | measure | kind | arm | against | margin | of the family |", "|---" * 7 + "|"]
     for test in claim.tests:
         margin = ledger.margin(test)
-        unit = "relative" if margin and margin.unit == "relative" else "absolute"
+        shown = evidence.measure(test.metric, margin.unit if margin else "absolute")
         cells = (
             ", ".join(test.tasks),
-            evidence.measure(test.metric, unit).heading,
-            test.kind.replace("_", " "),
-            markdown(str(test.arm)),
-            markdown(str(test.reference)),
-            f"{margin.value:g} ({test.margin})" if margin else "–",
+            shown.heading,
+            f"`{test.kind}`",
+            _facts(test.arm),
+            _facts(test.reference),
+            f"{shown.number(margin.value)} ({test.margin})" if margin else "–",
             test.aggregate,
         )
         rows.append(f"| {' | '.join(cells)} |")
-    why = [f"{test.why}" for test in claim.tests if test.why]
-    return "\n".join([*rows, "", *why])
+    why = " ".join(test.why for test in claim.tests if test.why)
+    return "\n".join([*rows, "", why])
+
+
+def _facts(rows: Rows) -> str:
+    """In words; a brace at the end of a cell would be read as an attribute of it."""
+    return markdown(str(rows)).replace("{", "\\{")
 
 
 def _margins(claim: Claim, ledger: Ledger) -> str:

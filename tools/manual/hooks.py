@@ -49,7 +49,9 @@ def on_files(files, config):
 def on_page_markdown(markdown, **_):
     """Sections of other documents in their places; a file's name as the title of its block."""
     taken = FROM.sub(lambda match: section(*match.groups()), markdown)
-    return re.sub(r"^```(\w+)\n# (\S+/\S+\.\w+)\n", r'```\1 title="\2"\n', taken, flags=re.MULTILINE)
+    return re.sub(
+        r"^```(\w+)\n# (\S+/\S+\.\w+)\n", r'```\1 title="\2"\n', taken, flags=re.MULTILINE
+    )
 
 
 def section(name: str, start: str) -> str:

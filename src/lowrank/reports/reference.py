@@ -23,7 +23,7 @@ from lowrank.files import MANIFEST, write_text
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Config,
-    "tracks.<track>": config.TrackConfig,
+    "tracks.&lt;track>": config.TrackConfig,
     "data (text)": TextSpec,
     "data (images)": ImageSpec,
     "model": sections.ModelSpec,
