@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
+
 import lowrank
 from lowrank.api.advise import advise
 from lowrank.cli import main
