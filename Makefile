@@ -21,7 +21,7 @@ report: paper ## All of it as one HTML page that works offline, results/<scale>/
 	@echo "results/$(SCALE)/report.html"
 
 manual: .venv/docs ## The manual as pages that work offline, site/index.html
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict && echo "site/index.html"
 
 # One file, such as results/laptop/cells/language/dense/runs.parquet; the path names the scale.
 results/% figures/% paper/%: .venv/ready FORCE

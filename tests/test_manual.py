@@ -23,10 +23,13 @@ from lowrank.files import read_table
 from lowrank.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
+EXCERPTS = ("docs/index.md", "docs/workflow.md")
+"""Pages whose Python does not stand by itself: a model of yours, a Snakefile."""
 PAGES = [
     path
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    if "```python" in path.read_text(encoding="utf-8") and path.name != "index.md"
+    if "```python" in path.read_text(encoding="utf-8")
+    and str(path.relative_to(ROOT)) not in EXCERPTS
 ]
 MARK = "end of a block"
 
@@ -74,7 +77,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("manual") / "site"
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env=os.environ | nowhere | {"NO_MKDOCS_2_WARNING": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

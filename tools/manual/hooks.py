@@ -57,11 +57,12 @@ def on_page_markdown(markdown, **_):
 def section(name: str, start: str) -> str:
     """What follows the line of a document that begins with `start`, with the rest of that line."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    if text.count(f"\n{start}") != 1:
+    end = r"^## |\Z" if start.startswith("## ") else r"^## |^\*\*|\Z"
+    line = f"{re.escape(start)}{'$' if start.startswith('## ') else ''}"
+    found = re.findall(rf"^{line}(.*?)(?={end})", text, re.MULTILINE | re.DOTALL)
+    if len(found) != 1:
         raise PluginError(f"{name} has no line, or several, that begin with '{start}'.")
-    kind = "## " if start.startswith("## ") else "**"
-    rest = text.split(f"\n{start}")[1]
-    return re.split(rf"\n(?:## |{re.escape(kind)})", rest)[0].strip()
+    return found[0].strip()
 
 
 def on_page_content(html, **_):

@@ -10,6 +10,7 @@ import click
 import lowrank
 from lowrank.api.advise import advise
 from lowrank.cli import main
+from lowrank.experiment.study import studies
 from lowrank.factor.decay import DECAYS
 from lowrank.factor.init import INITIALISATIONS
 from lowrank.factor.truncate import TRUNCATIONS
@@ -90,6 +91,18 @@ def registered() -> str:
             "`method` of `lowrank.truncate`, and `studies.posthoc.methods`.",
             TRUNCATIONS,
             {"what it does": lambda name, truncation: _first(truncation.factorize)},
+        ),
+        _table(
+            "Studies",
+            "`studies` of a track in a configuration.",
+            studies(),
+            {
+                "title": lambda name, study: study.title,
+                "what it trains": lambda name, study: (
+                    _first(study.section) if study.section else ""
+                ),
+                "figures": lambda name, study: ", ".join(figure.name for figure in study.figures),
+            },
         ),
         _table(
             "Model families",
