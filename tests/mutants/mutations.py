@@ -57,6 +57,7 @@ PAIRED = {
     "max",
     "minimum",
     "maximum",
+    "isclose",
     "isinstance",
     "getattr",
     "setattr",
@@ -254,6 +255,8 @@ def _changed(node: ast.AST) -> Iterator[ast.AST | None]:
                 yield value
         case ast.Call(func=func, args=args, keywords=keywords):
             yield from _changed_call(node, func, args, keywords)
+        case ast.Tuple(elts=[ast.Constant(value=str()), ast.Constant(value=str())]):
+            return  # the order of names is no number
         case ast.Tuple(elts=[first, second], ctx=ast.Load()):
             yield _with(node, elts=[second, first])
         case ast.Dict(keys=keys, values=values):

@@ -16,7 +16,10 @@ from lowrank.files import read_json, read_table, write_json, write_manifest, wri
 from lowrank.train.run import ensure_run
 
 SPECS = {
-    "language": language_run(factors=FACTORS, pretraining=PRETRAINING),
+    "language": language_run(
+        factors=FACTORS,
+        pretraining=PRETRAINING.model_copy(update={"dense_learning_rate": 0.02}),
+    ),
     "images": image_run(factors=FACTORS),
 }
 
