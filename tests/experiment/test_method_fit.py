@@ -14,15 +14,23 @@ SHAPES = {
 }
 
 
-def grid(method: str, family: str = "gpt2", optimizer: str = "adamw", options=None, **top):
-    """The cells of one low-rank arm under a method."""
+WARM = {"pretraining": {"fractions": [0.5]}}
+
+
+def grid(
+    method: str, family: str = "gpt2", optimizer: str = "adamw", options=None, studies=None, **top
+):
+    """The cells of one low-rank arm under a method, and of further studies."""
     track = {
         "data": {"kind": "text" if family == "gpt2" else "images"},
         "model": {"family": family, **SHAPES[family]},
         "training": {"steps": 10, "batch": 4, "optimizer": optimizer},
         "factors": {"rank_fraction": 0.5, "method": {"name": method, "options": options or {}}},
         "sweep": {"rates": [0.01]},
-        "studies": {"initialisation": {"ranks": [0.5], "inits": ["spectral"]}},
+        "studies": {
+            "initialisation": {"ranks": [0.5], "inits": ["spectral"]},
+            **(studies or {}),
+        },
     }
     return expand(config.parse({"scale": "s", "seeds": [0], "tracks": {"t": track}, **top})).cells
 
@@ -37,6 +45,7 @@ def test_a_method_that_fits_is_the_arms():
         ("cola", {"family": "wide_resnet"}, "cola is defined for linear layers"),
         ("apollo", {"optimizer": "sgd"}, "apollo changes the steps of adamw, not of sgd"),
         ("relora", {"options": {"often": 3}}, r"options\.often"),
+        ("galore", {"studies": WARM}, "galore has no dense start of its own"),
         ("colaa", {}, "Unknown method .*: 'colaa': did you mean 'cola'"),
     ],
 )
@@ -70,3 +79,8 @@ def test_what_an_extension_registers_is_asked_when_it_is_loaded(tmp_path):
     file.write_text("", encoding="utf-8")
     cells = grid("mine", options={"any": 1}, extensions={"mine": str(file)})
     assert cells["t/spectral-r0.5"].factors.method.options == {"any": 1}
+
+
+def test_a_warm_start_is_a_study_of_pretraining():
+    cells = grid("relora", studies=WARM).values()
+    assert {cell.pretraining.fraction for cell in cells if cell.pretraining} == {0.5}

@@ -126,11 +126,16 @@ def test_a_method_is_tried_on_a_small_model(name, forget_extensions):
     assert "loss from" in finding.found
 
 
-def test_a_method_that_fails_is_said_with_its_line(tmp_path, forget_extensions):
+@pytest.mark.parametrize(
+    "hook",
+    ["convert(self, model)", "start(self, run)", "update(self, *a)", "after_step(self, run)"],
+)
+def test_a_method_that_fails_is_said_with_its_line(hook, tmp_path, forget_extensions):
+    """Wherever: it is tried in the loop that trains."""
     file = tmp_path / "idea.py"
     file.write_text(
         "from lowrank.methods import METHODS, Method\nfrom lowrank.methods.factored import Factored\n"
-        "class Idea(Factored):\n    def convert(self, model):\n        model.gone\n"
+        f"class Idea(Factored):\n    def {hook}:\n        self.gone\n"
         "METHODS.add('idea', Method('idea', 'nowhere', Idea))\n",
         encoding="utf-8",
     )

@@ -13,8 +13,6 @@ from lives import CPU, GPT2, OPTIONS, STEPS, WRN, begun, run_of, same
 
 from lowrank.cli import main
 from lowrank.errors import LowrankError
-from lowrank.experiment import config
-from lowrank.experiment.expand import expand
 from lowrank.experiment.sections import TrainingSpec
 from lowrank.factor.convert import effective_weights, parameter_count
 from lowrank.methods import IMPLIED, METHODS, begin, check_fit
@@ -181,49 +179,3 @@ def test_optimisers_models_and_slices_that_it_does_not_take_are_refused(
     if not method.sharded:
         with pytest.raises(LowrankError, match=f"{name} needs whole layers, and parallel: fsdp"):
             Trainer(spec, make_task(spec, invented_text, CPU), tmp_path, "fsdp")
-
-
-# A configuration says so before anything runs
-
-
-def settings(name: str, track: str = "language", **changes):
-    raw = config.read_yaml("config/smoke.yaml")
-    values = raw["tracks"][track]
-    values["factors"]["method"] = {"name": name}
-    values["studies"] = {"initialisation": {"ranks": [0.5]}, **changes.pop("studies", {})}
-    values["training"] |= changes.pop("training", {})
-    return config.parse({**raw, "tracks": {track: values}, **changes})
-
-
-def test_a_configuration_trains_a_method_in_place_of_plain_factors():
-    cell = expand(settings("galore")).cells["language/spectral-r0.5"]
-    assert cell.factors.method.name == "galore"
-
-
-@pytest.mark.parametrize(
-    ("found", "said"),
-    [
-        (
-            settings("fira", training={"optimizer": "sgd"}),
-            "fira changes the steps of adamw, not of sgd",
-        ),
-        (settings("cola", "small-images"), "cola is defined for linear layers, and wide_resnet"),
-        (
-            settings("loro", parallel="fsdp", devices=2),
-            "loro needs whole layers, and parallel: fsdp",
-        ),
-        (
-            settings("galore", studies={"pretraining": {"fractions": [0.5]}}),
-            "galore has no dense start of its own",
-        ),
-    ],
-)
-def test_what_does_not_go_together_is_refused_when_it_is_read(found, said):
-    with pytest.raises(LowrankError, match=said):
-        expand(found)
-
-
-def test_a_warm_start_is_a_study_of_pretraining():
-    found = expand(settings("relora", studies={"pretraining": {"fractions": [0.5]}})).cells
-    starts = {cell.pretraining.fraction for cell in found.values() if cell.pretraining}
-    assert starts == {0.5}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,10 @@ from lowrank.factor.init import INITIALISATIONS, initialise
 from lowrank.factor.layers import Factorized, matricise
 from lowrank.factor.own import in_a_sentence
 from lowrank.factor.truncate import TRUNCATIONS, truncate_model
-from lowrank.methods import METHODS, begin
+from lowrank.methods import METHODS
 from lowrank.train.build import build_model
-from lowrank.train.optimizer import Optimizer
+from lowrank.train.loop import Watch, run_steps
+from lowrank.train.trainer import Trainer
 
 SHAPES = {
     "tall": (24, 8, 4),
@@ -104,9 +105,36 @@ def _tried(kind: str, name: str, trial: Callable[[str, tuple[int, ...]], str]) -
             yield Finding(kind, name, matrix, f"{limit}{error}", failed=not grouped)
 
 
+class Letters:
+    """A task of sixteen letters that follow each other, the same at every step."""
+
+    device, outputs = torch.device("cpu"), 16
+
+    def batch(self, step: int, part: int, parts: int) -> Tensor:
+        """Eight lines."""
+        return torch.arange(8 * 17).reshape(8, 17) % 16
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        """Cross-entropy of the next letter."""
+        logits = model(batch[:, :-1])
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+class _Losses(Watch):
+    """Every step's loss."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def sound(self, rate: float, loss: Tensor, norm: Tensor) -> bool:
+        """Note it."""
+        self.losses.append(float(loss))
+        return True
+
+
 def _method(name: str) -> Finding:
     """Whether a small language model is built as the method says, on the meta device too, and learns
-    where every trained parameter has its optimiser."""
+    in the project's own loop, with all that the method does at a step."""
     shape = "2 blocks, width 32"
     spec = RunSpec(
         track="check",
@@ -117,21 +145,14 @@ def _method(name: str) -> Finding:
     )
     try:
         with in_a_sentence(METHODS.kind, name, METHODS[name].life):
-            life = begin(spec)
             with torch.device("meta"):
                 shapes = {n: p.shape for n, p in build_model(spec, 16).named_parameters()}
-            model = build_model(spec, 16)
-            if shapes != {n: p.shape for n, p in model.named_parameters()}:
+            run = Trainer(spec, cast(Any, Letters()), Path())
+            if shapes != {n: p.shape for n, p in run.model.named_parameters()}:
                 raise LowrankError("On the meta device it builds other parameters.")
-            optimizer = Optimizer(model, spec.training, None, life.groups(model))
-            tokens = torch.arange(8 * 17).reshape(8, 17) % 16
-            losses = []
-            for _ in range(spec.training.steps):
-                logits = model(tokens[:, :-1])
-                loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-                loss.backward()
-                optimizer.step(0.01, optimizer.clip_gradients())
-                losses.append(float(loss))
+            run.life.start(run)
+            run_steps(run, spec.training.steps, heard := _Losses())
+            losses = heard.losses
             if not losses[-1] < losses[0]:
                 raise LowrankError(f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}.")
         found = f"loss from {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} steps"
