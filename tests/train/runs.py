@@ -69,6 +69,7 @@ RUNS = {
     ),
     "accumulated": language_run(factors=FACTORS, training={"accumulation": 2}),
     "wrn": image_run(factors=FACTORS),
+    "wrn-adamw": image_run(training={"optimizer": "adamw", "learning_rate": 0.01}),
     "wrn-spatial": image_run(factors=FACTORS.model_copy(update={"matricisation": "spatial"})),
     "wrn-pretrained": image_run(
         factors=FACTORS,

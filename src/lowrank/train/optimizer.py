@@ -144,6 +144,8 @@ class Optimizer:
             value = value.clone() if on_host else value.to(target.device, copy=True)
             if role != "step" and value.shape == target.shape:
                 value = parallel.like(value, target)
+                # In the parameter's order in memory: fused kernels go through both alike.
+                value = torch.empty_like(target, dtype=value.dtype).copy_(value)
             owners[target].state[target][key] = value
 
     def reset(self, parameters: Iterable[nn.Parameter]) -> None:
