@@ -62,10 +62,12 @@ class ProjectedOptimizer(OwnOptimizer):
             weight.mul_(1 - rate * decay)
         matrix = gradient.flatten(1)
         wide = matrix.shape[0] < matrix.shape[1]
-        G = matrix.mT if wide else matrix
+        # Contiguous, as what a checkpoint gives back is: sums round by the order in memory.
+        G = (matrix.mT if wide else matrix).contiguous()
         step = int(state.get("step", 0))
         if step % group["every"] == 0:
-            state["projector"] = self.projector(G, group, step, state.get("projector"))
+            P = self.projector(G, group, step, state.get("projector"))
+            state["projector"] = P.contiguous()
         update = self.update(G, state, group)
         weight.sub_((update.mT if wide else update).reshape(weight.shape), alpha=rate)
 

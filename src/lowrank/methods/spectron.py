@@ -55,10 +55,8 @@ def orthogonalised(M: Tensor) -> Tensor:
 def operator_norm(W: Tensor, state: dict[str, Any]) -> Tensor:
     """|W|_2 (...) of W (..., m, r) by one power iteration; `state` keeps the left vector u (..., m, 1)."""
     if "u" not in state:
-        usable = finite(W)
-        state["u"] = (
-            svd(W.to(working_precision(W.dtype)))[0][..., :1].to(W) if usable else W[..., :1]
-        )
+        left = svd(W.to(working_precision(W.dtype)))[0] if finite(W) else W
+        state["u"] = left[..., :1].to(W).contiguous()
     v = nn.functional.normalize(W.mT @ state["u"], dim=-2)
     product = W @ v
     state["u"] = nn.functional.normalize(product, dim=-2)
