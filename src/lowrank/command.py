@@ -21,6 +21,9 @@ from lowrank.errors import LowrankError, cause
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
+DEVICE_OPTION = click.option(
+    "--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."
+)
 
 
 class FiniteRange(click.FloatRange):

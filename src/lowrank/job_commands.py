@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.command import DEVICE, FILE, FOLDER
+from lowrank.command import DEVICE_OPTION, FILE, FOLDER
 
 if TYPE_CHECKING:
     from lowrank.experiment.cell import Extension
@@ -22,9 +22,6 @@ CELL = click.option("--cell", required=True, help="The cell, as <track>/<arm>.")
 TRACK = click.option("--track", required=True, help="The track.")
 RATES = click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
 DATA = click.option("--data", type=FOLDER, required=True, help="Prepared data folder.")
-DEVICE_OPTION = click.option(
-    "--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."
-)
 PARALLEL = click.option(
     "--parallel",
     "mode",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.command import FOLDER
+from lowrank.command import DEVICE_OPTION, FOLDER
 from lowrank.errors import LowrankError, unknown
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of a folder's model: tokens, or the side of images.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@DEVICE_OPTION
 @click.option("--turns", type=click.IntRange(1, 1000), default=9, show_default=True)
 def advise(
     model: Path, track: str | None, batch: int, length: int, device: str, turns: int
@@ -104,7 +104,11 @@ def _of_folder(folder: Path, batch: int, length: int) -> Iterator[tuple[str, nn.
 @click.command()
 @click.argument("cell", type=FOLDER)
 @click.argument("output", type=FOLDER)
-@click.option("--seed", type=int, help="Which run of the cell; left out: its first seed.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    help="Which run of the cell; left out: its first seed.",
+)
 @click.option(
     "--to",
     type=click.Choice(["factorised", "dense"]),

@@ -20,7 +20,7 @@ from lowrank.experiment.track import arm_name
 from lowrank.reports.reference import SECTIONS, write_reference
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = ROOT / "workflow/envs/lowrank.yaml"
+ENVIRONMENT = ROOT / "environment.yml"
 SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem != "claims")
 
 

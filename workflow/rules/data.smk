@@ -5,7 +5,7 @@ rule prepare_data:
     log:
         f"{RESULTS}/logs/prepare_data/{{track}}.log",
     conda:
-        "../envs/lowrank.yaml"
+        "../../environment.yml"
     threads: 2 if SCALE.measured else 1
     params:
         config=SCALE.config_file,

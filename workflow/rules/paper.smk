@@ -21,7 +21,7 @@ rule write_paper:
     log:
         f"{RESULTS}/logs/write_paper.log",
     conda:
-        "../envs/lowrank.yaml"
+        "../../environment.yml"
     params:
         config=SCALE.config_file,
         digest=SCALE.experiment.of_tables(),
