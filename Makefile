@@ -51,7 +51,7 @@ showcase: .venv/ready ## The README's pictures and verdicts, from the published 
 lock: .venv-lock/ready ## Rewrite the locks and their bill after a change of pyproject.toml; UPGRADE=--upgrade renews
 	@PATH="$(CURDIR)/.venv-lock/bin:$$PATH" python tools/lock.py $(UPGRADE)
 
-bill: .venv/ready .venv-lock/ready ## docs/packages.json (CycloneDX) and docs/packages.md: every package with its licence
+bill: .venv/docs .venv-lock/ready ## docs/packages.json (CycloneDX) and docs/packages.md: every package with its licence
 	@.venv-lock/bin/python tools/bill.py $(BIN)/python
 
 clean: ## Remove results and figures, but not the environment

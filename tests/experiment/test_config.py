@@ -129,7 +129,8 @@ def test_the_bill_of_materials_names_what_is_locked():
         re.M,
     )
     bill = {name.replace("_", "-").replace(".", "-"): version for name, version, _ in rows[1:]}
-    versions = {name: version for name, (version, _) in locked("requirements.lock").items()}
+    locks = {**locked("requirements.lock"), **locked("requirements-docs.lock")}
+    versions = {name: version for name, (version, _) in locks.items()}
     assert bill.pop("torch").split("+")[0] == locked("requirements-torch.lock")["torch"][0]
     bill.pop("pip", None)
     assert bill and bill.items() <= versions.items()
