@@ -95,7 +95,7 @@ def test_a_model_that_came_back_is_trained_cast_and_saved_like_any_other(tmp_pat
 def test_a_model_made_dense_again_is_saved_as_a_dense_one(tmp_path):
     model = lowrank.to_dense(lowrank.factorize(gpt2(), rank=0.25))
     model.save_pretrained(tmp_path)
-    assert "quantization_config" not in (tmp_path / "config.json").read_text()
+    assert "quantization_config" not in (tmp_path / "config.json").read_text("utf-8")
     assert torch.equal(loss(hf.GPT2LMHeadModel.from_pretrained(tmp_path)), loss(model))
 
 
@@ -135,7 +135,8 @@ def test_a_config_that_names_layers_the_class_has_not_is_refused(tmp_path):
     model = lowrank.factorize(gpt2(), rank=0.25)
     model.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("transformer.h.1.mlp.c_fc", "transformer.h.7.mlp"))
+    text = config.read_text("utf-8").replace("transformer.h.1.mlp.c_fc", "transformer.h.7.mlp")
+    config.write_text(text, encoding="utf-8")
     with pytest.raises(LowrankError, match=r"transformer\.h\.7\.mlp"):
         lowrank.from_pretrained(tmp_path)
 

@@ -125,11 +125,11 @@ def test_the_locked_packages_hold_the_corpus_that_is_published():
 def test_the_digest_knows_names_and_contents(monkeypatch, tmp_path):
     files = []
     for name in ("a.py", "b.py"):
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(name, encoding="utf-8")
         files.append((f"p/{name}", tmp_path / name))
     monkeypatch.setattr(embedded, "source_files", lambda: files)
     first = embedded.digest()
-    (tmp_path / "a.py").write_text("c")
+    (tmp_path / "a.py").write_text("c", encoding="utf-8")
     second = embedded.digest()
     files[0] = ("p/c.py", tmp_path / "a.py")
     assert len({first, second, embedded.digest()}) == 3

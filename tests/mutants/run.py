@@ -240,7 +240,7 @@ def main() -> int:
     options.log.mkdir(parents=True, exist_ok=True)
     record = options.log / "outcomes.json"
     kept = options.again and record.exists()
-    outcomes: dict[str, str] = json.loads(record.read_text()) if kept else {}
+    outcomes: dict[str, str] = json.loads(record.read_text("utf-8")) if kept else {}
     outcomes = {name: outcome for name, outcome in outcomes.items() if name in drawn}
     chosen = {
         name: (target, mutant)
@@ -267,7 +267,7 @@ def main() -> int:
     with ThreadPoolExecutor(options.workers) as pool:
         for mutant, outcome, seconds in pool.map(one, chosen.values()):
             outcomes[mutant.name] = outcome
-            record.write_text(json.dumps(outcomes, indent=1))
+            record.write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
             print(f"{outcome:8s} {seconds:5.1f} s  line {mutant.line}  {mutant.name}", flush=True)
     return report([mutant for name, (_, mutant) in drawn.items() if name in outcomes], outcomes)
 

@@ -85,7 +85,7 @@ def test_what_is_wrong_in_its_section_is_said_as_of_any_other(values, section, m
 
 def test_a_file_that_registers_no_such_study_is_refused(values, tmp_path):
     (tmp_path / "lengths.py").write_text(
-        FILE.replace('"lengths", Study', '"other", Study'), "utf-8"
+        FILE.replace('"lengths", Study', '"other", Study'), encoding="utf-8"
     )
     with pytest.raises(LowrankError, match="registers the study 'other', and no 'lengths'"):
         config.parse(values)

@@ -102,7 +102,9 @@ def save_pretrained(model: nn.Module, folder: str | Path, **options: Any) -> Non
     finally:
         del model.config.auto_map
     module = type(model).__module__
-    (Path(folder) / "modeling_lowrank.py").write_text(CODE.format(module=module, name=name))
+    (Path(folder) / "modeling_lowrank.py").write_text(
+        CODE.format(module=module, name=name), encoding="utf-8"
+    )
 
 
 CODE = '''"""Says how the layers of this model are factorised, W = U V^T; needs the package lowrank."""
