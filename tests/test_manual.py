@@ -62,6 +62,18 @@ def test_a_page_s_examples_run_from_top_to_bottom_and_print_what_it_shows(path, 
         assert shown is None or output == shown
 
 
+def test_each_page_stands_in_the_navigation_and_what_it_takes_from_elsewhere_is_there():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert re.search(rf"[ \[]{path.relative_to(ROOT / 'docs')}\b", navigation), path
+        for name, start in re.findall(
+            r"^<!-- from (\S+): (.+?) -->$", path.read_text("utf-8"), re.M
+        ):
+            end = "$" if start.startswith("## ") else ""
+            lines = (ROOT / name).read_text(encoding="utf-8")
+            assert len(re.findall(rf"^{re.escape(start)}{end}", lines, re.M)) == 1, (path, start)
+
+
 def test_the_tutorial_is_stored_without_outputs():
     notebook = nbformat.read(ROOT / "docs/tutorial.ipynb", as_version=4)
     nbformat.validate(notebook)
