@@ -63,6 +63,30 @@ def test_ranks_are_scaled_stable_ranks_of_the_trained_weights(invented_text, tmp
             assert name not in found
 
 
+def test_ranks_follow_the_fall_of_stable_ranks_within_bounds_and_where_they_make_layers_smaller(
+    invented_text, tmp_path
+):
+    """0.375 is the least: rank 4 of 8 x 16, and 8 of 24 x 16, which would be 4; 16 x 16 gains nothing."""
+    spec = run_of("cuttlefish", options={**OPTIONS, "least": 0.375})
+    subject = begun(spec, invented_text, tmp_path / "run")
+    shapes = subject.life.matrix_shapes(subject.model)
+    q, k, v, o, gate, up, down = shapes
+    assert list(shapes.values()) == [
+        (16, 16),
+        (8, 16),
+        (8, 16),
+        (16, 16),
+        *[(24, 16)] * 2,
+        (16, 24),
+    ]
+    ratios = {q: 0.1, k: 0.1, v: 4.0, o: 0.5, gate: 0.1, up: 0.6, down: 0.8}
+    first = torch.full((7,), 2.0)
+    subject.life.measured = torch.stack(
+        [first, torch.ones(7), 2 * torch.tensor(list(ratios.values()))]
+    )
+    assert subject.life.ranks(subject) == {k: 4, gate: 8, up: 8}
+
+
 def test_a_run_that_does_not_settle_is_factorised_at_the_latest_step(invented_text, tmp_path):
     spec = run_of("cuttlefish", options={**OPTIONS, "threshold": 0.0, "latest": 0.75})
     run = ensure_run(spec, invented_text, tmp_path, "cpu")

@@ -17,7 +17,7 @@ from lowrank.train.run import ensure_run
 
 RATE, BETAS, DECAY, RANK = 0.1, (0.9, 0.95), 0.2, 2
 SPEC = TrainingSpec(steps=9, batch=1, betas=BETAS)
-SHAPES = pytest.mark.parametrize("shape", [(6, 4), (3, 7), (4, 2, 3, 3)])
+SHAPES = pytest.mark.parametrize("shape", [(6, 4), (3, 7), (5, 5), (4, 2, 3, 3)])
 
 
 def moved(kind, shape, steps: int, spec: TrainingSpec = SPEC, **options):

@@ -255,7 +255,7 @@ def _changed(node: ast.AST) -> Iterator[ast.AST | None]:
                 yield value
         case ast.Call(func=func, args=args, keywords=keywords):
             yield from _changed_call(node, func, args, keywords)
-        case ast.Tuple(elts=[ast.Constant(value=str()), ast.Constant(value=str())]):
+        case ast.Tuple(elts=[first, second]) if _is_text(first) and _is_text(second):
             return  # the order of names is no number
         case ast.Tuple(elts=[first, second], ctx=ast.Load()):
             yield _with(node, elts=[second, first])
@@ -277,6 +277,10 @@ def _changed(node: ast.AST) -> Iterator[ast.AST | None]:
             return
 
 
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def _changed_call(
     node: ast.Call, func: ast.expr, args: list[ast.expr], keywords: list[ast.keyword]
 ) -> Iterator[ast.AST]:
@@ -294,6 +298,7 @@ def _changed_call(
     if name in ("sorted", "abs") and not isinstance(func, ast.Attribute):
         yield args[0]
     plain = not any(isinstance(argument, ast.Starred) for argument in args[:2])
+    plain = plain and not all(map(_is_text, args[:2]))  # labels, and no numbers
     if len(args) >= 2 and plain and name not in PAIRED:
         yield _with(node, args=[args[1], args[0], *args[2:]])
     for index, keyword in enumerate(keywords):
