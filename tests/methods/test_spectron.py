@@ -31,6 +31,10 @@ def test_the_iteration_brings_singular_values_near_one_and_leaves_directions(sha
     assert torch.linalg.svdvals(found) == pytest.approx(np.ones(min(shape)), abs=0.35)
 
 
+def test_a_gradient_of_zero_moves_nothing():
+    assert not orthogonalised(torch.zeros(2, 4, 3)).any()
+
+
 def test_the_norm_is_exact_at_first_and_follows_a_matrix_that_moves():
     W, state = torch.diag(torch.tensor([3.0, 2.0, 1.0])), {}
     assert float(operator_norm(W, state)) == pytest.approx(3.0)
