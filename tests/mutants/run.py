@@ -147,10 +147,11 @@ def _modules() -> dict[str, str]:
 
 
 def forget(module: str) -> None:
-    """Drop a module and all that import it, so that they are imported anew; with it its package, which
-    may hold a registry that the module entered something in."""
-    texts = _modules()
-    stale, found = set(), {module, module.rpartition(".")[0]} - {"lowrank"}
+    """Drop a module and all that import it, so that they are imported anew; with it its package and
+    the registry, wherever it is, that this package fills."""
+    texts, package = _modules(), module.rpartition(".")[0]
+    filled = {name for name, text in texts.items() if f'package="{package}"' in text}
+    stale, found = set(), {module, package, *filled} - {"lowrank"}
     while found:
         stale |= found
         found = {
