@@ -38,7 +38,7 @@ def copy(tmp_path):
             tmp_path / name,
             ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pdf"),
         )
-    for name in ("README.md", "Snakefile", "pyproject.toml"):
+    for name in ("README.md", "Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 

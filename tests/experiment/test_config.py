@@ -20,7 +20,7 @@ from lowrank.experiment.track import arm_name
 from lowrank.reports.reference import SECTIONS, write_reference
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = ROOT / "environment.yml"
+ENVIRONMENTS = [ROOT / "environment.yml", ROOT / "workflow/envs/lowrank.yaml"]
 SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem != "claims")
 
 
@@ -111,15 +111,16 @@ def test_every_dependency_is_locked_with_a_hash():
         assert {name.partition("[")[0] for name in extras[extra]} <= set(locks[f"-{extra}"])
 
 
-def test_conda_and_make_install_the_same_locks():
-    environment = yaml.safe_load(ENVIRONMENT.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.name)
+def test_conda_and_make_install_the_same_locks(path):
+    environment = yaml.safe_load(path.read_text(encoding="utf-8"))
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    locks = [(ENVIRONMENT.parent / one.removeprefix("-r ")).resolve() for one in pip]
+    locks = [(path.parent / one.removeprefix("-r ")).resolve() for one in pip]
     assert locks == [ROOT / "requirements.lock", ROOT / "requirements-torch.lock"]
     installed = re.findall(
         r"-r (requirements\S*\.lock)", (ROOT / "Makefile").read_text(encoding="utf-8")
     )
-    assert {path.name for path in locks} < set(installed)
+    assert {lock.name for lock in locks} < set(installed)
 
 
 def test_the_bill_of_materials_names_what_is_locked():

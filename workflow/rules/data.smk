@@ -5,7 +5,7 @@ rule prepare_data:
     log:
         f"{RESULTS}/logs/prepare_data/{{track}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     threads: 2 if SCALE.measured else 1
     params:
         config=SCALE.config_file,

@@ -8,7 +8,7 @@ rule evaluate_track:
     log:
         f"{RESULTS}/logs/evaluate_track/{{track}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     resources:
         gpu=min(SCALE.gpus, 1),
     params:
@@ -33,7 +33,7 @@ rule interpolate:
     log:
         f"{RESULTS}/logs/interpolate/{{track}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     resources:
         gpu=min(SCALE.gpus, 1),
     params:
@@ -58,7 +58,7 @@ rule truncate_posthoc:
     log:
         f"{RESULTS}/logs/truncate_posthoc/{{track}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     resources:
         gpu=min(SCALE.gpus, 1),
     params:
@@ -82,7 +82,7 @@ rule measure_baselines:
     log:
         f"{RESULTS}/logs/measure_baselines/{{track}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         config=SCALE.config_file,
         digest=lambda wildcards: SCALE.experiment.of_baselines(wildcards.track),
@@ -104,7 +104,7 @@ rule measure_speed:
     log:
         f"{RESULTS}/logs/measure_speed/{{track}}.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     threads: workflow.cores if SCALE.measured else 1
     resources:
         gpu=min(SCALE.gpus, 1),

@@ -32,7 +32,7 @@ rule render_figure:
     wildcard_constraints:
         name="[a-z_]+",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         digest=lambda wildcards: SCALE.figures.digest(wildcards.track, wildcards.name),
         reading=lambda wildcards: SCALE.figures.reading(wildcards.name),
@@ -72,7 +72,7 @@ rule render_claims:
         f"{RESULTS}/logs/render_claims.log",
     priority: 1  # it takes longest
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         reading=SCALE.figures.reading("claims"),
         executed=f"{RESULTS}/notebooks/claims.ipynb",

@@ -21,7 +21,7 @@ rule write_paper:
     log:
         f"{RESULTS}/logs/write_paper.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         config=SCALE.config_file,
         digest=SCALE.experiment.of_tables(),

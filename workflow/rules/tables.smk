@@ -12,7 +12,7 @@ rule collect_tables:
     log:
         f"{RESULTS}/logs/collect_tables.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         config=SCALE.config_file,
         digest=SCALE.experiment.of_tables(),
@@ -40,7 +40,7 @@ rule judge_claims:
     log:
         f"{RESULTS}/logs/judge_claims.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         config=SCALE.config_file,
         digest=SCALE.experiment.of_tables(),
@@ -60,7 +60,7 @@ rule publish:
     log:
         f"{RESULTS}/logs/publish.log",
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     params:
         config=SCALE.config_file,
         output=f"published/{SCALE.name}",

@@ -9,7 +9,7 @@ rule sweep_rate:
     benchmark:
         f"{RESULTS}/benchmarks/sweep_rate/{{track}}/{{arm}}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     threads: SCALE.config.devices
     resources:
         gpu=SCALE.gpus,
@@ -46,7 +46,7 @@ rule train_cell:
     benchmark:
         f"{RESULTS}/benchmarks/train_cell/{{track}}/{{arm}}.tsv"
     conda:
-        "../../environment.yml"
+        "../envs/lowrank.yaml"
     threads: SCALE.config.devices
     resources:
         gpu=SCALE.gpus,
