@@ -152,3 +152,24 @@ def test_the_resolution_names_what_the_seeds_could_have_shown():
     rows = table(member(smallest_detectable=0.04), member(smallest_detectable=0.06))
     assert evidence.resolution(rows).endswith("margin: language 0.050 against 0.025 nats/token.")
     assert evidence.resolution(table(member(unit="relative"))) == ""
+    assert evidence.resolution(table(member(smallest_detectable=np.inf))) == ""
+    two = table(member(smallest_detectable=0.04), member(track="a-track", smallest_detectable=0.06))
+    assert evidence.resolution(two).endswith(
+        "margin: language 0.040 against 0.025 nats/token; a-track 0.060 against 0.025 nats/token."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (999_999.4, "999999.4"),
+        (1_000_000.0, "1e6"),
+        (-2_500_000.0, "−2.5e6"),
+        (-0.04, "0.0"),
+        (-0.06, "−0.1"),
+        (np.inf, "–"),
+        (np.nan, "–"),
+    ],
+)
+def test_numbers_have_their_decimals_up_to_a_million_and_a_true_minus(value, shown):
+    assert evidence.number(value, 1) == shown
