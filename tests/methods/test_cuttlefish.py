@@ -45,6 +45,11 @@ def test_ranks_are_scaled_stable_ranks_of_the_trained_weights(invented_text, tmp
     event, seen = subject.life.event, {}
 
     def noted(run):
+        with torch.no_grad():  # as training for long would: a few directions grow
+            for name, weight in run.model.state_dict().items():
+                if "mlp" in name and weight.ndim == 2:
+                    A, s, Bh = torch.linalg.svd(weight, full_matrices=False)
+                    weight.copy_(A * (3 * s[0] * 0.6 ** torch.arange(len(s))) @ Bh)
         seen[run.step] = stable()
         event(run)
 
@@ -61,6 +66,7 @@ def test_ranks_are_scaled_stable_ranks_of_the_trained_weights(invented_text, tmp
             assert found[name].rank == rank, name
         else:
             assert name not in found
+    assert {name.split(".")[3] for name in found} == {"mlp"}
 
 
 def test_ranks_follow_the_fall_of_stable_ranks_within_bounds_and_where_they_make_layers_smaller(

@@ -52,6 +52,14 @@ def test_growth_leaves_weights_and_old_moments_and_gives_new_columns_none(invent
         assert not layer.U[:, first[name] :].any() and layer.V[:, first[name] :].all()
 
 
+def test_the_spectrum_is_looked_at_after_the_warm_up_and_the_buffer_goes_last(
+    invented_text, tmp_path
+):
+    options = {**OPTIONS, "warmup": 3}
+    subject = begun(run_of("inrank", options=options), invented_text, tmp_path / "run")
+    assert list(subject.life.at()) == [6, 9]
+
+
 def test_modes_are_the_fewest_that_explain_enough(invented_text, tmp_path):
     subject = begun(run_of("inrank", options=OPTIONS), invented_text, tmp_path / "run")
     layer = next(iter(factors(subject.model).values()))  # 16 x 16, modes 1, buffer 2
