@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.pytorch_utils import Conv1D as TheirConv1D
 
 from lowrank.experiment.sections import ModelSpec
-from lowrank.factor.conv1d import Conv1D
 from lowrank.models import family
 
 SPEC = ModelSpec(family="gpt2", width=48, depth=3, heads=4, context=20)
@@ -110,11 +108,3 @@ def test_a_token_sees_none_that_follow():
 def test_a_longer_text_than_the_context_is_an_error():
     with pytest.raises(RuntimeError, match="size of tensor"):
         ours()(TOKENS)
-
-
-def test_conv1d_is_the_layer_of_transformers():
-    layer, other = Conv1D(7, 4), TheirConv1D(7, 4)
-    other.bias.data.normal_()
-    layer.load_state_dict(other.state_dict())
-    x = torch.randn(2, 3, 4)
-    torch.testing.assert_close(layer(x), other(x))

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from lowrank.errors import LowrankError, unknown
-from lowrank.factor.conv1d import is_conv1d
-from lowrank.factor.conv2d import Conv2d, convolve
+from lowrank.factor.dense import Conv2d, affine, convolve, is_conv1d
 
 MATRICISATIONS = ("channel", "spatial")
 
@@ -143,7 +141,7 @@ class FactorizedLinear(Factorized):
         return self.dense_class.__name__
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x @ self.V, self.U, self.bias)
+        return affine(x @ self.V, self.U, self.bias)
 
     def dense_weight(self, matrix: Tensor | None = None) -> Tensor:
         matrix = self.product() if matrix is None else matrix

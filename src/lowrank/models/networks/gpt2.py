@@ -11,7 +11,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factor.conv1d import Conv1D
+from lowrank.factor.dense import Conv1D
 from lowrank.models.networks.gelu import gelu_tanh
 from lowrank.models.networks.head import head_loss
 

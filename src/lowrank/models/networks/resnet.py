@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factor.conv2d import Conv2d
+from lowrank.factor.dense import Conv2d
 
 REDUCTION = 4
 """How many times narrower the middle of a block is than its ends."""

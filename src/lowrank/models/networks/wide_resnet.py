@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowrank.errors import LowrankError
-from lowrank.factor.conv2d import Conv2d
+from lowrank.factor.dense import Conv2d
 
 STEM = 16
 """Channels of the first convolution; the three groups have 1, 2 and 4 times as many, widened."""

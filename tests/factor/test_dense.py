@@ -1,4 +1,4 @@
-"""Convolutions compute what torch's do in double precision, in both layouts and with kernels that are views."""
+"""Dense layers compute what torch's do: convolutions in both layouts and with kernels that are views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lowrank.factor.conv2d import Conv2d, convolve
+from lowrank.factor.dense import Conv1D, Conv2d, affine, convolve
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_of_a_product_are_those_of_torch(bias):
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 5), (7, 5), (7,))
+    given = [torch.randn(s, generator=draw, dtype=torch.double, requires_grad=True) for s in shapes]
+    x, weight, b = given if bias else (*given[:2], None)
+    assert torch.autograd.gradcheck(affine, (x, weight, b))
+    torch.testing.assert_close(affine(x, weight, b), F.linear(x, weight, b))
+
+
+def test_autocast_reaches_a_product():
+    x, weight, bias = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = affine(x, weight, bias), F.linear(x, weight, bias)
+    assert y.dtype is torch.bfloat16
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_conv1d_is_the_layer_of_transformers():
+    from transformers.pytorch_utils import Conv1D as TheirConv1D
+
+    layer, other = Conv1D(7, 4), TheirConv1D(7, 4)
+    other.bias.data.normal_()
+    layer.load_state_dict(other.state_dict())
+    x = torch.randn(2, 3, 4)
+    torch.testing.assert_close(layer(x), other(x))
+
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
