@@ -29,10 +29,12 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     `mean` and `std` are per channel, of pixels in 0 to 1. The memory order stays that of the input.
     """
-    std_C = torch.tensor(std, dtype=torch.float32, device=images.device)
-    mean_C = torch.tensor(mean, dtype=torch.float32, device=images.device)
-    scaled = torch.addcmul(-mean_C / std_C, images.float(), 1 / (255 * std_C))
-    return scaled.permute(0, 3, 1, 2)
+    std_C11, mean_C11 = (
+        torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
+        for values in (std, mean)
+    )
+    pixels = images.permute(0, 3, 1, 2).float()
+    return torch.addcmul(-mean_C11 / std_C11, pixels, 1 / (255 * std_C11))
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,13 @@ class Augment:
         padded = F.pad(images, (0, 0, self.padding, self.padding, self.padding, self.padding))
         top = self._offsets(padded.shape[1] - height, images, generator)
         left = self._offsets(padded.shape[2] - width, images, generator)
-        rows = top[:, None] + torch.arange(height, device=images.device)
-        columns = torch.arange(width, device=images.device).expand(len(images), width)
+        batch = torch.arange(len(images), device=images.device)
+        # A view of all crops there are, (N, tops, lefts, C, height, width), of which one an image is copied.
+        crops = padded.unfold(1, height, 1).unfold(2, width, 1)[batch, top, left]
         if self.flip:
             flips = self._flips(images, generator)
-            columns = torch.where(flips[:, None], width - 1 - columns, columns)
-        columns = left[:, None] + columns
-        batch = torch.arange(len(images), device=images.device)[:, None, None]
-        return self._finish(padded[batch, rows[:, :, None], columns[:, None, :]])
+            crops = torch.where(flips[:, None, None, None], crops.flip(-1), crops)
+        return self._finish(crops.permute(0, 2, 3, 1))
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Evaluation: the centre crop, normalised, and nothing random."""
