@@ -7,7 +7,7 @@ BIN := .venv/bin
 # The locks name every package with its hash, so nothing is resolved and nothing else comes in.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --prefer-binary --no-deps
 
-.PHONY: figures paper report manual test lint format golden mutants showcase lock bill clean FORCE
+.PHONY: figures paper report manual test lint format golden mutants bench showcase lock bill clean FORCE
 
 figures: .venv/ready ## Every figure and table of the scale
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config scale=$(SCALE) $(SETTINGS)
@@ -36,6 +36,9 @@ golden: .venv/ready ## Record the golden study again, after a change that is mea
 
 mutants: .venv/ready ## Changes of the numerics that no test notices; for example ARGS='--again --only train/'
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py $(ARGS)
+
+bench: .venv/ready ## Time the steps against others and floors; for example ARGS='layers --seconds 5'
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/run.py $(ARGS)
 
 lint: .venv/ready ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/snakefmt --check Snakefile workflow

@@ -37,7 +37,7 @@ def race(
         call()
     repeats = {}
     for name, call in calls.items():
-        repeats[name] = max(1, round(SHORTEST / max(_time(call, 2), 1e-6)))
+        repeats[name] = max(1, round(SHORTEST / max(_time(call, 1), 1e-6)))
     rounds: list[dict[str, float]] = []
     started = time.perf_counter()
     while len(rounds) < fewest or time.perf_counter() - started < seconds:

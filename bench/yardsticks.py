@@ -124,6 +124,7 @@ def transformers_trainer(size: Size, folder: str) -> Step:
     trainer.create_optimizer_and_scheduler(num_training_steps=10**6)
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     model.train()
+    trainer.current_gradient_accumulation_steps = 1  # its loop sets it
 
     def step(tokens: Tensor) -> None:
         tokens = tokens[:, :-1]
@@ -140,6 +141,7 @@ def _stock(size: Size) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
+        loss_type="ForCausalLMLoss",
         vocab_size=size.tokens,
         n_positions=size.context,
         n_embd=size.width,

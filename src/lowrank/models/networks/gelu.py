@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 PART = 1 << 15
-"""Elements at a time: of float32 128 kB a tensor, of which four are at work."""
+"""Elements at a time: of float32 128 kB a tensor, of which five are at work."""
 SLOPE = 2 * (2 / torch.pi) ** 0.5
 CUBIC = 0.044715 * SLOPE
 
@@ -32,8 +32,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 class _Gelu(torch.autograd.Function):
-    """y = x s with s = sigmoid(x k) and k = SLOPE + CUBIC x^2, since 1 + tanh(u / 2) is 2 sigmoid(u); the
-    derivative is s + (y - y s)(3 k - 2 SLOPE)."""
+    """y = x s with s = sigmoid(u) and u = x (SLOPE + CUBIC x^2), since 1 + tanh(u / 2) is 2 sigmoid(u). Its
+    derivative is s + s (1 - s) (3 u - 2 SLOPE x)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -44,12 +44,12 @@ class _Gelu(torch.autograd.Function):
         slope = x.new_tensor(SLOPE)
         parts = (tensor.view(-1).split(PART) for tensor in (x, y, derivative))
         for x_part, y_part, derivative_part in zip(*parts, strict=True):
-            k = torch.addcmul(slope, x_part, x_part, value=CUBIC)
-            s = torch.mul(x_part, k, out=derivative_part).sigmoid_()
+            u = torch.addcmul(slope, x_part, x_part, value=CUBIC).mul_(x_part)
+            s = torch.sigmoid(u, out=derivative_part)
             torch.mul(x_part, s, out=y_part)
             if trained:
-                rest = torch.addcmul(y_part, y_part, s, value=-1)
-                s.add_(rest, alpha=-2 * SLOPE).addcmul_(rest, k, value=3)
+                u.sub_(x_part, alpha=2 / 3 * SLOPE)
+                s.add_(torch.ops.aten.sigmoid_backward(u, s), alpha=3)
         if trained:
             ctx.save_for_backward(derivative)
         return y
