@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -140,3 +141,31 @@ assert not heavy, heavy
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="allocates as its own libc does")
+def test_a_step_takes_its_memory_from_the_last_one(text_folder):
+    """Without it each step gives megabytes back and faults them in again, hundreds of pages."""
+    code = f"""
+import resource
+from pathlib import Path
+import torch
+from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.sections import ModelSpec, TrainingSpec
+from lowrank.train.build import choose_device
+from lowrank.train.loop import Watch, run_steps
+from lowrank.train.task import make_task
+from lowrank.train.trainer import Trainer
+torch.set_num_threads(1)
+model = ModelSpec(family="gpt2", width=64, depth=2, heads=2, context=64)
+training = TrainingSpec(steps=100, batch=16, learning_rate=1e-3)
+spec = RunSpec(track="language", model=model, training=training, seed=0)
+run = Trainer(spec, make_task(spec, Path({str(text_folder)!r}), choose_device("cpu")), Path())
+run_steps(run, 10, Watch())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+run_steps(run, 20, Watch())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 50
