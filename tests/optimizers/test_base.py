@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from lowrank.experiment.sections import TrainingSpec
 from lowrank.factor.convert import factorize_model
-from lowrank.optimizers.base import Group, check_cover, parameter_groups, standard_groups
+from lowrank.optimizers.base import (
+    SGD,
+    AdamW,
+    Group,
+    check_cover,
+    parameter_groups,
+    standard_groups,
+)
 
 
 class Tiny(nn.Module):
@@ -78,3 +87,50 @@ def test_a_group_gives_torch_the_parameters_asked_for_and_the_methods_options():
     assert len(found["params"]) == 1 and found["params"][0] is weight
     assert (found["weight_decay"], found["rate_factor"], found["k"]) == (0.1, 2.0, 3)
     assert len(group.for_torch()["params"]) == 2
+
+
+# Optimisers of our own
+
+
+def steps_of(optimizer, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """The parameters after three steps with the same gradients and different rates."""
+    draw = torch.Generator().manual_seed(0)
+    for rate in (0.1, 0.03, 0.2):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=draw)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in parameters)
+    return [parameter.detach() for parameter in parameters]
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "twin"),
+    [
+        (AdamW, {"betas": (0.8, 0.9)}, partial(torch.optim.AdamW, betas=(0.8, 0.9), fused=True)),
+        (SGD, {"momentum": 0.0}, torch.optim.SGD),
+        (SGD, {"momentum": 0.9}, partial(torch.optim.SGD, momentum=0.9)),
+        (SGD, {"momentum": 0.9, "nesterov": True},
+         partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
+    ],
+)  # fmt: skip
+def test_they_are_torchs_to_the_bit(own, settings, twin):
+    spec = TrainingSpec(steps=1, batch=1, **settings)
+    models = [Tiny(), Tiny()]
+    models[1].load_state_dict(models[0].state_dict())
+    decays = {"matrices": 0.5, "vectors": 0.0}
+    groups = [
+        [Group(n, named, decays[n]) for n, named in parameter_groups(model).items() if named]
+        for model in models
+    ]
+    optimizers = own(groups[0], spec), twin([group.for_torch() for group in groups[1]], lr=0.0)
+    parameters = [[p for group in found for p in group.parameters.values()] for found in groups]
+    ours, theirs = (steps_of(o, p) for o, p in zip(optimizers, parameters, strict=True))
+    assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+    for mine, other in zip(*parameters, strict=True):
+        state, expected = optimizers[0].state[mine], optimizers[1].state[other]
+        held = {name: tensor for name, tensor in expected.items() if tensor is not None}
+        assert state.keys() == held.keys()
+        assert all(state[name].equal(tensor) for name, tensor in held.items())

@@ -135,7 +135,7 @@ sys.path.insert(0, "tests/train")
 from runs import RUNS
 from lowrank.train.run import ensure_run
 ensure_run(RUNS[{run!r}], Path({str(folder)!r}), Path({str(tmp_path)!r}), "cpu")
-heavy = {{"transformers", "datasets", "sklearn", "scipy", "matplotlib"}} & set(sys.modules)
+heavy = {{"transformers", "datasets", "sklearn", "scipy", "matplotlib", "torch._dynamo"}} & set(sys.modules)
 assert not heavy, heavy
 """
     command = [sys.executable, "-W", "ignore", "-c", code]

@@ -10,7 +10,7 @@ step costs about three forward passes, less what no gradient is taken of.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,6 +42,8 @@ FREE = (
     *(aten.native_layer_norm, aten._thnn_fused_lstm_cell, aten._thnn_fused_gru_cell),
 )
 """Operations on several matrices that move data or work element by element."""
+SMALL = 10_000_000
+"""Parameters of a model on the meta device up to which it is run rather than traced."""
 
 
 def forward_flops(model: nn.Module, *example_inputs: Any) -> int:
@@ -49,14 +52,29 @@ def forward_flops(model: nn.Module, *example_inputs: Any) -> int:
     The model runs once in evaluation mode. An operation that combines matrices and has no formula
     raises LowrankError: `torch.utils.flop_counter.register_flop_formula` gives it one.
     """
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    if not any(tensor.is_meta for tensor in tensors.values()):
+        return _count(model, lambda: model(*example_inputs))
+    # To build its masks transformers looks at values, which meta tensors do not have. Fake tensors have none
+    # either, but those it knows to leave alone; yet importing them takes a second, and a small model less.
+    small = sum(tensor.numel() for tensor in tensors.values()) <= SMALL
+    with torch.device("cpu"), nullcontext() if small else FakeTensorMode():
+        stand_ins = {name: _stand_in(tensor) for name, tensor in tensors.items()}
+        inputs = tuple(_stand_in(value) for value in example_inputs)
+        return _count(model, lambda: functional_call(model, stand_ins, inputs))
+
+
+def _without_compiler(mode: Any) -> None:
+    """At a mode's first operator torch imports its compiler, which takes longer than torch itself, to leave
+    the mode out of what is compiled; unless it knows already what to call instead: the mode."""
+    plain = getattr(getattr(mode, "__torch_dispatch__", None), "__wrapped__", None)
+    if plain is not None:
+        setattr(plain, "__dynamo_disable", plain)
+
+
+def _count(model: nn.Module, run: Callable[[], Any]) -> int:
     counter = FlopCounterMode(display=False, custom_mapping=VECTOR_PRODUCTS)
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_unfused())
-        run = _prepare(model, example_inputs, stack)
-        stack.enter_context(_Watch(counter))
-        stack.enter_context(counter)
+    with evaluating(model), torch.no_grad(), _unfused(), _Watch(counter), counter:
         run()
     return int(counter.get_total_flops())
 
@@ -81,12 +99,12 @@ def _both_passes(
         stack.enter_context(_unfused())
         stack.enter_context(FakeTensorMode())
         tensors = {
-            name: _fake(tensor).requires_grad_(name in trained)
+            name: _stand_in(tensor).requires_grad_(name in trained)
             for name, tensor in (
                 dict(model.named_parameters()) | dict(model.named_buffers())
             ).items()
         }
-        inputs = tuple(_fake(value) for value in example_inputs)
+        inputs = tuple(_stand_in(value) for value in example_inputs)
         stack.enter_context(counter)
         found = functional_call(model, tensors, inputs)
         getattr(found, "logits", found).sum().backward()
@@ -148,22 +166,12 @@ def _matrices(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     )
 
 
-def _prepare(
-    model: nn.Module, example_inputs: tuple[Any, ...], stack: ExitStack
-) -> Callable[[], Any]:
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    if not any(tensor.is_meta for tensor in tensors.values()):
-        return lambda: model(*example_inputs)
-    # To build its masks transformers looks at values, which meta tensors do not have. Fake tensors
-    # have none either and do as little work, but those it knows to leave alone.
-    stack.enter_context(FakeTensorMode())
-    stand_ins = {name: _fake(tensor) for name, tensor in tensors.items()}
-    inputs = tuple(_fake(value) for value in example_inputs)
-    return lambda: functional_call(model, stand_ins, inputs)
-
-
-def _fake(value: Any) -> Any:
+def _stand_in(value: Any) -> Any:
     """Another tensor of the same shape, in FakeTensorMode without values."""
     if not isinstance(value, Tensor):
         return value
-    return torch.empty(value.shape, dtype=value.dtype, device="cpu")
+    return torch.zeros(value.shape, dtype=value.dtype, device="cpu")
+
+
+for _mode in (_Watch, getattr(flop_counter, "_FlopCounterMode", None)):
+    _without_compiler(_mode)

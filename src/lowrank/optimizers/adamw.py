@@ -1,24 +1,22 @@
-"""AdamW (Loshchilov and Hutter 2019), torch's own; its one rate is that of every group."""
+"""AdamW (Loshchilov and Hutter 2019), by torch's fused kernel; its one rate is that of every group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lowrank.optimizers import OPTIMIZERS, Algorithm, Role
+from lowrank.optimizers import OPTIMIZERS, Algorithm, Moves, Role
 
 if TYPE_CHECKING:
-    import torch
-
     from lowrank.experiment.sections import TrainingSpec
     from lowrank.optimizers.base import Group
 
 
-def build(groups: Sequence[Group], spec: TrainingSpec) -> list[torch.optim.Optimizer]:
-    """One AdamW for all groups, by torch's fused kernel."""
-    from torch.optim import AdamW
+def build(groups: Sequence[Group], spec: TrainingSpec) -> list[Moves]:
+    """One AdamW for all groups."""
+    from lowrank.optimizers.base import AdamW
 
-    return [AdamW([g.for_torch() for g in groups], lr=0.0, betas=spec.betas, fused=True)]
+    return [AdamW(groups, spec)]
 
 
 def values(group: Group) -> int:

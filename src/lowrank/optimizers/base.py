@@ -7,6 +7,7 @@ embeddings do not decay; factors decay as the factor section says, outside torch
 from __future__ import annotations
 
 import fnmatch
+from collections import defaultdict
 from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -73,22 +74,87 @@ def standard_groups(
     ]
 
 
-class OwnOptimizer(torch.optim.Optimizer):
-    """Base of the optimisers that methods bring: a group at a time, at the rate that is set before."""
+class OwnOptimizer:
+    """Base of optimisers of our own: a group at a time, at the rate that is set before.
+
+    It has of torch's optimisers what training uses. Theirs import torch's compiler at the first step, which
+    takes as long as torch itself and compiles nothing.
+    """
 
     def __init__(self, groups: Sequence[Group], spec: TrainingSpec) -> None:
         self.spec = spec
-        super().__init__([group.for_torch() for group in groups], {"lr": 0.0})
+        self.param_groups = [{"lr": 0.0, **group.for_torch()} for group in groups]
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Move every group."""
         for group in self.param_groups:
             self.move(group)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def move(self, group: dict[str, Any]) -> None:
         """Move the parameters of a group, with their gradients, by `group["lr"]`."""
         raise NotImplementedError
+
+
+EPS = 1e-8
+"""What AdamW adds to the root of the second moment."""
+
+
+class AdamW(OwnOptimizer):
+    """torch.optim.AdamW(fused=True) to the bit."""
+
+    def move(self, group: dict[str, Any]) -> None:
+        """One call of the kernel."""
+        parameters, states = group["params"], [self.state[p] for p in group["params"]]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=self.spec.betas[0],
+            beta2=self.spec.betas[1],
+            weight_decay=group["weight_decay"],
+            eps=EPS,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class SGD(OwnOptimizer):
+    """torch.optim.SGD to the bit: momentum, Nesterov's or not, and coupled decay."""
+
+    def move(self, group: dict[str, Any]) -> None:
+        """A parameter at a time."""
+        momentum, decay = self.spec.momentum, group["weight_decay"]
+        for parameter in group["params"]:
+            step = parameter.grad
+            if decay:
+                step = step.add(parameter, alpha=decay)
+            if momentum:
+                state = self.state[parameter]
+                if "momentum_buffer" in state:
+                    mean = state["momentum_buffer"].mul_(momentum).add_(step)
+                else:
+                    mean = state["momentum_buffer"] = step.clone()
+                step = step.add(mean, alpha=momentum) if self.spec.nesterov else mean
+            parameter.add_(step, alpha=-group["lr"])
 
 
 DIRECTIONS = ("adamw", "sgd")
@@ -99,7 +165,6 @@ MOMENTS: dict[str, Role] = {
     "step": "step",
     "momentum_buffer": "first",
 }
-EPS = 1e-8
 
 
 def moment_count(spec: TrainingSpec) -> int:

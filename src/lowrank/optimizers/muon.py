@@ -10,28 +10,29 @@ are orthogonalised each by itself. Embeddings, an untied head, biases and gains 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lowrank.errors import LowrankError
-from lowrank.optimizers import OPTIMIZERS, Algorithm
+from lowrank.optimizers import OPTIMIZERS, Algorithm, Moves
 from lowrank.optimizers.adamw import STATES
 from lowrank.optimizers.adamw import values as adamw_values
 
 if TYPE_CHECKING:
-    import torch
-
     from lowrank.experiment.sections import TrainingSpec
     from lowrank.optimizers.base import Group
 
 MOMENTUM = 0.95
 
 
-def build(groups: Sequence[Group], spec: TrainingSpec) -> list[torch.optim.Optimizer]:
+def build(groups: Sequence[Group], spec: TrainingSpec) -> list[Moves]:
     """A Muon for hidden matrices and an AdamW for the rest, where there are any of each.
 
     A hidden weight that is no matrix (a kernel) is a LowrankError.
     """
-    from torch.optim import AdamW, Muon
+    from torch.optim import Muon
+
+    from lowrank.optimizers.base import AdamW
 
     for group in groups:
         for name in sorted(group.hidden):
@@ -41,15 +42,15 @@ def build(groups: Sequence[Group], spec: TrainingSpec) -> list[torch.optim.Optim
                     "or sgd."
                 )
     hidden = [group.for_torch(sorted(group.hidden)) for group in groups if group.hidden]
-    rest = [(g, [n for n in g.parameters if n not in g.hidden]) for g in groups]
-    others = [group.for_torch(names) for group, names in rest if names]
-    found: list[torch.optim.Optimizer] = []
+    rest = [(g, {n: p for n, p in g.parameters.items() if n not in g.hidden}) for g in groups]
+    others = [replace(group, parameters=own) for group, own in rest if own]
+    found: list[Moves] = []
     if hidden:
         found.append(
             Muon(hidden, lr=0.0, momentum=MOMENTUM, nesterov=True, adjust_lr_fn="match_rms_adamw")
         )
     if others:
-        found.append(AdamW(others, lr=0.0, betas=spec.betas, fused=True))
+        found.append(AdamW(others, spec))
     return found
 
 

@@ -1,25 +1,22 @@
-"""Stochastic gradient descent with momentum, torch's own; its decay is coupled."""
+"""Stochastic gradient descent with momentum; its decay is coupled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lowrank.optimizers import OPTIMIZERS, Algorithm
+from lowrank.optimizers import OPTIMIZERS, Algorithm, Moves
 
 if TYPE_CHECKING:
-    import torch
-
     from lowrank.experiment.sections import TrainingSpec
     from lowrank.optimizers.base import Group
 
 
-def build(groups: Sequence[Group], spec: TrainingSpec) -> list[torch.optim.Optimizer]:
+def build(groups: Sequence[Group], spec: TrainingSpec) -> list[Moves]:
     """One SGD for all groups."""
-    from torch.optim import SGD
+    from lowrank.optimizers.base import SGD
 
-    arguments = [group.for_torch() for group in groups]
-    return [SGD(arguments, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov)]
+    return [SGD(groups, spec)]
 
 
 def values(group: Group) -> int:

@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import mmap
 from functools import cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lowrank import models
 from lowrank.errors import LowrankError
@@ -27,10 +29,24 @@ def build_model(
     own.
     """
     torch.manual_seed(spec.seed)
-    model = models.family(spec.model.family).build(spec.model, outputs)
+    with _Undrawn() if torch.get_default_device().type == "meta" else contextlib.nullcontext():
+        model = models.family(spec.model.family).build(spec.model, outputs)
     if converted:
         (life or begin(spec)).convert(model)
     return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws nothing: on the meta device, where there is nothing to draw, torch imports its compiler to."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        initialises = getattr(func, "__module__", None) == "torch.nn.init"
+        if initialises or func in (Tensor.normal_, Tensor.uniform_):
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
 
 
 def choose_device(name: str) -> torch.device:
@@ -58,7 +74,9 @@ def _keep_memory() -> None:
         libc.mallopt(mmap_threshold, gigabyte)
         libc.mallopt(trim_threshold, gigabyte)
         libc.malloc.restype = ctypes.c_void_p
-        size = gigabyte - 2 * huge  # below the threshold, so that it comes from the heap and stays there
+        size = (
+            gigabyte - 2 * huge
+        )  # below the threshold, so that it comes from the heap and stays there
         if start := libc.malloc(ctypes.c_size_t(size)):
             first, last = -(-start // huge) * huge, (start + size) // huge * huge
             length, advice = ctypes.c_size_t(last - first), mmap.MADV_HUGEPAGE

@@ -14,7 +14,7 @@ from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import DECAYS, add_decay_, gradients, shrink_
 from lowrank.factor.own import origin
-from lowrank.optimizers import OPTIMIZERS, Algorithm, Role
+from lowrank.optimizers import OPTIMIZERS, Algorithm, Moves, Role
 from lowrank.optimizers.base import Group, check_cover, standard_groups
 from lowrank.train import parallel
 
@@ -42,7 +42,7 @@ class Optimizer:
         for group in groups:
             algorithm = group.optimizer or OPTIMIZERS[spec.optimizer]
             of_algorithm.setdefault(id(algorithm), (algorithm, []))[1].append(group)
-        self.torch: list[torch.optim.Optimizer] = []
+        self.torch: list[Moves] = []
         self.roles: dict[str, Mapping[str, Role]] = {}
         for algorithm, own in of_algorithm.values():
             if sharded and not algorithm.sharded:

@@ -1,0 +1,226 @@
+"""What a device makes of factors: its rooflines, layers by rank, and training steps of GPT-2 with their MFU.
+
+Peak FLOPs and bandwidth are measured first, by a large product and a large copy, in the precision of
+training; every other number stands beside what they allow. A layer's bound is the larger of FLOPs over peak
+and bytes over bandwidth, summed over its bare products, forward and backward.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lowrank import models
+from lowrank.api.advise import take_turns
+from lowrank.experiment.sections import ModelSpec, TrainingSpec
+from lowrank.factor.convert import factorize_model
+from lowrank.factor.flops import forward_flops
+from lowrank.factor.layers import FactorizedLinear
+from lowrank.optimizers.base import standard_groups
+from lowrank.train.optimizer import Optimizer
+from lowrank.train.step import train_step
+
+MODES = ("eager", "compile", "graphs")
+"""How a step is run: as it is written, by torch.compile, and by it within CUDA graphs."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where it is measured, in which precision, and how far this goes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    flops: float
+    """FLOPs a second of a large product."""
+    bandwidth: float
+    """Bytes a second that a large copy reads and writes."""
+
+    def bound(self, rows: int, sizes: Sequence[int]) -> float:
+        """Seconds of the products of a chain of matrices, forward and backward, at least."""
+        total, item = 0.0, self.dtype.itemsize
+        for inputs, outputs in pairwise(sizes):
+            read = item * (rows * inputs + inputs * outputs + rows * outputs)
+            total += 3 * max(2 * rows * inputs * outputs / self.flops, read / self.bandwidth)
+        return total
+
+
+def measure_device(device: torch.device, size: int, turns: int, seconds: float) -> Device:
+    """The device's peak FLOPs and bandwidth, by a product and a copy of size x size."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a, b, out = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
+    calls: dict[str, Callable[[], Any]] = {
+        "product": lambda: torch.matmul(a, b, out=out),
+        "copy": lambda: out.copy_(a),
+    }
+    taken = {k: min(v) for k, v in take_turns(calls, turns, seconds, device).items()}
+    moved = 2 * a.numel() * a.element_size()
+    return Device(device, dtype, 2 * size**3 / taken["product"], moved / taken["copy"])
+
+
+def ranks_to_break_even(inputs: int, outputs: int) -> list[int]:
+    """16, doubled as long as factors are smaller than the matrix, and the last multiple of 16 that is."""
+    even = inputs * outputs // (inputs + outputs) // 16 * 16
+    ranks = [16 * 2**power for power in range(20) if 16 * 2**power < even]
+    return [*ranks, even] if even else []
+
+
+def layers(
+    on: Device, widths: Iterable[int], rows: int, turns: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """One row a layer of GPT-2's shapes and rank: dense first, forward and backward."""
+    for width in widths:
+        for inputs, outputs in ((width, width), (width, 4 * width)):
+            x = torch.randn(rows, inputs, device=on.device, dtype=on.dtype, requires_grad=True)
+            place: Any = {"device": on.device, "dtype": on.dtype}
+            timed: dict[int, Callable[[], Any]] = {
+                0: _both_passes(nn.Linear(inputs, outputs, **place), x)
+            }
+            for rank in ranks_to_break_even(inputs, outputs):
+                low = FactorizedLinear(inputs, outputs, rank, **place)
+                low.set_factors(torch.randn(outputs, rank), torch.randn(inputs, rank))
+                timed[rank] = _both_passes(low, x)
+            taken = take_turns(timed, turns, seconds, on.device)
+            for rank, found in taken.items():
+                sizes = (inputs, rank, outputs) if rank else (inputs, outputs)
+                flops = sum(6 * rows * a * b for a, b in pairwise(sizes))
+                middle = statistics.median(found)
+                yield {
+                    "inputs": inputs,
+                    "outputs": outputs,
+                    "rank": rank or None,
+                    "milliseconds": 1e3 * middle,
+                    "speed": statistics.median(d / s for d, s in zip(taken[0], found, strict=True)),
+                    "kept_flops": flops / (6 * rows * inputs * outputs),
+                    "utilisation": flops / middle / on.flops,
+                    "of_bound": on.bound(rows, sizes) / middle,
+                }
+
+
+def _both_passes(layer: nn.Module, x: Tensor) -> Callable[[], Any]:
+    gradient = torch.randn_like(layer(x))
+    parameters = [x, *layer.parameters()]
+    return lambda: torch.autograd.grad(layer(x), parameters, gradient)
+
+
+class _Tokens:
+    """A task of random tokens that lie on the device."""
+
+    def __init__(self, device: torch.device, spec: ModelSpec, tokens: int, batch: int) -> None:
+        self.device, self.cuda = device, device.type == "cuda"
+        self.tokens = torch.randint(tokens, (batch, int(spec.context or 0) + 1), device=device)
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cuda):
+            return model(batch[:, :-1], batch[:, 1:])
+
+
+def steps(
+    on: Device,
+    widths: Iterable[int],
+    *,
+    depth: int,
+    context: int,
+    batch: int,
+    tokens: int,
+    fractions: Sequence[float],
+    modes: Sequence[str],
+    turns: int,
+    seconds: float,
+) -> Iterator[dict[str, Any]]:
+    """One row a GPT-2 and mode: whole training steps, dense first, with AdamW and clipping.
+
+    `mfu` is the FLOPs of three forward passes over time and peak; `peak_memory_bytes` what the step
+    allocates at most (CUDA alone), `state_bytes` weights, gradients and moments.
+    """
+    for width in widths:
+        spec = ModelSpec(
+            family="gpt2", width=width, depth=depth, heads=max(1, width // 64), context=context
+        )
+        for mode in modes:
+            dense: list[float] = []
+            for fraction in (None, *fractions):
+                run, flops, state = _step(on, spec, tokens, batch, fraction, mode)
+                run()
+                if on.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                taken = take_turns({0: run}, turns, seconds, on.device)[0]
+                dense = dense or taken
+                middle = statistics.median(taken)
+                yield {
+                    "width": width,
+                    "mode": mode,
+                    "rank_fraction": fraction,
+                    "milliseconds": 1e3 * middle,
+                    "tokens_per_second": batch * context / middle,
+                    "speed": statistics.median(dense) / middle,
+                    "mfu": 3 * batch * flops / middle / on.flops,
+                    "state_bytes": state,
+                    "peak_memory_bytes": (
+                        torch.cuda.max_memory_allocated() if on.device.type == "cuda" else None
+                    ),
+                }
+
+
+def _step(
+    on: Device, spec: ModelSpec, tokens: int, batch: int, fraction: float | None, mode: str
+) -> tuple[Callable[[], Any], int, int]:
+    """A training step, the forward FLOPs of one example, and the bytes of training state."""
+    torch.manual_seed(0)
+    family = models.family(spec.family)
+    model = family.build(spec, tokens).to(on.device)
+    if fraction is not None:
+        names = {target.name: target.scale for target in family.targets(model)}
+        factorize_model(model, names, rank_fraction=fraction)
+    task: Any = _Tokens(on.device, spec, tokens, batch)
+    flops = forward_flops(model, task.tokens[:1, :-1])
+    training = TrainingSpec(steps=1, batch=batch)
+    optimizer = Optimizer(model, training, None, standard_groups(model, training))
+    forward: Any = model
+    if mode != "eager":
+        forward = torch.compile(model, mode="reduce-overhead" if mode == "graphs" else None)
+
+    def run() -> None:
+        train_step(forward, task, [task.tokens], optimizer, 1e-4)
+
+    run()
+    return run, flops, optimizer.state_bytes()
+
+
+def bench(
+    device: torch.device,
+    widths: Sequence[int],
+    *,
+    rows: int = 8192,
+    size: int = 8192,
+    depth: int = 12,
+    context: int = 1024,
+    batch: int = 8,
+    tokens: int = 50_304,
+    fractions: Sequence[float] = (0.25, 0.5, 0.62),
+    modes: Sequence[str] = MODES,
+    turns: int = 9,
+    seconds: float = 0.05,
+) -> tuple[Device, pd.DataFrame, pd.DataFrame]:
+    """The device, the table of layers and that of steps."""
+    on = measure_device(device, size, turns, seconds)
+    table = pd.DataFrame(layers(on, widths, rows, turns, seconds))
+    whole = steps(
+        on,
+        widths,
+        depth=depth,
+        context=context,
+        batch=batch,
+        tokens=tokens,
+        fractions=fractions,
+        modes=modes,
+        turns=turns,
+        seconds=seconds,
+    )
+    return on, table, pd.DataFrame(whole)
