@@ -127,4 +127,43 @@ def export(cell: Path, output: Path, seed: int | None, to: str) -> None:
     export_run(cell, output, seed, dense=to == "dense")
 
 
-MODEL_COMMANDS = (advise, export)
+@click.command()
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option(
+    "--width",
+    "widths",
+    type=click.IntRange(16, 65536),
+    multiple=True,
+    default=(768, 1600, 4096),
+    show_default=True,
+    help="Of GPT-2; several times for several.",
+)
+@click.option("--depth", type=click.IntRange(1, 1000), default=12, show_default=True)
+@click.option("--context", type=click.IntRange(1, 65536), default=1024, show_default=True)
+@click.option("--batch", type=click.IntRange(1, 65536), default=8, show_default=True)
+@click.option("--tokens", type=click.IntRange(2, 10**6), default=50_304, show_default=True)
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(["eager", "compile", "graphs"]),
+    multiple=True,
+    default=("eager", "compile", "graphs"),
+    show_default=True,
+    help="As written, by torch.compile, or by it in CUDA graphs.",
+)
+@click.option("--size", type=click.IntRange(16, 65536), default=8192, help="Of the peak's product.")
+@click.option("--turns", type=click.IntRange(1, 1000), default=9, show_default=True)
+@click.option("--output", type=FOLDER, help="Also write device.json, layers.csv and steps.csv.")
+def bench(device: str, output: Path | None, turns: int, **sizes: Any) -> None:
+    """Measure a device: its peak, layers by rank up to break-even, and training steps of GPT-2 with MFU."""
+    from lowrank.jobs.bench import bench as measure
+    from lowrank.jobs.bench import show, write
+    from lowrank.train.build import choose_device
+
+    found = measure(choose_device(device), turns=turns, **sizes)
+    click.echo(show(found))
+    if output:
+        write(found, output)
+
+
+MODEL_COMMANDS = (advise, bench, export)

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,8 +24,10 @@ from lowrank.experiment.sections import ModelSpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.layers import FactorizedLinear
+from lowrank.files import atomic, make_folder, write_json
 from lowrank.optimizers.base import standard_groups
 from lowrank.train.optimizer import Optimizer
+from lowrank.train.result import provenance
 from lowrank.train.step import train_step
 
 MODES = ("eager", "compile", "graphs")
@@ -193,24 +196,33 @@ def _step(
     return run, flops, optimizer.state_bytes()
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What was measured: the device, a table of layers and one of training steps."""
+
+    device: Device
+    layers: pd.DataFrame
+    steps: pd.DataFrame
+
+
 def bench(
     device: torch.device,
     widths: Sequence[int],
     *,
-    rows: int = 8192,
-    size: int = 8192,
-    depth: int = 12,
-    context: int = 1024,
-    batch: int = 8,
-    tokens: int = 50_304,
+    depth: int,
+    context: int,
+    batch: int,
+    tokens: int,
+    modes: Sequence[str],
+    size: int,
+    turns: int,
     fractions: Sequence[float] = (0.25, 0.5, 0.62),
-    modes: Sequence[str] = MODES,
-    turns: int = 9,
     seconds: float = 0.05,
-) -> tuple[Device, pd.DataFrame, pd.DataFrame]:
-    """The device, the table of layers and that of steps."""
+) -> Bench:
+    """Measure a device. `size` is of the product that tells its peak, layers see batch x context rows,
+    `seconds` is how long each contestant runs in a turn."""
     on = measure_device(device, size, turns, seconds)
-    table = pd.DataFrame(layers(on, widths, rows, turns, seconds))
+    rows = layers(on, widths, batch * context, turns, seconds)
     whole = steps(
         on,
         widths,
@@ -223,4 +235,29 @@ def bench(
         turns=turns,
         seconds=seconds,
     )
-    return on, table, pd.DataFrame(whole)
+    return Bench(on, pd.DataFrame(rows), pd.DataFrame(whole))
+
+
+def show(found: Bench) -> str:
+    """The device in a line, and both tables."""
+    on = found.device
+    name = torch.cuda.get_device_name() if on.device.type == "cuda" else "CPU"
+    precision = str(on.dtype).removeprefix("torch.")
+    line = (
+        f"{name}, {precision}: {on.flops / 1e12:.3g} TFLOP/s, {on.bandwidth / 1e9:.3g} GB/s; "
+        f"a product of fewer than {on.flops / on.bandwidth:.0f} FLOPs a byte waits for memory."
+    )
+    tables = (
+        table.to_string(index=False, float_format="%.3g") for table in (found.layers, found.steps)
+    )
+    return "\n\n".join([line, *tables])
+
+
+def write(found: Bench, folder: Path) -> None:
+    """device.json, layers.csv and steps.csv."""
+    make_folder(folder)
+    facts = {"flops": found.device.flops, "bandwidth": found.device.bandwidth}
+    write_json(folder / "device.json", {**provenance(found.device.device), **facts})
+    for name in ("layers", "steps"):
+        with atomic(folder / f"{name}.csv") as temporary:
+            getattr(found, name).to_csv(temporary, index=False)
