@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowrank.command import DEVICE_OPTION, FOLDER
+from lowrank.command import DEVICE_OPTION, FILE, FOLDER, FiniteRange
 from lowrank.errors import LowrankError, unknown
 
 if TYPE_CHECKING:
@@ -166,4 +166,21 @@ def bench(device: str, output: Path | None, turns: int, **sizes: Any) -> None:
         write(found, output)
 
 
-MODEL_COMMANDS = (advise, bench, export)
+@click.command()
+@click.option("--config", type=FILE, required=True, help="The configuration, config/<scale>.yaml.")
+@click.option("--ledger", type=FILE, default=Path("config/claims.yaml"), show_default=True)
+@click.option("--minutes", type=FiniteRange(0, 1e6, min_open=True), required=True)
+def study(config: Path, ledger: Path, minutes: float) -> None:
+    """Train a configuration's cells for so many minutes, those first that its claims need most.
+
+    In one process, without Snakemake, into the same files: a second call goes on, and so does the workflow.
+    """
+    from lowrank.analysis.ledger import read_ledger
+    from lowrank.experiment.experiment import read_experiment
+    from lowrank.workflow.scale import Scale
+    from lowrank.workflow.timed import train_for
+
+    train_for(Scale(read_experiment(config)), read_ledger(ledger), minutes, click.echo)
+
+
+MODEL_COMMANDS = (advise, bench, export, study)

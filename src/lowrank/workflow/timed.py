@@ -1,0 +1,114 @@
+"""An experiment trained in one process until a time is over, without Snakemake: for a machine that is lent.
+
+Cells come in the order of how many comparisons of the claims need them. Everything lies where the workflow
+puts it; it goes on from there, and so does a second call.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import pandas as pd
+
+from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.matching import NotRun, members
+from lowrank.data.images import prepare_images
+from lowrank.data.text import prepare_text
+from lowrank.experiment.experiment import Experiment
+from lowrank.experiment.extensions import load_extensions
+from lowrank.jobs import train as jobs
+from lowrank.workflow.scale import Scale
+
+
+class TimeOver(BaseException):
+    """The time is over: whatever is under way ends, as by an interrupt."""
+
+
+def in_order(experiment: Experiment, ledger: Ledger) -> list[str]:
+    """The trained cells, those first that most comparisons of the claims need; of as many in the order of
+    the grid. A pre-trained cell comes after the dense one that it forks from."""
+    needed: Counter[str] = Counter()
+    names = experiment.trained
+    facts = pd.DataFrame([experiment.cell(name).facts() for name in names]).assign(seed=0)
+    for claim in ledger.claims:
+        for test in claim.tests:
+            for track, task in experiment.config.tasks.items():
+                if task not in test.tasks:
+                    continue
+                try:
+                    found = list(members(test, track, {"runs": facts.assign(**{test.metric: 1.0})}))
+                except NotRun:
+                    continue
+                sides = [side for m in found for side in (m.arm, m.reference) if side]
+                needed.update(f"{track}/{side.name}" for side in sides)
+    ordered: dict[str, None] = {}
+    for name in sorted(names, key=lambda name: (-needed[name], names.index(name))):
+        trunk = experiment.trunk(name)
+        ordered |= dict.fromkeys([*([trunk] if trunk in names else []), name])
+    return list(ordered)
+
+
+def train_for(scale: Scale, ledger: Ledger, minutes: float, say: Callable[[str], None]) -> None:
+    """Train cells, and read their test sets, until the minutes are over; `say` gets a line for each.
+
+    What a cell needs is made first: data, sweeps, and the sweeps of the dense run that it forks from. A run
+    that is under way at the end goes on from its last checkpoint in the next call.
+    """
+    experiment = scale.experiment
+    names = in_order(experiment, ledger)
+    started, done = time.monotonic(), 0
+    try:
+        with _over_after(60 * minutes):
+            scale.begin()
+            load_extensions(experiment.grid.extensions)
+            for name in names:
+                _train(scale, name)
+                done += 1
+                spent = (time.monotonic() - started) / 60
+                say(f"{done} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}")
+    except TimeOver:
+        say(f"The time is over: {done} of {len(names)} cells are done. The same command goes on.")
+
+
+def _train(scale: Scale, name: str) -> None:
+    experiment, config = scale.experiment, scale.experiment.config
+    cell = experiment.cell(name)
+    data, cache, device = Path(scale.data(cell.track)), Path(scale.results) / "runs", config.device
+    if not Path(scale.prepared(cell.track)).is_file():
+        section = experiment.track(cell.track).data
+        if section.kind == "text":
+            prepare_text(section, data)
+        else:
+            prepare_images(section, data)
+    rates = Path(scale.results) / "rates"
+    for group in cell.groups:
+        if not (rates / f"{group}.json").is_file():
+            sweep, forks = experiment.sweep(group), experiment.forks(group)
+            jobs.sweep(sweep, data, cache, rates / f"{group}.json", device, forks)
+    best = jobs.read_rates(rates, [cell])
+    tables = Path(scale.cell_tables(name)[0]).parent
+    jobs.train(cell, best, data, cache, tables, device, experiment.forks(name))
+    for run in jobs.runs_of(cell, best, data, cache, device):
+        jobs.test_metrics(run, cell.evaluation, data, device)
+
+
+@contextmanager
+def _over_after(seconds: float) -> Iterator[None]:
+    """Raise TimeOver inside after so many seconds."""
+
+    def over(number: int, frame: FrameType | None) -> None:
+        raise TimeOver
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,82 @@
+"""An experiment trained for a time, in the order of what its claims need, and gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from lowrank.analysis.ledger import read_ledger
+from lowrank.cli import main
+from lowrank.experiment.experiment import read_experiment
+from lowrank.workflow.timed import in_order
+
+LEDGER = Path(__file__).parents[2] / "config/claims.yaml"
+TINY = {
+    "scale": "tiny",
+    "seeds": [0, 1],
+    "tracks": {
+        "small-images": {
+            "data": {"kind": "images", "source": "embedded", "max_images": 100},
+            "model": {"family": "wide_resnet", "depth": 10, "width": 1, "channels": 1},
+            "training": {"optimizer": "sgd", "steps": 4, "batch": 8, "probe_points": 1},
+            "sweep": {"rates": [0.01, 0.03], "extend": 0},
+            "evaluation": {"validation_examples": 10, "test_examples": 10},
+            "factors": {"rank_fraction": 0.3, "rank_multiple": 1},
+            "studies": {
+                "initialisation": {"ranks": [0.3], "inits": ["he", "spectral"]},
+                "pretraining": {"fractions": [0.5], "inits": ["spectral"]},
+            },
+        }
+    },
+}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    return path
+
+
+def study(config: Path, minutes: float) -> list[str]:
+    options = ["--config", str(config), "--ledger", str(LEDGER), "--minutes", str(minutes)]
+    done = CliRunner().invoke(main, ["study", *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return [line for line in done.output.splitlines() if "cells" in line]
+
+
+def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_from_it(config):
+    experiment = read_experiment(config)
+    names = in_order(experiment, read_ledger(LEDGER))
+    assert sorted(names) == sorted(experiment.trained)
+    assert (
+        names[0] == "small-images/spectral-r0.3"
+    )  # He, dense and pre-trained are all compared with it
+    position = {name: names.index(name) for name in names}
+    assert position["small-images/dense"] < position["small-images/spectral-r0.3-pre0.5"]
+
+
+def test_all_is_trained_and_evaluated_and_a_second_call_trains_nothing(config, tmp_path):
+    lines = study(config, 60)
+    count = len(read_experiment(config).trained)
+    assert len(lines) == count and lines[-1].startswith(f"{count} of {count} cells")
+    results = tmp_path / "results/tiny"
+    for name in read_experiment(config).trained:
+        assert len(pd.read_parquet(results / f"cells/{name}/runs.parquet")) == 2
+    finished = {p: p.stat().st_mtime_ns for p in results.glob("runs/*/result.json")}
+    # Every run of a cell, and those of the sweeps at the rates that are not the best.
+    assert len(list(results.glob("runs/*/test.json"))) == 2 * count < len(finished)
+    study(config, 60)
+    assert finished == {p: p.stat().st_mtime_ns for p in results.glob("runs/*/result.json")}
+
+
+def test_it_ends_when_the_time_is_over_and_goes_on_from_there(config, tmp_path):
+    assert study(config, 1e-4) == [
+        "The time is over: 0 of 4 cells are done. The same command goes on."
+    ]
+    assert study(config, 60)[-1].startswith("4 of 4 cells")
