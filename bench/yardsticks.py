@@ -1,7 +1,7 @@
 """What our GPT-2 is timed against: a lean one in nanoGPT's manner, and that of transformers.
 
 Each function returns one training step as a user of it would write it: forward, backward, clipping at 1
-and AdamW, over tokens (batch, context + 1).
+and AdamW, over random tokens (batch, context + 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Step = Callable[[Tensor], object]
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def lean(size: Size, gelu: str = "none") -> Step:
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+    tokens = _tokens(size)
 
-    def step(tokens: Tensor) -> None:
+    def step() -> None:
         model(tokens[:, :-1], tokens[:, 1:]).backward()
         _update(optimizer, parameters)
 
@@ -106,9 +107,9 @@ def transformers_stock(size: Size) -> Step:
     model = _stock(size)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    tokens = _tokens(size)[:, :-1]
 
-    def step(tokens: Tensor) -> None:
-        tokens = tokens[:, :-1]
+    def step() -> None:
         model(tokens, labels=tokens).loss.backward()
         _update(optimizer, parameters)
 
@@ -125,9 +126,9 @@ def transformers_trainer(size: Size, folder: str) -> Step:
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     model.train()
     trainer.current_gradient_accumulation_steps = 1  # its loop sets it
+    tokens = _tokens(size)[:, :-1]
 
-    def step(tokens: Tensor) -> None:
-        tokens = tokens[:, :-1]
+    def step() -> None:
         trainer.training_step(model, {"input_ids": tokens, "labels": tokens})
         trainer.accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
         optimizer.step()
@@ -151,6 +152,10 @@ def _stock(size: Size) -> nn.Module:
         eos_token_id=0,
     )
     return GPT2LMHeadModel(config).train()
+
+
+def _tokens(size: Size) -> Tensor:
+    return torch.randint(size.tokens, (size.batch, size.context + 1))
 
 
 def _update(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
