@@ -128,7 +128,7 @@ def export(cell: Path, output: Path, seed: int | None, to: str) -> None:
 
 
 @click.command()
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@DEVICE_OPTION
 @click.option(
     "--width",
     "widths",
