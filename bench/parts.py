@@ -12,6 +12,7 @@ from typing import Any
 import floors
 import torch
 import yardsticks
+from pipeline import pipeline
 from timing import Elsewhere, Timer, here, race, rows
 from torch import nn
 from yardsticks import Size
@@ -220,6 +221,7 @@ PARTS: dict[str, Callable[[float], list[Row]]] = {
     "layers": layers,
     "images": images,
     "around": around,
+    "pipeline": pipeline,
 }
 """Every part by name, with the seconds that it may spend on each comparison."""
 

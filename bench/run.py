@@ -71,7 +71,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "parts", nargs="*", help="language, layers, images, around; all without any"
+        "parts", nargs="*", help="language, layers, images, around, pipeline; all without any"
     )
     parser.add_argument("--seconds", type=float, default=12.0, help="for each comparison")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
