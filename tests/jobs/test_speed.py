@@ -45,3 +45,7 @@ def test_each_round_gives_each_cell_its_steps_in_turn(invented_text, tmp_path, m
     sizes = [parameter_count(trainers[name].model) for name in cells]
     assert table["state_bytes"].tolist() == [8 * size for size in sizes] * 2
     assert table["peak_memory_bytes"].isna().all()
+    told.clear()
+    few = speed.measure_speed([cells["dense"]], tmp_path, invented_text, "cpu")
+    assert told == [("dense", 3)] * 6  # 0.4 s are three steps, in five rounds
+    assert few["seed"].tolist() == [0, 1, 2, 3, 4]
