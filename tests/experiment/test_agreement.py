@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lowrank.analysis.publish import as_now
+from lowrank.experiment import agreement
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.compared import same
 from lowrank.experiment.config import parse
@@ -114,6 +115,25 @@ def test_a_changed_number_is_named(forgery, tables):
 @pytest.mark.parametrize("left", [0, 100])
 def test_rows_that_are_left_out_are_missed(name, left, tables):
     assert disagreement({**tables, name: tables[name][:left]}) is not None
+
+
+def test_measures_of_a_spectrum_are_those_of_their_definitions_with_groups_averaged():
+    """2 1 1 beside 3 0 0 in two groups of one layer; a layer of zeros has no rank."""
+    spectrum = {("a", 0): [2.0, 1.0, 1.0], ("a", 1): [3.0, 0.0, 0.0], ("b", 0): [0.0, 0.0, 0.0]}
+    values = pd.DataFrame(
+        {"cell": "t/x", "seed": 0, "layer": layer, "group": group, "singular_value": value}
+        for (layer, group), row in spectrum.items()
+        for value in row
+    )
+    a, b = agreement._measures(values).set_index("layer").loc[["a", "b"]].to_dict("records")
+    entropy = np.exp(-(0.5 * np.log(0.5) + 2 * 0.25 * np.log(0.25)))
+    assert (a["cell"], a["seed"]) == ("t/x", 0)
+    assert a["product_norm"] == pytest.approx(np.sqrt(4 + 1 + 1 + 9))
+    assert a["effective_rank"] == pytest.approx((2 + 1) / 2)
+    assert a["stable_rank"] == pytest.approx((1.5 + 1) / 2)
+    assert a["entropy_rank"] == pytest.approx((entropy + 1) / 2)
+    for name in ("product_norm", "effective_rank", "stable_rank", "entropy_rank"):
+        assert b[name] == 0
 
 
 def test_a_table_is_the_same_within_rounding_and_to_the_letter():

@@ -77,6 +77,11 @@ def test_a_gap_needs_a_dense_model_of_the_same_track_and_runs_that_ended():
     assert low["gap"] is None
     assert low["our_gap"] is None
     assert low["ours"][0] == pytest.approx(75)
+    both = ledger(
+        ("language", "dense", "perplexity", 40.0), ("language", "spectral-r0.5", "perplexity", 44.0)
+    )
+    _, alone = paper._paper(both, runs("language", low=[30.0, 31.0]))
+    assert alone["gap"] == pytest.approx(math.log(1.1)) and alone["our_gap"] is None
     dense, low = paper._paper(numbers, runs("language", low=[30.0]))
     assert dense["ours"] is low["ours"] is None
 
@@ -118,6 +123,24 @@ def test_a_tracks_facts_are_its_runs_and_its_dense_models():
     assert summary["finished"] == "2021-03-04"
     assert summary["device"] == ["x", "y"]
     assert summary["torch"] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"kind": "l2", "coupled": True, "strength": None}, "l2 coupled"),
+        ({"kind": "frobenius", "coupled": False, "strength": 0.05}, "frobenius 0.05"),
+        ([{"kind": "none", "coupled": True}, {"kind": "l2"}], "none coupled, l2"),
+        ((0.1, 2), "0.1, 2"),
+        ((), "none"),
+        (True, "yes"),
+        (False, "no"),
+        (1e-05, "1e-05"),
+        (128, "128"),
+    ],
+)
+def test_settings_are_said_in_words(value, text):
+    assert paper._text(value) == text
 
 
 def test_what_is_missing_or_not_finite_is_null():
