@@ -64,6 +64,6 @@ def test_the_command_prints_the_tables_and_writes_them(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert "TFLOP/s" in done.output and "mfu" in done.output
-    assert json.loads((output / "device.json").read_text())["flops"] > 0
+    assert json.loads((output / "device.json").read_text(encoding="utf-8"))["flops"] > 0
     assert len(pd.read_csv(output / "layers.csv")) == 4
     assert len(pd.read_csv(output / "steps.csv")) == 4
