@@ -32,6 +32,7 @@ OPTIONS = {
     "galore": {"every": 5},
     "inrank": {"every": 2, "warmup": 0, "until": 0.7, "first": 1, "explained": 0.99},
     "khodak": {},
+    "lora": {},
     "loro": {"every": 5, "warmup": 2},
     "pufferfish": {"dense_blocks": 0},
     "refactorize": {"every": 4, "recovery": 2},

@@ -127,3 +127,21 @@ def test_no_flops_are_counted_for_gradients_of_frozen_weights(invented_text, tmp
     )  # queries and output, keys and values, MLP
     extra = result["training_flops"] - plain["training_flops"]
     assert extra == pytest.approx(2 * positions * frozen)
+
+
+def test_lora_never_merges_and_after_a_warm_start_its_rate_rises_once(invented_text, tmp_path):
+    start = PretrainingSpec(fraction=0.25, dense_learning_rate=0.01)
+    spec = run_of("lora", options={"warmup": 3}, pretraining=start)
+    run = ensure_run(spec, invented_text, tmp_path / "runs", "cpu")
+    plain = [learning_rate(step, spec.training) for step in range(12)]
+    shares = [1, 1, 1, 1 / 3, 2 / 3, *[1] * 7]
+    assert list(run.table("history")["learning_rate"]) == pytest.approx(
+        [a * b for a, b in zip(plain, shares, strict=True)], rel=1e-12
+    )
+    cold = run_of("lora", options={"warmup": 3})
+    subject = begun(cold, invented_text, tmp_path / "cold")
+    began = {n: layer.dense.weight.clone() for n, layer in updates(subject.model).items()}
+    subject.train(12, [], lambda _: None)
+    assert all(m.dense.weight.equal(began[n]) for n, m in updates(subject.model).items())
+    rates = [row["learning_rate"] for row in subject.record["history"]]
+    assert rates == [learning_rate(step, cold.training) for step in range(12)]
