@@ -56,8 +56,8 @@ def _of_config(path: Path, track: str | None) -> Iterator[tuple[str, nn.Module, 
     import torch
 
     from lowrank.experiment.config import read_config
+    from lowrank.experiment.cost import shape
     from lowrank.models import family
-    from lowrank.reports.plan import shape
 
     config = read_config(path)
     if track is not None and track not in config.tracks:

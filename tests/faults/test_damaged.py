@@ -208,8 +208,8 @@ def test_a_damaged_checkpoint_is_named_and_an_older_state_taken(damage, whole, t
 
 
 def test_another_runs_checkpoint_is_not_taken_up(whole, tmp_path):
+    from lowrank.experiment.build import build_model
     from lowrank.train import checkpoint
-    from lowrank.train.build import build_model
 
     fork = run_folder(whole, DENSE) / "fork-000000003"
     strange = tmp_path / "0123456789abcdef" / fork.name

@@ -10,9 +10,9 @@ import torch
 from faulty import DENSE, LOW, NAME, PRE, VALUES, Track
 from safetensors.torch import load_file
 
+from lowrank.experiment.build import build_model
 from lowrank.files import read_json, read_table
 from lowrank.train import checkpoint, probe
-from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.task import ImageTask
 

@@ -9,12 +9,12 @@ import torch
 from stand_ins import MODEL, Run, Task, cell, install
 from torch import nn
 
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import FactorSpec
 from lowrank.factor.convert import effective_weights
 from lowrank.jobs import interpolate as interpolation
 from lowrank.studies.interpolation import InterpolationStudy
-from lowrank.train.build import build_model
 
 FACTORS = FactorSpec(rank_fraction=0.5, rank_multiple=1, init="he")
 LAYERS = [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from stand_ins import MODEL, Run, Task, cell, install
 
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import DecaySpec, FactorSpec, ModelSpec, TrainingSpec
 from lowrank.factor.convert import effective_weights, factors, parameter_count
@@ -13,7 +14,6 @@ from lowrank.factor.flops import forward_flops
 from lowrank.jobs import posthoc as module
 from lowrank.studies.posthoc import PostHocStudy
 from lowrank.train import loop
-from lowrank.train.build import build_model
 from lowrank.train.schedule import learning_rate
 
 FACTORS = FactorSpec(

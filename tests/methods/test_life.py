@@ -10,6 +10,7 @@ from lives import CPU, STEPS, begun, run_of, same
 
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import Cell
 from lowrank.experiment.expand import expand
 from lowrank.experiment.sections import FactorSpec, MethodSpec, PretrainingSpec
@@ -20,7 +21,6 @@ from lowrank.jobs.interpolate import interpolate
 from lowrank.methods import METHODS, begin, parse_options
 from lowrank.studies.interpolation import InterpolationStudy
 from lowrank.train import loop
-from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.schedule import learning_rate
 from lowrank.train.task import make_task

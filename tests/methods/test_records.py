@@ -6,9 +6,9 @@ import pytest
 import torch
 from lives import OPTIONS, run_of
 
+from lowrank.experiment.build import build_model
 from lowrank.methods import METHODS, begin
 from lowrank.optimizers import OPTIMIZERS
-from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer
 
 CUT = {"dense", "factored", "pretrained", "khodak", "cola"}

@@ -13,12 +13,12 @@ from lives import CPU, GPT2, OPTIONS, STEPS, WRN, begun, run_of, same
 
 from lowrank.cli import main
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.experiment.sections import TrainingSpec
 from lowrank.factor.convert import effective_weights, parameter_count
 from lowrank.methods import IMPLIED, METHODS, begin, check_fit
 from lowrank.models import llama
 from lowrank.optimizers import OPTIMIZERS
-from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer

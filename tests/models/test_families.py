@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import EvaluationSpec, FactorSpec, ModelSpec, TrainingSpec
 from lowrank.factor.convert import effective_weights, factorize_model, factors
 from lowrank.factor.flops import forward_flops
 from lowrank.models import FAMILIES, family
 from lowrank.optimizers.base import parameter_groups
-from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 
 SMALL = {

@@ -10,6 +10,7 @@ from torch import nn
 
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import (
     DecaySpec,
@@ -23,7 +24,6 @@ from lowrank.factor.convert import factors
 from lowrank.models import family
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.optimizers.base import Group, standard_groups
-from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import ensure_run
 

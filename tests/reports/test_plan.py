@@ -8,10 +8,10 @@ import pytest
 
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
 from lowrank.reports.plan import make_plan, show
-from lowrank.train.build import build_model
 
 ROOT = Path(__file__).parents[2]
 

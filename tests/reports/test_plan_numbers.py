@@ -8,6 +8,7 @@ import torch
 
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.expand import expand
 from lowrank.factor.convert import factors, parameter_count
@@ -15,7 +16,6 @@ from lowrank.factor.flops import forward_flops
 from lowrank.files import write_table
 from lowrank.methods import begin
 from lowrank.reports import plan
-from lowrank.train.build import build_model
 from lowrank.train.result import costs
 
 pytestmark = pytest.mark.filterwarnings("ignore:At their rank")

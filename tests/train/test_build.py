@@ -7,13 +7,14 @@ import torch
 from runs import FACTORS, image_run, language_run
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import Extension
 from lowrank.experiment.extensions import load_extensions
 from lowrank.factor.convert import effective_weights, factors
 from lowrank.factor.decay import DECAYS
 from lowrank.files import sha256
 from lowrank.models import blocks, family
-from lowrank.train.build import build_model, choose_device
+from lowrank.train.build import choose_device
 
 EXTENSION = """import pathlib
 with open(pathlib.Path(__file__).with_name("log"), "a", encoding="utf-8") as log:

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import DecaySpec, FactorSpec
 from lowrank.models.networks import head
-from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.step import train_step
 from lowrank.train.task import make_task

@@ -10,12 +10,12 @@ from runs import FACTORS, language_run
 from torch import nn
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.experiment.sections import DecaySpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.decay import DECAYS
 from lowrank.factor.layers import from_dense
 from lowrank.optimizers.base import Group, parameter_groups
-from lowrank.train.build import build_model
 from lowrank.train.optimizer import Optimizer, decay_strength
 
 RATE = 0.1

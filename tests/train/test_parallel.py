@@ -16,9 +16,10 @@ from runs import language_run, write_config
 from safetensors.torch import load_file
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.models import blocks, family
 from lowrank.train import checkpoint
-from lowrank.train.build import build_model, choose_device
+from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
 

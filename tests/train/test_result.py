@@ -11,12 +11,12 @@ from runs import FACTORS, PRETRAINING, language_run
 from safetensors.torch import load_file
 
 from lowrank.analysis.tables import COLUMNS
+from lowrank.experiment.build import build_model
 from lowrank.experiment.sections import MethodSpec
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods import begin
 from lowrank.train import result
-from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer

@@ -9,9 +9,9 @@ import torch
 from runs import FACTORS, PRETRAINING, image_run, language_run
 from torch import nn
 
+from lowrank.experiment.build import build_model
 from lowrank.factor.convert import effective_weights, factors
 from lowrank.train import checkpoint, loop, trainer
-from lowrank.train.build import build_model
 from lowrank.train.run import ensure_run
 from lowrank.train.schedule import learning_rate
 from lowrank.train.step import train_step

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.extensions import load_file
 from lowrank.experiment.sections import FactorSpec, MethodSpec, ModelSpec, TrainingSpec
@@ -29,7 +30,6 @@ from lowrank.factor.layers import Factorized, matricise
 from lowrank.factor.own import in_a_sentence
 from lowrank.factor.truncate import TRUNCATIONS, truncate_model
 from lowrank.methods import METHODS
-from lowrank.train.build import build_model
 from lowrank.train.loop import Watch, run_steps
 from lowrank.train.trainer import Trainer
 

@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import Cell
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import effective_weights
 from lowrank.jobs.train import runs_of
 from lowrank.studies.interpolation import InterpolationStudy
-from lowrank.train.build import build_model, choose_device
+from lowrank.train.build import choose_device
 from lowrank.train.run import FinishedRun
 from lowrank.train.task import Task, make_task
 

@@ -86,6 +86,10 @@ class Life:
         """What runs from which step on, the first 0: how a dense model is converted into it."""
         return [(0, self.convert)]
 
+    def expected(self) -> list[tuple[int, Convert]]:
+        """The phases as far as they are known before the run; where it decides, those that cost most."""
+        return self.phases()
+
     def groups(self, model: nn.Module) -> list[Group]:
         """The optimiser's groups, which together hold every trained parameter once."""
         family = models.family(self.spec.model.family)
@@ -228,12 +232,8 @@ def moved(
     """An optimiser's state, of the parameters that the model still has, under the names that they have
     now. `names` says how those of each `id` were called."""
     now = {names[id(p)]: name for name, p in model.named_parameters() if id(p) in names}
-    found = {}
-    for key, value in state.items():
-        name, _, kind = key.rpartition("/")
-        if name in now:
-            found[f"{now[name]}/{kind}"] = value
-    return found
+    parts = [(*key.rpartition("/"), value) for key, value in state.items()]
+    return {f"{now[name]}/{kind}": value for name, _, kind, value in parts if name in now}
 
 
 def names_of(model: nn.Module) -> dict[int, str]:

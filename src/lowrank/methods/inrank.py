@@ -27,7 +27,7 @@ from lowrank.factor.layers import Factorized, from_dense, matricise
 from lowrank.factor.spectrum import singular_values
 from lowrank.factor.svd import balanced
 from lowrank.methods import METHODS, Method, Options
-from lowrank.methods.base import Ranked, Run, finite, generator
+from lowrank.methods.base import Convert, Ranked, Run, finite, generator
 
 
 class Growth(Options):
@@ -65,14 +65,30 @@ class InRank(Ranked):
         """Factorise all chosen layers, at their first rank if none is given."""
         super().build(model, ranks or self._first(model))
 
-    def _first(self, model: nn.Module) -> dict[str, int]:
+    def _matrices(self, model: nn.Module) -> dict[str, tuple[int, int]]:
+        """Outputs and inputs of each matrix, while it is dense."""
         assert self.spec.factors is not None
         view, found = self.spec.factors.matricisation, {}
         for target in self.targets(model):
             m, n = matricise(model.get_submodule(target.name), view).shape[-2:]
-            largest = self.largest(m, n)
-            found[target.name] = min(largest, self.options.first + self.buffer(largest))
+            found[target.name] = m, n
         return found
+
+    def _first(self, model: nn.Module) -> dict[str, int]:
+        found = {}
+        for name, (m, n) in self._matrices(model).items():
+            largest = self.largest(m, n)
+            found[name] = min(largest, self.options.first + self.buffer(largest))
+        return found
+
+    def expected(self) -> list[tuple[int, Convert]]:
+        """The largest ranks throughout."""
+
+        def convert(model: nn.Module) -> None:
+            largest = {name: self.largest(m, n) for name, (m, n) in self._matrices(model).items()}
+            self.build(model, largest)
+
+        return [(0, convert)]
 
     @property
     def last(self) -> int:

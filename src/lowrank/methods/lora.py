@@ -19,7 +19,9 @@ from lowrank.methods.relora import ReLora
 class Adapter(Options):
     """Settings."""
 
-    warmup: int = Field(100, ge=0, description="Steps over which the rate rises after a warm start.")
+    warmup: int = Field(
+        100, ge=0, description="Steps over which the rate rises after a warm start."
+    )
     scale: float = Field(0.25, gt=0, description="s, alpha over rank.")
 
 

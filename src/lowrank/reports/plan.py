@@ -6,34 +6,19 @@ shows in seconds and a model of any size fits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from lowrank.analysis.publish import read_published
-from lowrank.data.images_spec import ImageSpec
-from lowrank.data.spec import TextSpec
-from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Cell, RunSpec
 from lowrank.experiment.config import Config, TrackConfig
+from lowrank.experiment.cost import shape, sizes, training_flops
 from lowrank.experiment.expand import expand
 from lowrank.experiment.extensions import load_extensions
-from lowrank.experiment.metrics import task_of
-from lowrank.factor.convert import factors, parameter_count
-from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods import begin
-from lowrank.optimizers import OPTIMIZERS
 from lowrank.reports.closing import larger_than_dense
-from lowrank.train.build import build_model
-
-PRETRAINED_VOCABULARY = 50_257
-"""Tokens assumed for a pretrained tokeniser (GPT-2's)."""
-HUB_CLASSES = {"uoft-cs/cifar100": (100, 32), "ILSVRC/imagenet-1k": (1000, 224)}
-"""Classes and image side of the hub data sets the configurations name."""
 
 
 def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataFrame:
@@ -74,21 +59,11 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         seed=0,
     )
     plain = spec.model_copy(update={"factors": None, "pretraining": None})
-    (_, dense), *_ = _measure(plain.model_dump_json(), outputs_and_side)
-    phases = _measure(spec.model_dump_json(), outputs_and_side)
+    (_, dense), *_ = sizes(plain.model_dump_json(), outputs_and_side)
+    phases = sizes(spec.model_dump_json(), outputs_and_side)
     own, training = phases[-1][1], cell.training
-    starts = [first / training.steps for first, _ in phases]
-    forward, saved = (
-        sum(
-            (end - start) * getattr(size, name)
-            for start, end, (_, size) in zip(starts, [*starts[1:], 1.0], phases, strict=True)
-        )
-        for name in ("flops", "saved")
-    )
-    life = begin(spec)
-    passes = life.passes * training.steps * training.batch
-    _, start = life.trunk() or (None, 0)  # what runs before is another cell's
-    total = 3 * passes * forward * runs - passes * saved * runs
+    _, start = begin(spec).trunk() or (None, 0)  # what runs before is another cell's
+    total = training_flops(spec, outputs_and_side) * runs
     return {
         "cell": cell.name,
         "runs": runs,
@@ -103,66 +78,6 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         "hours": total / speed / 3600 if speed else None,
         "state_bytes": max(size.state_bytes for first, size in phases if first >= start),
     }
-
-
-def shape(track: TrackConfig) -> tuple[int, int]:
-    """Outputs (tokens or classes) and, for images, the side the model sees (text: 0)."""
-    data = track.data
-    if isinstance(data, TextSpec):
-        return (PRETRAINED_VOCABULARY if data.tokenizer else data.vocabulary), 0
-    assert isinstance(data, ImageSpec)
-    classes, side = (
-        (10, 8) if data.source == "embedded" else HUB_CLASSES.get(data.path or "", (0, 0))
-    )
-    side = track.training.crop or data.size or side
-    if not classes or not side:
-        raise LowrankError(
-            f"{data.path}: classes and image size are known after preparation only; planning needs "
-            f"one of {', '.join(HUB_CLASSES)} or the embedded data."
-        )
-    return classes, side
-
-
-@dataclass(frozen=True)
-class Size:
-    """What shapes alone tell of a model."""
-
-    parameters: int
-    flops: int
-    """Of the forward pass of one example."""
-    saved: int
-    """What its backward pass saves at weights that are not trained."""
-    smallest_rank: int | None
-    largest_rank: int | None
-    state_bytes: int
-    """Weights, gradients and optimiser state."""
-
-
-@cache
-def _measure(run: str, shape: tuple[int, int]) -> list[tuple[int, Size]]:
-    """The model of a run (JSON), from each step on at which it becomes another."""
-    spec = RunSpec.model_validate_json(run)
-    life, (outputs, side), found = begin(spec), shape, []
-    for first, convert in life.phases():
-        with torch.device("meta"):
-            model = build_model(spec, outputs, converted=False)
-            convert(model)
-            if task_of(spec.model.family).language:
-                example = torch.zeros((1, int(spec.model.context or 0)), dtype=torch.long)
-            else:
-                example = torch.zeros((1, spec.model.channels, side, side))
-            flops, saved = forward_flops(model, example), saved_flops(model, example)
-        ranks = [layer.rank for layer in factors(model).values()]
-        count = parameter_count(model)
-        values = sum(
-            (group.optimizer or OPTIMIZERS[spec.training.optimizer]).values(group)
-            + sum(parameter.numel() for parameter in group.parameters.values())
-            for group in life.groups(model)
-        )
-        size = 4 * (count + values)
-        low, high = min(ranks, default=None), max(ranks, default=None)
-        found.append((first, Size(count, flops, saved, low, high, size)))
-    return found
 
 
 def measured_speed(published: Path) -> float | None:

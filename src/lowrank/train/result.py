@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods.base import Convert, Life
 from lowrank.train import parallel
-from lowrank.train.build import build_model
 from lowrank.versions import VERSIONS, source_digest
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.extensions import load_extensions
 from lowrank.factor.own import in_a_sentence
@@ -35,7 +36,7 @@ from lowrank.files import (
 from lowrank.methods import METHODS, begin
 from lowrank.progress import Progress
 from lowrank.train import checkpoint, parallel, probe
-from lowrank.train.build import build_model, choose_device
+from lowrank.train.build import choose_device
 from lowrank.train.proof import contradiction
 from lowrank.train.result import result_row
 from lowrank.train.task import Task, make_task

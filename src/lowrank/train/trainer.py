@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowrank import models
 from lowrank.errors import LowrankError
+from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
 from lowrank.factor.convert import place
@@ -22,7 +23,6 @@ from lowrank.methods import begin, check_fit
 from lowrank.methods.base import moved, names_of
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.train import checkpoint, parallel, probe
-from lowrank.train.build import build_model
 from lowrank.train.loop import Watch, run_steps
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.task import Task
