@@ -38,7 +38,7 @@ mutants: .venv/ready ## Changes of the numerics that no test notices; for exampl
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py $(ARGS)
 
 bench: .venv/ready ## Time the steps against others and floors; for example ARGS='layers --seconds 5'
-	@OMP_NUM_THREADS=1 $(BIN)/python bench/run.py $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python bench/run.py $(ARGS)
 
 lint: .venv/ready ## Style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/snakefmt --check Snakefile workflow
