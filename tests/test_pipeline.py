@@ -324,7 +324,7 @@ def test_a_damaged_published_table_is_refused_by_name(damage, published, tmp_pat
 
 def test_the_manifest_of_published_tables_says_where_they_came_from(published):
     manifest = json.loads((published / "published/smoke/manifest.json").read_text(encoding="utf-8"))
-    assert {"commit", "date", "torch", "device", "data_digests", "files"} <= set(manifest)
+    assert {"commit", "date", "torch", "processors", "data_digests", "files"} <= set(manifest)
 
 
 def test_an_unknown_key_is_one_sentence_with_the_nearest_name(project, tmp_path):

@@ -84,12 +84,18 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
 @click.option("--tables", type=FOLDER, required=True, help="Folder of tables to publish.")
 @click.option("--config", type=FILE, required=True, help="The configuration they came from.")
 @click.option("--ledger", type=FILE, required=True, help="The claims that they were judged by.")
-@click.option("--output", type=FOLDER, required=True, help="Folder to write, published/<scale>.")
-def publish(tables: Path, config: Path, ledger: Path, output: Path) -> None:
-    """Copy a scale's tables, thinned, into a folder with a SHA-256 manifest."""
+@click.option("--output", type=FOLDER, required=True, help="Folder to add to, published/<scale>.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Put these runs in the place of published ones that they contradict, and leave out what the "
+    "configuration does not have.",
+)
+def publish(tables: Path, config: Path, ledger: Path, output: Path, replace: bool) -> None:
+    """Add a scale's tables, thinned, to a folder of published ones with a SHA-256 manifest."""
     from lowrank.analysis.publish import publish as publish_tables
 
-    publish_tables(tables, config, ledger, output)
+    click.echo(publish_tables(tables, config, ledger, output, replace=replace))
 
 
 @main.command()

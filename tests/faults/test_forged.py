@@ -108,6 +108,36 @@ def test_a_forged_table_is_found_though_the_manifest_fits(forgery, published, tm
     assert named in str(error.value) and str(folder) in str(error.value)
 
 
+def test_a_file_that_the_manifest_does_not_name_is_refused(published, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(published, folder)
+    (folder / "more.parquet").write_bytes(b"")
+    with pytest.raises(LowrankError, match="more.parquet is not in the manifest"):
+        read_published(folder)
+
+
+def test_publishing_again_changes_no_number_and_a_changed_one_is_refused(
+    whole, published, tmp_path
+):
+    folder, track = tmp_path / "tiny", Track(tmp_path / "results/tiny")
+    shutil.copytree(published, folder)
+    shutil.copytree(whole.root, track.root)
+    before = read_published(folder)
+    assert track.run(track.publish(folder)) == (0, "")
+    after = read_published(folder)
+    assert before.keys() == after.keys()
+    for name, table in before.items():
+        pd.testing.assert_frame_equal(table, after[name])
+    runs = before["runs"].assign(train_loss=before["runs"]["train_loss"] + 1.0)
+    history = before["history"].assign(train_loss=before["history"]["train_loss"] + 1.0)
+    for name, table in (("runs", runs), ("history", history)):
+        write_table(track.root / f"tables/{name}.parquet", table)
+    status, message = track.run(track.publish(folder))
+    assert status == 2 and "3 of these runs are published with other numbers" in message
+    assert track.run([*track.publish(folder), "--replace"]) == (0, "")
+    assert (read_published(folder)["runs"]["train_loss"] == runs["train_loss"]).all()
+
+
 def test_tables_of_two_states_are_not_published_and_what_was_published_stays(
     whole, published, tmp_path
 ):

@@ -275,6 +275,24 @@ HOSTILE = [
 ]
 
 
+def test_how_processors_differ_is_said_where_runs_were_published_from_several(project):
+    runs = runs_of("language", ARMS).assign(digest=lambda t: t["cell"] + t["seed"].astype(str))
+    runs[["processor", "family"]] = ["one", "gpt2"]
+    again = runs[["digest", "test_loss"]].assign(processor="other")
+    for name, table in (("runs", runs), ("processors", again)):
+        write_table(project / f"tables/published/{name}.parquet", table)
+    config, ledger = (
+        read_config(ROOT / "config/smoke.yaml"),
+        read_ledger(ROOT / "config/claims.yaml"),
+    )
+    folders = project / "tables", project / "figures", project / "data"
+    paper.export(config, ledger, *folders, project / "tables/published")
+    facts = json.loads((project / "data/facts.json").read_text(encoding="utf-8"))
+    assert facts["processors"].startswith("On language 9 runs were made on several processors")
+    assert compiled(project).startswith(b"%PDF")
+    assert "between machines" in json.dumps(elements(project, "table"))
+
+
 def test_names_from_tables_stay_text_in_the_report(project):
     """The report has the same headings, links, pictures, labels and formulas with a stranger's names."""
     selectors = (

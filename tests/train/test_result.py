@@ -108,6 +108,8 @@ def test_the_row_says_where_it_comes_from(run, invented_text):
     assert (row["diverged"], row["diverged_at"]) == (False, None)
     assert row["torch"] == torch.__version__
     assert row["threads"] == torch.get_num_threads()
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert row["processor"] == f"{row['device']}, {capability}"
     assert pd.Timestamp(row["finished_at"]).tzinfo is not None
     assert set(row) <= set(COLUMNS) | {"versions"}
 

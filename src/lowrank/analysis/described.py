@@ -26,6 +26,18 @@ def described(config: Config, tables: Tables) -> dict[str, pd.DataFrame]:
     return found
 
 
+def as_configured(config: Config, runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs` with the facts that their cells have in a configuration, such as the studies that use them; what
+    it does not say, because it is swept, is what the table says."""
+    facts = pd.DataFrame([cell.facts() for cell in outline(config).cells.values()])
+    own = runs[["cell"]].merge(facts, "left", "cell").set_axis(runs.index)
+    known = {
+        name: own[name].where(own[name].notna(), runs[name]) if name in runs else own[name]
+        for name in own
+    }
+    return runs.assign(**known)
+
+
 def of_cells(table: pd.DataFrame, runs: pd.DataFrame | None) -> pd.DataFrame:
     """A table with column `cell` with the facts that `runs` has of those cells."""
     if runs is None or "cell" not in table or "cell" not in runs:

@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 
+from lowrank.analysis.adding import add
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.contrasts import all_contrasts
 from lowrank.analysis.described import described
-from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.ledger import Ledger, read_ledger
 from lowrank.errors import LowrankError
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.compared import same
@@ -46,48 +47,73 @@ HISTORY_POINTS = 12
 """Logged steps kept of each run's history, the last among them."""
 
 
-def publish(tables: Path, config: Path, ledger: Path, output: Path) -> dict[str, Any]:
-    """Rewrite `output`: each table there is, histories thinned, the configuration, the ledger of
-    claims, and a manifest with commit, versions, device and date. Returns the manifest.
+def publish(
+    tables: Path, config: Path, ledger: Path, output: Path, *, replace: bool = False
+) -> str:
+    """Add a scale's tables to those published in `output` (`adding.add`), histories thinned, with the
+    configuration, the ledger of claims, and a manifest of every file with commit, versions, processors and
+    date. Contrasts and verdicts are of all that is published then. Returns what was added, in a sentence.
 
-    Tables that do not follow from one another, such as those of two states of a study, are a
-    LowrankError, and then what was published before stays.
+    Tables that do not follow from one another, such as those of two states of a study, or contradict what
+    was published (see `replace` there) are a LowrankError, and then what was published before stays.
     """
-    runs = read_table(tables / "runs.parquet")
+    settings, claimed = parse(read_sealed(config), str(config)), read_ledger(ledger)
+    paths = {name: tables / f"{name}.parquet" for name in TABLES}
+    new = {name: read_table(path) for name, path in paths.items() if path.is_file()}
+    for name in NEEDED:
+        if name not in new:
+            raise LowrankError(f"{paths[name]} is missing.")
+    if contradiction := _contradiction(new, settings, claimed):
+        raise LowrankError(f"{tables} cannot be published: {contradiction}.")
+    new["history"] = thin(new["history"])
+    old = read_published(output) if (output / MANIFEST).is_file() else {}
+    found, sentence = add(old, new, settings, replace=replace)
+    found["contrasts"] = all_contrasts(settings, found)
+    if "claims" in new:
+        found["claims"] = judge_scale(claimed, settings, found)
+    if contradiction := _contradiction(found, settings, claimed):
+        raise LowrankError(
+            f"{tables} cannot be published beside what {output} holds: {contradiction}."
+        )
+    _write(output, found, read_sealed(config), ledger)
+    return sentence
+
+
+def _write(
+    output: Path, tables: dict[str, pd.DataFrame], config: dict[str, Any], ledger: Path
+) -> None:
+    runs = tables["runs"]
     with atomic_dir(output) as folder:
-        names = [CONFIG, LEDGER]
-        for name in TABLES:
-            source = tables / f"{name}.parquet"
-            if source.is_file():
-                table = thin(read_table(source)) if name == "history" else read_table(source)
-                table.to_parquet(folder / source.name, index=False, compression="zstd")
-                names.append(source.name)
-        write_json(folder / CONFIG, read_sealed(config))
+        for name, table in tables.items():
+            table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
+        write_json(folder / CONFIG, config)
         write_text(folder / LEDGER, ledger.read_text(encoding="utf-8"))
-        if contradiction := _contradiction(folder, _read(folder, names)):
-            raise LowrankError(f"{tables} cannot be published: {contradiction}.")
         write_manifest(
             folder,
-            names,
+            [path.name for path in folder.iterdir()],
             commit=commit(),
             date=datetime.now(UTC).date().isoformat(),
-            **{key: _values(runs, key) for key in ("lowrank", "torch", "transformers", "device")},
+            **{key: _values(runs, key) for key in ("lowrank", "torch", "transformers")},
+            processors=_values(runs, "processor"),
             data_digests=_values(runs, "data_digest"),
             runs=len(runs),
             train_seconds=round(float(runs["train_seconds"].sum()), 1),
         )
-    return read_json(output / MANIFEST)
 
 
 def read_published(folder: Path) -> dict[str, pd.DataFrame]:
     """The published tables by name; a missing, truncated or altered one is a LowrankError naming it,
     and so is a number that contradicts those that it follows from or that follow from it."""
     names = check_manifest(folder)["files"]
+    if strange := sorted({path.name for path in folder.iterdir()} - {*names, MANIFEST}):
+        raise LowrankError(f"{folder / strange[0]} is not in the manifest: take it away.")
     tables = _read(folder, names)
-    if contradiction := _contradiction(folder, tables):
+    # What was published before verdicts came with their ledger cannot be judged again.
+    ledger = read_ledger(folder / LEDGER) if (folder / LEDGER).is_file() else None
+    if contradiction := _contradiction(tables, _config(folder), ledger):
         raise LowrankError(
             f"{folder} contradicts itself: {contradiction}. Restore it from where you have it, or "
-            "publish it again."
+            "delete it and publish again."
         )
     return tables
 
@@ -110,11 +136,13 @@ def _config(folder: Path) -> Config:
 
 def as_now(tables: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.DataFrame]:
     """Tables that were published before parts of the code had versions of their own, which are of their
-    first, before all facts of an arm were columns, which follow from the configuration, and before
-    there could be several tracks of text, as they are now."""
+    first, before instruction sets stood beside processors, before all facts of an arm were columns, which
+    follow from the configuration, and before there could be several tracks of text, as they are now."""
     runs = tables["runs"].rename(columns={"method_version": "training_version"})
     if "evaluation_version" not in runs:
         runs["evaluation_version"] = 1
+    if "processor" not in runs and "device" in runs:
+        runs["processor"] = runs["device"]
     found = described(config, {**tables, "runs": runs})
     baselines = tables.get("baselines")
     if baselines is not None and "track" not in baselines:
@@ -124,20 +152,20 @@ def as_now(tables: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.Data
     return found
 
 
-def _contradiction(folder: Path, tables: dict[str, pd.DataFrame]) -> str | None:
-    """What in published tables does not follow from the runs, their configuration and ledger."""
+def _contradiction(
+    tables: dict[str, pd.DataFrame], config: Config, ledger: Ledger | None
+) -> str | None:
+    """What in tables does not follow from the runs, their configuration and ledger."""
     if found := disagreement(tables):
         return found
-    config = _config(folder)
     expected = all_contrasts(config, tables)
     key = ["arm", "reference", "metric", "track", "study"]
     if found := same(tables["contrasts"], expected, key, "contrasts"):
         return found
-    # What was published before verdicts came with their ledger cannot be judged again.
-    if "claims" not in tables or not (folder / LEDGER).is_file():
+    if "claims" not in tables or ledger is None:
         return None
     rest = {name: table for name, table in tables.items() if name != "claims"}
-    expected = judge_scale(read_ledger(folder / LEDGER), config, rest)
+    expected = judge_scale(ledger, config, rest)
     key = ["level", "claim", "track", "arm", "reference", "metric"]
     return same(tables["claims"], expected, key, "claims")
 

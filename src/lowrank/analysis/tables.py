@@ -53,6 +53,7 @@ COLUMNS = {
     "data_digest": "digest of the prepared data",
     "devices": "devices the run was spread over",
     "device": "processor or GPU",
+    "processor": "the GPU, or the processor with its instruction set: runs repeat to the bit on one alone",
     "torch": "version of torch",
     "transformers": "version of transformers",
     "lowrank": "version of this package",

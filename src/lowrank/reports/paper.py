@@ -16,6 +16,7 @@ import pandas as pd
 from lowrank.analysis.claims import VERDICTS
 from lowrank.analysis.evidence import NONE, evidence, least_sure, not_run, p_text, resolution
 from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.processors import differences, in_words
 from lowrank.analysis.publish import commit
 from lowrank.analysis.stats import mean_interval
 from lowrank.data.images_spec import ImageSpec
@@ -78,6 +79,7 @@ def export(
         "figures": [p.with_suffix("").as_posix() for p in drawn if p.parts[0] in config.tracks],
         "commit": _commit(published),
         "published": _is_published(published),
+        "processors": _processors(published),
     }
     write_json(output / "facts.json", _plain(facts))
 
@@ -258,6 +260,14 @@ def _commit(published: Path | None) -> str:
 
 def _is_published(published: Path | None) -> bool:
     return published is not None and (published / MANIFEST).is_file()
+
+
+def _processors(published: Path | None) -> str:
+    """How runs that were published from several processors differ, in words."""
+    if published is None or not (published / "processors.parquet").is_file():
+        return ""
+    tables = {name: read_table(published / f"{name}.parquet") for name in ("runs", "processors")}
+    return in_words(differences(tables))
 
 
 def _within(root: Path, path: Path) -> str:

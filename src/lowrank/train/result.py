@@ -112,7 +112,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """Versions and machine a result was made with."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "device": torch.cuda.get_device_name() if cuda else _model_name(),
+        "processor": processor(device),
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "lowrank": version("lowrank"),
@@ -123,7 +124,14 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor(device: torch.device) -> str:
+    """What computes: the GPU's name, or the processor's with its instruction set, `AMD EPYC, AVX512`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{_model_name()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _model_name() -> str:
     """The processor's model name, as far as the system tells."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
