@@ -112,7 +112,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(published, tmp_path):
     folder = tmp_path / "tiny"
     shutil.copytree(published, folder)
     (folder / "more.parquet").write_bytes(b"")
-    with pytest.raises(LowrankError, match="more.parquet is not in the manifest"):
+    with pytest.raises(LowrankError, match=r"more\.parquet is not in the manifest"):
         read_published(folder)
 
 
