@@ -77,7 +77,9 @@ def test_other_numbers_of_the_same_digest_and_processor_are_an_error_unless_mean
     old, new = tables(*DENSE), tables(*DENSE)
     old["runs"][column] = [1.0, 2.0]
     new["runs"][column] = [1.0, 2.5]
-    with pytest.raises(LowrankError, match=r"other numbers .* \(language/dense seed 1\).*--replace"):
+    with pytest.raises(
+        LowrankError, match=r"other numbers .* \(language/dense seed 1\).*--replace"
+    ):
         added(old, new)
     found, said = added(old, new, replace=True)
     assert found["runs"][column].tolist() == [1.0, 2.5]
