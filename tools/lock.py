@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> None:
     moves = [f"--upgrade-package={name}" for name in names] or (["--upgrade"] if upgrade else [])
     locks = (LOCK, TORCH, *EXTRAS.values())
     known = "".join(path.read_text(encoding="utf-8") for path in locks if path.is_file())
-    everything = compiled(known, moves, "dev", *EXTRAS)
-    usual = compiled(join(everything), [], "dev")
+    everything = compiled(known, moves, "study", "dev", *EXTRAS)
+    usual = compiled(join(everything), [], "study", "dev")
     torch = {name for name in usual if WITH_TORCH.match(name)}
     write(LOCK, {name: text for name, text in usual.items() if name not in torch})
     write(TORCH, {name: usual[name] for name in torch})
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     hashes = "".join(f" \\\n    --hash=sha256:{known}" for known in CPU_BUILD.get(version, ()))
     write(CPU, {"torch": f"torch=={version}+cpu{hashes}\n"})
     for extra, path in EXTRAS.items():
-        with_it = compiled(join(everything), [], "dev", extra)
+        with_it = compiled(join(everything), [], "study", "dev", extra)
         # An entry may differ in its marker alone: what an extra needs on more platforms than others do.
         write(path, {name: text for name, text in with_it.items() if text != usual.get(name)})
 

@@ -6,6 +6,7 @@ is reported in one sentence, with exit status 2.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -198,6 +199,19 @@ def check(file: Path) -> None:
     if failed:
         click.echo(f"{failed} of {len(findings)} trials failed.", err=True)
         sys.exit(1)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+def init(folder: Path) -> None:
+    """Write a FOLDER in which the studies run: workflow, configurations, notebooks, published tables."""
+    from lowrank.workflow.project import init as write
+
+    count = len(write(folder))
+    click.echo(
+        f"{count} files in {folder}; now: cd {shlex.quote(str(folder))} && "
+        "snakemake --cores all figures --config scale=smoke"
+    )
 
 
 @main.command()

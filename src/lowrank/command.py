@@ -24,6 +24,23 @@ DEVICE = click.Choice(["auto", "cpu", "cuda"])
 DEVICE_OPTION = click.option(
     "--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."
 )
+STUDY = frozenset(
+    (
+        *(
+            "PIL",
+            "datasets",
+            "filelock",
+            "ipykernel",
+            "matplotlib",
+            "pandas",
+            "papermill",
+            "psutil",
+        ),
+        *("pyarrow", "pydantic", "seaborn", "sklearn", "snakemake", "tokenizers", "tqdm"),
+        *("transformers", "typst", "yaml"),
+    )
+)
+"""What the extra `study` brings, by the names that it is imported by."""
 
 
 class FiniteRange(click.FloatRange):
@@ -82,6 +99,11 @@ class Commands(click.Group):
             raise
         except LowrankError as error:
             _end(str(error), 2)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in STUDY:
+                _end(*_unforeseen(error))
+            where = "pip install '.[study]' in a clone"
+            _end(f"{error.name} is not installed: it comes with the extra study, {where}.", 2)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # whoever read the output has left, which click knows how to end

@@ -9,7 +9,7 @@ rule write_paper:
         runs=SCALE.table("runs"),
         claims=SCALE.table("claims"),
         ledger=SCALE.source("config/claims.yaml"),
-        code=[SCALE.source("src/lowrank/reports/paper.py"), *SCALE.analysis("evidence")],
+        code=[str(SCALE.package / "reports/paper.py"), *SCALE.analysis("evidence")],
         published=SCALE.published,
     output:
         report(

@@ -58,7 +58,7 @@ class Figures:
 
     @cached_property
     def _modules(self) -> dict[str, str]:
-        folder = self.scale.root / "src/lowrank/plot"
+        folder = self.scale.package / "plot"
         return {path.stem: str(path) for path in sorted(folder.glob("*.py"))}
 
     def sources(self, figure: str) -> list[str]:

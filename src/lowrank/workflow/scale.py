@@ -111,9 +111,15 @@ class Scale:
         """A file that comes with the workflow."""
         return str(self.root / path)
 
+    @cached_property
+    def package(self) -> Path:
+        """The package's sources: those beside the workflow, else the installed ones."""
+        beside = self.root / "src/lowrank"
+        return beside if beside.is_dir() else Path(__file__).parents[1]
+
     def analysis(self, *modules: str) -> list[str]:
         """Modules that tables and figures are computed by."""
-        return [self.source(f"src/lowrank/analysis/{module}.py") for module in modules]
+        return [str(self.package / f"analysis/{module}.py") for module in modules]
 
     @property
     def launch(self) -> str:
