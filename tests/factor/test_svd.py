@@ -50,6 +50,14 @@ def test_every_route_knows_the_true_values(route):
     assert svd(W)[0].dtype == torch.float32
 
 
+def test_every_route_keeps_directions_together_where_values_differ_by_rounding_alone(route):
+    draw = torch.Generator().manual_seed(3)
+    W = torch.linalg.qr(torch.randn(9, 9, generator=draw, dtype=torch.float64))[0]
+    A, s, B = svd(W)
+    assert (s.diff() <= 0).all()
+    torch.testing.assert_close((A * s) @ B.mT, W)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_an_error(bad):
     W = torch.eye(3)

@@ -16,6 +16,7 @@ from lowrank.experiment.expand import expand
 from lowrank.experiment.sections import FactorSpec, MethodSpec, PretrainingSpec
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
+from lowrank.factor.layers import FactorizedLinear
 from lowrank.files import read_json
 from lowrank.jobs.interpolate import interpolate
 from lowrank.methods import METHODS, begin, parse_options
@@ -162,6 +163,20 @@ def test_growing_leaves_the_product_and_the_moments_of_old_columns(invented_text
             assert not state[key][:, 2:].any()
         elif ".U/" not in key and ".V/" not in key:
             assert state[key].equal(tensor)
+
+
+def test_a_run_has_needed_what_it_held_before_its_layers_became_smaller(invented_text, tmp_path):
+    subject = begun(run_of("grow"), invented_text, tmp_path / "run")
+    subject.train(1, [], lambda _: None)
+    held = subject.optimizer.state_bytes()
+    layers = factors(subject.model)
+    smaller = {n: FactorizedLinear(*reversed(x.matrix_shape), 1) for n, x in layers.items()}
+    for layer in smaller.values():
+        layer.set_factors(torch.ones_like(layer.U), torch.ones_like(layer.V))
+    subject.replace(smaller)
+    assert subject.optimizer.state_bytes() < held
+    assert subject.state_bytes() == held
+    assert subject.record["state_bytes"] == held
 
 
 # A layer without a dense form, and an optimiser of a method's own
