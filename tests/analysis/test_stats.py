@@ -316,6 +316,13 @@ def test_both_sides_of_a_pair_count_their_diverged_seeds():
     assert (paired.diverged_a, paired.diverged_b, paired.dropped, paired.seeds) == (1, 3, 4, (4,))
 
 
+def test_seeds_that_either_side_lacks_are_missing():
+    a, b = (pd.DataFrame({"seed": s, "x": 1.0}) for s in ([0, 1, 2], [2, 3]))
+    for sides in ((a, b), (b, a)):
+        paired = stats.pair(*sides, "x")
+        assert (paired.missing, paired.seeds, paired.dropped) == (3, (2,), 3)
+
+
 def test_a_small_spread_of_large_values_is_no_rounding():
     """A millionth of a millionth of the values is ten times what rounding makes of them."""
     found = stats.mean_interval([1e8, 1e8 + 1e-3])

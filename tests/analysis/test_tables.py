@@ -180,6 +180,17 @@ def test_rates_are_replaced_by_group():
     assert found.to_dict("list") == {"group": ["b", "a"], "learning_rate": [1.0, 3.0]}
 
 
+def test_a_sweep_made_anew_stays_out_where_the_published_runs_of_its_cell_stay():
+    """It was made for a cell that shares it: published rates are shown with the runs trained at them."""
+    published = runs_of(dense=[3.0], spectral_r5=[3.3])
+    retrained = runs_of(spectral_r5=[3.2], he_r5=[3.4])
+    groups = ["language/dense", "language/spectral-r0.5", "language/he-r0.5"]
+    fresh = pd.DataFrame({"group": groups, "learning_rate": [1.0, 2.0, 3.0]})
+    found = tables._beside(fresh, {"runs": published}, retrained)
+    assert found["group"].tolist() == groups[1:]
+    assert tables._beside(fresh[:0], {"runs": published}, retrained).empty
+
+
 def test_one_side_alone_is_the_table():
     table = runs_of(dense=[3.0])
     empty = pd.DataFrame()

@@ -194,22 +194,18 @@ def test_a_tokenizer_of_seven_tokens_is_taken(tmp_path):
     assert set(np.unique(data.tokens["train"])) == {1, 2, 3, 4, 5}
 
 
-def test_windows_cover_a_split_once_and_hold_the_next_token(embedded):
-    length = 64
-    starts = embedded.starts("test", length)
-    batch = embedded.batch("test", starts, length)
-    assert batch.shape == (len(starts), length + 1)
+def test_windows_hold_the_next_token_and_lie_within_the_split(embedded):
+    length, tokens = 64, embedded.tokens["test"]
+    batch = embedded.batch("test", [0, length, 70], length)
+    assert batch.shape == (3, length + 1)
     assert str(batch.dtype) == "torch.int64"
-    targets = batch[:, 1:].flatten().numpy()
-    assert np.array_equal(targets, embedded.tokens["test"][1 : len(targets) + 1])
-    assert len(embedded.tokens["test"]) - 1 - len(targets) < length
-    last = len(embedded.tokens["test"]) - length - 1
-    assert embedded.batch("test", [last], length)[0, -1] == embedded.tokens["test"][-1]
+    assert np.array_equal(batch[:2, 1:].flatten().numpy(), tokens[1 : 2 * length + 1])
+    assert np.array_equal(batch[2].numpy(), tokens[70 : 70 + length + 1])
+    last = len(tokens) - length - 1
+    assert embedded.batch("test", [last], length)[0, -1] == tokens[-1]
     for bad in (-1, last + 1):
         with pytest.raises(LowrankError, match=f"start between 0 and {last}"):
             embedded.batch("test", [bad], length)
-    with pytest.raises(LowrankError, match="shorter windows"):
-        embedded.starts("test", 10**9)
 
 
 def test_damage_is_named(tmp_path):

@@ -157,22 +157,6 @@ class TextData:
             "bits_per_byte": loss * counts["tokens"] / counts["bytes"] / math.log(2),
         }
 
-    def starts(self, split: str, length: int) -> NDArray[np.int64]:
-        """Where the windows start that together predict the tokens of a split once each.
-
-        Windows have `length` inputs and touch without overlap; the very first token of the split,
-        and fewer than `length` at its end, are not predicted. Raises LowrankError for a split that
-        is too short.
-        """
-        count = len(self.tokens[split])
-        last = count - length - 1
-        if length < 1 or last < 0:
-            raise LowrankError(
-                f"The {split} split of {self.folder} has {count} tokens, which is no window of "
-                f"{length} and the token after it: use shorter windows or more text."
-            )
-        return np.arange(0, last + 1, length)
-
     def batch(self, split: str, indices: Sequence[int] | NDArray, length: int) -> torch.Tensor:
         """Windows of `length` tokens and the one after, starting at the tokens `indices`.
 
