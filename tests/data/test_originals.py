@@ -182,6 +182,29 @@ def test_without_a_readable_record_a_changed_file_is_still_seen(text, content):
     assert originals.state(TEXT, "out") not in (text, originals.UNREADABLE)
 
 
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_prepared_data_are_current_until_settings_files_or_version_change(
+    kind, request, monkeypatch
+):
+    request.getfixturevalue(kind)
+    spec = {"text": TEXT, "images": IMAGES}[kind]
+    assert originals.current(spec, "out")
+    assert not originals.current(spec, "nowhere")
+    assert not originals.current(spec.model_copy(update={"validation_fraction": 0.3}), "out")
+    with monkeypatch.context() as patched:
+        patched.setitem(originals.VERSIONS, kind, 10**6)
+        assert not originals.current(spec, "out")
+    files = Path({"text": "texts", "images": "pictures/train/class0"}[kind])
+    next(path for path in files.iterdir() if path.is_file()).unlink()
+    assert not originals.current(spec, "out")
+
+
+def test_a_folder_without_a_readable_manifest_is_not_current(text):
+    for content in ("", "[]", "{}"):
+        Path("out/manifest.json").write_text(content, encoding="utf-8")
+        assert not originals.current(TEXT, "out")
+
+
 def test_embedded_data_depend_on_no_file(tmp_path):
     for spec in (TextSpec(), ImageSpec(), TextSpec(source="hub", name="a/b", tokenizer="gpt2")):
         assert originals.state(spec, tmp_path) == ""

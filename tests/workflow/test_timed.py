@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from lowrank.analysis.ledger import read_ledger
 from lowrank.cli import main
 from lowrank.experiment.experiment import read_experiment
+from lowrank.files import read_json
 from lowrank.workflow.timed import in_order
 
 LEDGER = Path(__file__).parents[2] / "config/claims.yaml"
@@ -80,3 +82,18 @@ def test_it_ends_when_the_time_is_over_and_goes_on_from_there(config, tmp_path):
         "The time is over: 0 of 4 cells are done. The same command goes on."
     ]
     assert study(config, 60)[-1].startswith("4 of 4 cells")
+
+
+def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path):
+    study(config, 60)
+    changed = copy.deepcopy(TINY)
+    track = changed["tracks"]["small-images"]
+    track["data"]["max_images"], track["sweep"]["rates"] = 60, [0.02, 0.04]
+    config.write_text(yaml.safe_dump(changed), encoding="utf-8")
+    study(config, 60)
+    results = tmp_path / "results/tiny"
+    assert read_json(results / "data/small-images/manifest.json")["counts"]["train"] == 60
+    rates = read_json(results / "rates/small-images/dense.json")["rates"]
+    assert [row["learning_rate"] for row in rates] == [0.02, 0.04]
+    runs = pd.read_parquet(results / "cells/small-images/dense/runs.parquet")
+    assert set(runs["learning_rate"]) <= {0.02, 0.04}

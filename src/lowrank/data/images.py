@@ -96,6 +96,7 @@ def prepare_images(
             names,
             kind="images",
             version=VERSIONS["images"],
+            settings=originals.made_from(spec),
             source=source,
             digest=digest([facts, files]),
             **facts,

@@ -15,7 +15,8 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.local_files import find_files, find_tokenizer
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
-from lowrank.files import digest, known_sha256, read_json, stamp, write_json
+from lowrank.files import MANIFEST, digest, known_sha256, read_json, stamp, write_json
+from lowrank.versions import VERSIONS
 
 RECORD = "originals.json"
 UNREADABLE = "unreadable"
@@ -80,6 +81,23 @@ def state(
     if touched and remember:
         write_json(Path(folder) / RECORD, record)
     return record["state"]
+
+
+def made_from(spec: Spec) -> str:
+    """A word for the settings of prepared data, which their manifest has under `settings`."""
+    return digest(spec.model_dump(mode="json"))
+
+
+def current(spec: Spec, folder: Path | str) -> bool:
+    """Whether the prepared `folder` was made from these settings and the present files of the user's, by
+    this version."""
+    try:
+        manifest = read_json(Path(folder) / MANIFEST)
+        made = manifest.get("settings"), manifest.get("version")
+    except (LowrankError, AttributeError):
+        return False
+    same = made == (made_from(spec), VERSIONS[spec.kind])
+    return same and state(spec, folder) == _read(folder)["state"]
 
 
 def take(

@@ -115,6 +115,7 @@ def prepare_text(
             names,
             **content,
             version=VERSIONS["text"],
+            settings=originals.made_from(spec),
             source=source,
             removed={"empty": empty, "in another split": shared},
             tokenizer_sha256=hashes[TOKENIZER],

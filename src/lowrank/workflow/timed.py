@@ -18,6 +18,7 @@ import pandas as pd
 
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.matching import NotRun, members
+from lowrank.data import originals
 from lowrank.data.images import prepare_images
 from lowrank.data.text import prepare_text
 from lowrank.experiment.experiment import Experiment
@@ -63,12 +64,13 @@ def train_for(scale: Scale, ledger: Ledger, minutes: float, say: Callable[[str],
     experiment = scale.experiment
     names = in_order(experiment, ledger)
     started, done = time.monotonic(), 0
+    swept: set[str] = set()
     try:
         with _over_after(60 * minutes):
             scale.begin()
             load_extensions(experiment.grid.extensions)
             for name in names:
-                _train(scale, name)
+                _train(scale, name, swept)
                 done += 1
                 spent = (time.monotonic() - started) / 60
                 say(f"{done} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}")
@@ -76,21 +78,24 @@ def train_for(scale: Scale, ledger: Ledger, minutes: float, say: Callable[[str],
         say(f"The time is over: {done} of {len(names)} cells are done. The same command goes on.")
 
 
-def _train(scale: Scale, name: str) -> None:
+def _train(scale: Scale, name: str, swept: set[str]) -> None:
+    """Train a cell; what it needs is made where it is not there or made from something else. A sweep is
+    gone through again, and its finished runs are found by what they are."""
     experiment, config = scale.experiment, scale.experiment.config
     cell = experiment.cell(name)
     data, cache, device = Path(scale.data(cell.track)), Path(scale.results) / "runs", config.device
-    if not Path(scale.prepared(cell.track)).is_file():
-        section = experiment.track(cell.track).data
+    section = experiment.track(cell.track).data
+    if not originals.current(section, data):
         if section.kind == "text":
             prepare_text(section, data)
         else:
             prepare_images(section, data)
     rates = Path(scale.results) / "rates"
     for group in cell.groups:
-        if not (rates / f"{group}.json").is_file():
+        if group not in swept:
             sweep, forks = experiment.sweep(group), experiment.forks(group)
             jobs.sweep(sweep, data, cache, rates / f"{group}.json", device, forks)
+            swept.add(group)
     best = jobs.read_rates(rates, [cell])
     tables = Path(scale.cell_tables(name)[0]).parent
     jobs.train(cell, best, data, cache, tables, device, experiment.forks(name))
