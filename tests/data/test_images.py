@@ -81,8 +81,11 @@ def test_embedded_digits_are_all_there_once_and_unchanged(tmp_path):
     assert found == expected
 
 
-def test_statistics_are_those_of_the_training_split(parquet, tmp_path):
-    manifest = prepare_images(local(parquet), tmp_path / "out")
+@pytest.mark.parametrize("broken", [[], [0, 17, 40, 59]])
+def test_statistics_are_those_of_the_training_split_as_it_is_kept(broken, parquet, tmp_path):
+    corrupt(parquet, broken)
+    manifest = prepare_images(local(parquet, skip_corrupt=True), tmp_path / "out")
+    assert bool(manifest["skipped"]["train"]) == bool(broken)
     train = load_images(tmp_path / "out").images["train"] / 255
     np.testing.assert_allclose(manifest["mean"], train.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(manifest["std"], train.std((0, 1, 2)), rtol=1e-12)
