@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -56,10 +57,8 @@ class Target:
 
 def targets() -> list[Target]:
     """The modules of `targets.yaml`."""
-    entries, written = (
-        yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
-        for name in ("targets.yaml", "by_hand.yaml")
-    )
+    written = _listed("by_hand.yaml")
+    entries = {module: entry for module, entry in listed().items() if "left_out" not in entry}
     assert written.keys() <= entries.keys(), f"not in targets.yaml: {written.keys() - entries}"
     found = []
     for module, entry in entries.items():
@@ -68,6 +67,23 @@ def targets() -> list[Target]:
         always = by_hand(module, text, written.get(module, ()))
         found.append(Target(module, tuple(entry["tests"]), tuple(drawn), tuple(always)))
     return found
+
+
+def listed() -> dict[str, dict[str, Any]]:
+    """The entries of `targets.yaml` by module, a folder's for each module there that has none."""
+    entries = _listed("targets.yaml")
+    for pattern in [name for name in entries if name.endswith("/*")]:
+        tests = entries.pop(pattern)["tests"]
+        folder = pattern.removesuffix("/*")
+        for path in sorted((SOURCE / folder).glob("[!_]*.py")):
+            own = [test.format(name=path.stem) for test in tests]
+            there = [test for test in own if (ROOT / test.split("::")[0]).is_file()]
+            entries.setdefault(f"{folder}/{path.stem}", {"tests": there})
+    return entries
+
+
+def _listed(name: str) -> dict[str, Any]:
+    return yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
 
 
 def sample(count: int, seed: int) -> list[tuple[Target, Mutant]]:
