@@ -33,7 +33,6 @@ LAYERS = (
 """From the bottom; folders of one layer do not import each other."""
 LONG = {
     "files.py": "one way to write a file, so that none is ever half written, and its manifests",
-    "factor/layers.py": "linear layers and both readings of a kernel share one set of factors",
     "experiment/sections.py": "the sections of one cell: its identity is made of all of them",
     "analysis/claims.py": "the rules of all kinds of tests stand in one table, in the docstring",
 }

@@ -105,7 +105,10 @@ def _advice(
     dense = model.get_submodule(names[0])
     weight = matricise(dense).detach()
     m, n = weight.shape[-2:]
-    x = torch.randn(inputs, device=weight.device, dtype=weight.dtype, requires_grad=True)
+    if isinstance(dense, nn.Embedding):
+        x = torch.randint(dense.num_embeddings, inputs, device=weight.device)
+    else:
+        x = torch.randn(inputs, device=weight.device, dtype=weight.dtype, requires_grad=True)
     timed: dict[int | None, Timed] = {None: _step(dense, x)}
     for rank in sorted({choose_rank(m, n, fraction, MULTIPLE) for fraction in fractions}):
         layer = from_dense(dense, rank)
@@ -124,7 +127,7 @@ def _advice(
 
 
 def _step(layer: nn.Module, x: Tensor) -> Timed:
-    parameters = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    parameters = [p for p in (x, *layer.parameters()) if p.requires_grad]
     with torch.no_grad():
         gradient = torch.ones_like(layer(x))
 

@@ -4,7 +4,7 @@ By default those are the layers of the repeated blocks: what stands, at any dept
 an `nn.ModuleList` or `nn.Sequential` that has layers of its own. Embeddings, stems and heads stand
 outside. A model without blocks gives all its layers but the first and the last. An output embedding
 that transformers names, and weights that two layers share, stay dense as well. Patterns choose
-otherwise.
+otherwise: of weights that are shared, all who share them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def choose_layers(
     `layers` and `exclude` are names with the wildcards * and ?. A pattern of either that no layer has
     is a LowrankError that lists those there are; so is a choice that leaves nothing.
     """
-    suitable = [name for name, module in model.named_modules() if can_factorize(module)]
+    modules = model.named_modules(remove_duplicate=False)
+    suitable = [name for name, module in modules if can_factorize(module)]
     if isinstance(model, Factorized) or not suitable:
         raise LowrankError(
-            "The model has no layer to factorise: none is a Linear, a Conv1D of transformers or a "
-            "Conv2d, with a weight of its own."
+            "The model has no layer to factorise: none is a Linear, a Conv1D of transformers, a "
+            "convolution or an embedding, with a weight of its own."
         )
     chosen = _default(model, suitable) if layers is None else _matching(suitable, layers, "layers")
     left_out = set(_matching(suitable, exclude, "exclude"))

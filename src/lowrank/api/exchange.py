@@ -10,7 +10,7 @@ unknown `lowrank` and of weights that are missing, and leaves those layers untra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factors, place
-from lowrank.factor.layers import from_dense
+from lowrank.factor.layers import Factorized, from_dense
 
 METHOD = "lowrank"
 
@@ -51,8 +51,11 @@ class FactorLoader(HfQuantizer):  # type: ignore[misc]
                     "has not: load it with the class that it was saved from."
                 )
             new = from_dense(known[name], layer["rank"], layer.get("matricisation") or "channel")
-            new.bias = known[name].bias  # type: ignore[assignment]
+            new.bias = getattr(known[name], "bias", None)
             place(model, name, new)
+        for target, source in _tied_layers(model):
+            target.share(source)
+        _declare_ties(model)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         # From here on it is a model like any other: trained, moved and cast without restriction.
@@ -73,9 +76,43 @@ class FactorLoader(HfQuantizer):  # type: ignore[misc]
         return True
 
 
+def _tied(model: Any) -> dict[str, str]:
+    """The parameters that transformers ties, by the name of what each is."""
+    vars(model).pop("_tied_weights_keys", None)  # what _declare_ties left
+    return dict(model.get_expanded_tied_weights_keys(all_submodels=True))
+
+
+def _tied_layers(model: nn.Module) -> Iterator[tuple[Factorized, Factorized]]:
+    """The factorised layers whose dense weights transformers would tie: which, and to which."""
+    layers = factors(model)
+    for target, source in _tied(model).items():
+        pair = [layers.get(name.removesuffix(".weight")) for name in (target, source)]
+        if pair[0] is not None and pair[1] is not None:
+            yield pair[0], pair[1]
+
+
+def _declare_ties(model: Any) -> None:
+    """Tell transformers which factors are shared in place of weights: it saves one of each, and ties them
+    after loading."""
+    layers, tied = factors(model), _tied(model)
+    found = {}
+    for target, source in tied.items():
+        names = [name.removesuffix(".weight") for name in (target, source)]
+        if not {*names} <= layers.keys():
+            found[target] = source
+            continue
+        own, other = (layers[name] for name in names)
+        sides = ("U", "V") if own.transposed == other.transposed else ("V", "U")
+        found |= {f"{names[0]}.{a}": f"{names[1]}.{b}" for a, b in zip("UV", sides, strict=True)}
+    if found != tied:
+        model._tied_weights_keys = found
+    model.all_tied_weights_keys = found
+
+
 def declare(model: nn.Module) -> None:
     """Write a model's factorised layers into its config, or none where it has none any more."""
     config: Any = model.config
+    _declare_ties(model)
     layers = {
         name: {"rank": layer.rank, "matricisation": getattr(layer, "matricisation", None)}
         for name, layer in factors(model).items()

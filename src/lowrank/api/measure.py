@@ -43,7 +43,8 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, Factorized) or can_factorize(module)
+        if isinstance(module, Factorized)
+        or (can_factorize(module) and not isinstance(module, nn.Embedding))
     }
 
 
@@ -55,6 +56,7 @@ class Layer:
     """A layer that is factorised or could be."""
 
     name: str
+    """Of layers that share their weight, all names."""
     kind: str
     """The class of the layer, or of the dense one in whose place it stands."""
     shape: tuple[int, int]
@@ -136,9 +138,14 @@ def report(model: nn.Module) -> Report:
 
     Below its break-even rank a factorised layer holds fewer parameters than the dense one, and, but
     for the spatial matricisation of a strided convolution, does less work. `print` it; in a notebook
-    it shows as a table.
+    it shows as a table. Embeddings are in it where they are factorised.
     """
-    layers = tuple(_layer(name, module) for name, module in _layers(model).items())
+    shared: dict[frozenset[int], list[str]] = {}
+    modules = _layers(model)
+    for name, module in modules.items():
+        ids = module.factor_ids if isinstance(module, Factorized) else {id(module.weight)}
+        shared.setdefault(frozenset(ids), []).append(name)
+    layers = tuple(_layer(", ".join(names), modules[names[0]]) for names in shared.values())
     if not layers:
         raise LowrankError("The model has no layer that is factorised or could be.")
     return Report(layers, parameter_count(model))

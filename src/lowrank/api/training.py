@@ -74,7 +74,8 @@ def parameter_groups(
 
 
 def _factors(model: nn.Module) -> dict[str, Any]:
+    """The factorised layers by name, one of those that share their factors."""
     layers = factors(model)
     if not layers:
         raise LowrankError("The model has no factorised layer: call lowrank.factorize first.")
-    return dict(layers)
+    return dict({layer.factor_ids: (name, layer) for name, layer in layers.items()}.values())

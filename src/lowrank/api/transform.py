@@ -12,7 +12,7 @@ from lowrank.api.choose import Rank, choose_layers, choose_ranks
 from lowrank.errors import LowrankError, unknown
 from lowrank.factor import convert
 from lowrank.factor.batch_norm import recompute_batch_norm
-from lowrank.factor.layers import Factorized
+from lowrank.factor.layers import Factorized, can_factorize
 from lowrank.factor.truncate import truncate_model
 
 METHODS = ("uv",)
@@ -44,7 +44,7 @@ def factorize(
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    if isinstance(model, nn.Linear | nn.Conv2d):  # it stands alone and cannot be changed in place
+    if can_factorize(model):  # it stands alone and cannot be changed in place
         holder = nn.Sequential(model)
         factorize(
             holder,

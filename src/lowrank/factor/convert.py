@@ -11,7 +11,8 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class Replacement:
     name: str
     dense: nn.Module
     factorized: Factorized
+    tied: bool = False
+    """Whether its factors are those of another layer of the plan, with which it shares its weight."""
 
 
 def choose_rank(m: int, n: int, fraction: float, multiple: int = 16) -> int:
@@ -63,15 +66,15 @@ def factorize_model(
 
     `scales` gives each layer's special initial factor (GPT-2's residual projections: 1 / sqrt(2
     L)). `ranks`, by layer, take the place of `choose_rank`'s. Each layer draws from a generator seeded by (seed, name): neither the order nor the other
-    layers matter. On the meta device shapes change and nothing is drawn. No layer at all, an
-    unknown or unsuitable one, or one that shares its weight raises LowrankError and leaves the
-    model as it was; ranks at which factors are no smaller than the dense weight warn, once.
+    layers matter. On the meta device shapes change and nothing is drawn. Layers that share their weight share
+    their factors. No layer at all, an unknown or unsuitable one, or one whose weight is shared with
+    what is not named raises LowrankError and leaves the model as it was; ranks at which factors are no smaller than the dense weight warn, once.
     """
     INITIALISATIONS[init]
     plan = plan_replacements(model, scales, rank_fraction, rank_multiple, matricisation, ranks)
     for step in plan:
         weight = matricise(step.dense, matricisation)
-        if not weight.is_meta:
+        if not weight.is_meta and not step.tied:
             # The second factor of a spatial convolution is kh x 1: its fan-in is kh times the rank.
             scale = scales[step.name] / step.factorized.output_taps**0.5
             generator = torch.Generator().manual_seed(layer_seed(seed, step.name))
@@ -109,23 +112,46 @@ def plan_replacements(
             suitable = ", ".join(_candidates(model)) or "none"
             raise LowrankError(f"Layer '{name}' {reason}; layers that can: {suitable}.")
         others = [other for other in owners[id(dense.weight)] if other != f"{name}.weight"]
-        if others:
+        if not {other.removesuffix(".weight") for other in others} <= {*names}:
             raise LowrankError(
-                f"Layer '{name}' shares its weight with {', '.join(others)}: leave it dense, "
-                "factors would break the tie."
+                f"Layer '{name}' shares its weight with {', '.join(others)}: leave it dense, or name all "
+                "that share it, which then share factors."
             )
         m, n = matricise(dense, matricisation).shape[-2:]
         rank = ranks[name] if ranks else choose_rank(m, n, rank_fraction, rank_multiple)
         plan.append(Replacement(name, dense, from_dense(dense, rank, matricisation)))
+    plan = _share(plan)
     _warn_above_break_even(plan)
     return plan
+
+
+def _share(plan: list[Replacement]) -> list[Replacement]:
+    """The plan with one pair of factors for all layers of one weight: those of the first that is no
+    embedding, for what it reads says more of how to truncate."""
+    leaders: dict[int, Replacement] = {}
+    for step in sorted(plan, key=lambda step: isinstance(step.dense, nn.Embedding)):
+        leaders.setdefault(id(step.dense.weight), step)
+    shared = []
+    for step in plan:
+        leader = leaders[id(step.dense.weight)]
+        if leader is not step:
+            ranks = leader.factorized.rank, step.factorized.rank
+            if ranks[0] != ranks[1]:
+                raise LowrankError(
+                    f"Layers '{leader.name}' and '{step.name}' share their weight and cannot have the "
+                    f"ranks {ranks[0]} and {ranks[1]}: give both the same."
+                )
+            step.factorized.share(leader.factorized)
+            step = replace(step, tied=True)
+        shared.append(step)
+    return shared
 
 
 def replace_layers(model: nn.Module, plan: Iterable[Replacement]) -> list[str]:
     """Put the factorised layers in the dense ones' places; biases stay the same parameters."""
     names = []
     for step in plan:
-        step.factorized.bias = step.dense.bias  # type: ignore[assignment]
+        step.factorized.bias = getattr(step.dense, "bias", None)
         place(model, step.name, step.factorized)
         names.append(step.name)
     return names
@@ -134,9 +160,12 @@ def replace_layers(model: nn.Module, plan: Iterable[Replacement]) -> list[str]:
 def to_dense(model: nn.Module) -> list[str]:
     """Replace every factorised layer by its dense equal, in place; returns the names."""
     names = []
+    weights: dict[frozenset[int], nn.Parameter] = {}
     for name, layer in factors(model).items():
         dense = layer.to_dense()
-        dense.bias = layer.bias  # type: ignore[assignment]
+        dense.weight = weights.setdefault(layer.factor_ids, cast(nn.Parameter, dense.weight))
+        if layer.bias is not None:
+            dense.bias = layer.bias
         place(model, name, dense)
         names.append(name)
     return names
@@ -229,6 +258,8 @@ def place(model: nn.Module, name: str, module: nn.Module) -> None:
 def _warn_above_break_even(plan: list[Replacement]) -> None:
     over, kept, dense = [], 0, 0
     for step in plan:
+        if step.tied:
+            continue
         (m, n), rank = step.factorized.matrix_shape, step.factorized.rank
         kept += step.factorized.U.numel() + step.factorized.V.numel()
         dense += step.dense.weight.numel()  # type: ignore[operator, union-attr]

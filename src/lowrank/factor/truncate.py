@@ -29,6 +29,7 @@ Layers = dict[str, nn.Module]
 Gather = Callable[[nn.Module, Layers, str, Iterable[Any], Loss], dict[str, Tensor]]
 Factorize = Callable[[Tensor, int, "Tensor | None"], tuple[Tensor, Tensor]]
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 RIDGE = 1e-8
 """Share of its mean diagonal added to a statistic: ranks directions the data never use."""
 
@@ -82,7 +83,7 @@ def truncate_model(
     if chosen.gather:
         if loss is None:
             raise LowrankError(f"Truncation '{method}' needs calibration batches and a loss.")
-        layers = {step.name: step.dense for step in plan}
+        layers = {step.name: step.dense for step in plan if not step.tied}
         with evaluating(model):
             statistics = call(
                 TRUNCATIONS.kind, method, chosen.gather, model, layers, matricisation, batches, loss
@@ -104,6 +105,8 @@ def truncate_model(
                     f"'{method}' cannot be made: look for them in the batches and the weights."
                 )
     for step in plan:
+        if step.tied:
+            continue
         weight = matricise(step.dense, matricisation).detach().double()
         rank, statistic = step.factorized.rank, statistics.get(step.name)
         like = step.factorized.U.shape, step.factorized.V.shape
@@ -119,7 +122,8 @@ def input_moments(
 ) -> dict[str, Tensor]:
     """The second moment sum(x x^T) (..., n, n) of each layer's inputs, float64, by hooks.
 
-    The inputs of a convolution are its patches, the columns of the channel matricisation.
+    The inputs of a convolution are its patches, the columns of the channel matricisation. Those of an
+    embedding never come two at a time: its moment is diagonal, and given as how often each came (n).
     """
     if matricisation != "channel" and any(isinstance(m, nn.Conv2d) for m in layers.values()):
         raise LowrankError(
@@ -130,8 +134,7 @@ def input_moments(
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            for x in _columns(module, args[0].detach()):
-                moment = x @ x.mT
+            for moment in _moments(module, args[0].detach()):
                 moments[name] = moments[name] + moment if name in moments else moment
 
         return hook
@@ -187,6 +190,8 @@ def whitened(weight: Tensor, rank: int, statistic: Tensor | None = None) -> tupl
     """The best rank r for the layer's outputs: L L^T is the second moment of its inputs."""
     if statistic is None:
         raise LowrankError("Truncation 'whitened' needs the second moment of the layer's inputs.")
+    if statistic.ndim < weight.ndim:
+        return fisher(weight, rank, statistic)
     return _project(weight, weight @ _root(statistic), rank)
 
 
@@ -226,13 +231,36 @@ def _root(moment: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
 
 
+def _moments(module: nn.Module, x: Tensor) -> Iterable[Tensor]:
+    """The second moments of parts of a layer's inputs, in float64; of an embedding how often each came."""
+    if isinstance(module, nn.Embedding):
+        yield torch.bincount(x.flatten(), minlength=module.num_embeddings).double()
+        return
+    for columns in _columns(module, x):
+        yield columns @ columns.mT
+
+
 def _columns(module: nn.Module, x: Tensor) -> Iterable[Tensor]:
     """The inputs of a layer as columns (..., n, count) in float64, a few images at a time."""
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, CONVOLUTIONS):
         yield x.reshape(-1, x.shape[-1]).double().mT
         return
-    for part in x.split(16):
+    for part in x.reshape(-1, *x.shape[-1 - len(module.kernel_size) :]).split(16):
         padded = F.pad(part.double(), module._reversed_padding_repeated_twice)
-        patches = F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride)  # type: ignore[arg-type]
+        if isinstance(module, nn.Conv2d):
+            patches = F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride)  # type: ignore[arg-type]
+        else:
+            patches = _unfold(padded, module)
         columns = patches.transpose(0, 1).flatten(1)
         yield columns.unflatten(0, (module.groups, -1)) if module.groups > 1 else columns
+
+
+def _unfold(x: Tensor, module: nn.Conv1d | nn.Conv3d) -> Tensor:
+    """F.unfold of x (N, C, ...) in any number of dimensions: (N, C kernel, positions)."""
+    dimensions = len(module.kernel_size)
+    settings = zip(module.kernel_size, module.dilation, module.stride, strict=True)
+    for at, (size, dilation, stride) in enumerate(settings):
+        x = x.unfold(2 + at, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    positions, kernel = range(2, 2 + dimensions), range(2 + dimensions, 2 + 2 * dimensions)
+    x = x.permute(0, 1, *kernel, *positions)
+    return x.flatten(2 + dimensions).flatten(1, -2)
