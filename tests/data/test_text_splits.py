@@ -116,3 +116,10 @@ def test_a_cap_fills_each_splits_share_in_the_order_of_keys_and_cuts_the_last_te
     assert len(uncut) == len(found["train"]) - 1
     assert uncut == set(order[: len(uncut)])
     assert removed == 0
+
+
+def test_a_cap_that_whole_texts_fill_adds_no_empty_one():
+    given = spec(max_characters=1000, validation_fraction=0.1, test_fraction=0.1)
+    held = {"validation": ["v" * 50, "w" * 50, "x" * 50], "test": ["t" * 50, "u" * 50]}
+    found, _ = text_splits.divide(surveyed(train=WORDS, **held), given)
+    assert all(found[name].lengths.tolist() == [50, 50] for name in held)
