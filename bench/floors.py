@@ -1,4 +1,5 @@
-"""Lower bounds: the matrix products of a step or a layer and nothing else, into memory that is there.
+"""Lower bounds: the matrix products of a step or a layer and nothing else, by the library that the layers
+take, and where that is torch's own into memory that is there.
 
 Every product of the forward pass and both of the backward pass, in the order of a step, each with
 operands of its own, as a step has them.
@@ -12,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from yardsticks import Size
+
+from lowrank.factor.product import suits_onednn, times
 
 Product = Callable[[], object]
 
@@ -70,6 +73,8 @@ def chain(rows: int, sizes: Sequence[int]) -> Callable[[], None]:
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> Product:
+    if suits_onednn(a, b.mT):
+        return lambda: times(a, b)
     multiply = torch.bmm if a.ndim == 3 else torch.mm
     return lambda: multiply(a, b, out=out)
 

@@ -11,7 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src/lowrank"
 
 BASE = {
-    *("errors", "files", "durable", "frames", "progress", "versions", "registry", "escape"),
+    *(
+        "errors",
+        "files",
+        "durable",
+        "frames",
+        "progress",
+        "versions",
+        "processor",
+        "registry",
+        "escape",
+    ),
     *("exponential", "interrupt", "strict_yaml"),
 }
 """Modules beside the folders that any folder may import, and that import only each other."""

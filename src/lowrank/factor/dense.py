@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowrank.factor.product import product, suits_onednn
+
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.linear: x W^T + b for x (..., n), W (m, n), b (m) or None.
@@ -15,9 +17,9 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     On a CPU the bias is added to the product: torch would copy it into the result first and let the product
     add to that, which takes up to a third longer where n, a rank for one, is small.
     """
-    if bias is None or not x.is_cpu:
-        return F.linear(x, weight, bias)
-    return F.linear(x, weight).add_(bias)
+    if bias is None or not x.is_cpu or suits_onednn(x, weight, bias):
+        return product(x, weight, bias)
+    return product(x, weight).add_(bias)
 
 
 def convolve(

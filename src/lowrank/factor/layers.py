@@ -19,6 +19,7 @@ from lowrank.factor.convolutions import MATRICISATIONS, FactorizedConv, Factoriz
 from lowrank.factor.dense import Conv2d, affine, is_conv1d
 from lowrank.factor.embedding import FactorizedEmbedding
 from lowrank.factor.factorized import Factorized, copied
+from lowrank.factor.product import times
 
 __all__ = [
     "MATRICISATIONS",
@@ -67,7 +68,7 @@ class FactorizedLinear(Factorized):
         return self.dense_class is not nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return affine(x @ self.V, self.U, self.bias)
+        return affine(times(x, self.V), self.U, self.bias)
 
     def dense_weight(self, matrix: Tensor | None = None) -> Tensor:
         matrix = self.product() if matrix is None else matrix

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowrank.factor.convert import factors, place
+from lowrank.factor.dense import affine
 from lowrank.factor.layers import Factorized
+from lowrank.factor.product import times
 from lowrank.methods import METHODS, Method
 from lowrank.methods.factored import Factored
 
@@ -35,7 +37,7 @@ class Activated(nn.Module):
         return self.low.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.silu(x @ self.low.V), self.low.U, self.low.bias)
+        return affine(F.silu(times(x, self.low.V)), self.low.U, self.low.bias)
 
     def dense_weight(self) -> None:
         """There is none."""

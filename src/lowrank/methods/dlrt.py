@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lowrank.factor.convert import factors, place
+from lowrank.factor.dense import affine
 from lowrank.factor.layers import Factorized, FactorizedConv2d
+from lowrank.factor.product import times
 from lowrank.methods import METHODS, Method
 from lowrank.methods.base import Run, finite
 from lowrank.methods.factored import Factored
@@ -61,7 +63,7 @@ class Core(nn.Module):
         low = self.low
         if isinstance(low, FactorizedConv2d):  # S is small beside the kernel: U S is one
             return functional_call(low, {"U": low.U @ self.S}, (x,))
-        return F.linear(F.linear(x @ low.V, self.S), low.U, low.bias)
+        return affine(F.linear(times(x, low.V), self.S), low.U, low.bias)
 
     def dense_weight(self) -> Tensor:
         """U S V^T, in the dense layer's layout."""

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lowrank.factor.convert import place
+from lowrank.factor.dense import affine
 from lowrank.factor.layers import Factorized, FactorizedConv2d
 from lowrank.methods import METHODS, Method, Options
 from lowrank.methods.base import Life, generator, plan
@@ -58,7 +59,7 @@ class SparseLowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         low, S = self.low, self.sparse()
         if not isinstance(low, FactorizedConv2d):
-            return self.scale * low(x) + F.linear(x, S, self.bias)
+            return self.scale * low(x) + affine(x, S, self.bias)
         geometry: Any = low.stride, low.padding, low.dilation, low.groups
         return self.scale * low(x) + F.conv2d(x, low.dense_weight(S), self.bias, *geometry)
 

@@ -7,7 +7,6 @@ import platform
 import resource
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops, saved_flops
 from lowrank.methods.base import Convert, Life
+from lowrank.processor import model_name, processor
 from lowrank.train import parallel
 from lowrank.versions import VERSIONS, source_digest
 
@@ -112,7 +112,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """Versions and machine a result was made with."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else _model_name(),
+        "device": torch.cuda.get_device_name() if cuda else model_name(),
         "processor": processor(device),
         "torch": torch.__version__,
         "transformers": version("transformers"),
@@ -122,20 +122,3 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def processor(device: torch.device) -> str:
-    """What computes: the GPU's name, or the processor's with its instruction set, `AMD EPYC, AVX512`."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{_model_name()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _model_name() -> str:
-    """The processor's model name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

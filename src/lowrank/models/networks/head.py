@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lowrank.factor.product import add_product, multiply
+
 PART = 1 << 20
 """Logits at a time on a CPU: 4 MB of float32."""
 FEWEST = 512
@@ -34,18 +36,18 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         trained = any(ctx.needs_input_grad)
-        at_x, at_weight = (torch.empty_like(x), torch.zeros_like(weight)) if trained else (x, x)
+        at_x, at_weight = (torch.zeros_like(x), torch.zeros_like(weight)) if trained else (x, x)
         rows, loss = max(FEWEST, PART // len(weight)), x.new_zeros(())
         minus_one = x.new_tensor(-1.0).expand(rows, 1)
         for x_part, target, at_x_part in zip(
             x.split(rows), targets.unsqueeze(1).split(rows), at_x.split(rows), strict=True
         ):
-            log_p = torch.log_softmax(x_part @ weight.T, 1)
+            log_p = torch.log_softmax(multiply(x_part, weight), 1)
             loss -= log_p.gather(1, target).sum()
             if trained:
                 difference = log_p.exp_().scatter_add_(1, target, minus_one)
-                torch.mm(difference, weight, out=at_x_part)
-                at_weight.addmm_(difference.T, x_part)
+                add_product(at_x_part, difference, weight.T)
+                add_product(at_weight, difference.T, x_part.T)
         if trained:
             ctx.save_for_backward(at_x, at_weight)
         return loss / len(x)

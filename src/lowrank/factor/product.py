@@ -1,0 +1,94 @@
+"""The product of a linear layer, by the faster of the two libraries that torch brings for a CPU.
+
+torch multiplies matrices in float32 by MKL, which uses AVX-512 on Intel's processors alone: on AMD's
+oneDNN, which torch otherwise keeps for convolutions, takes down to half the time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowrank.processor import of_intel
+
+SMALLEST = 1 << 22
+"""Multiplications of a product, below which calling costs more than oneDNN saves."""
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear: x W^T + b for x (..., n), W (m, n), b (m) or None."""
+    if suits_onednn(x, weight, bias):
+        return _Product.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def times(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ M for x (..., n), M (n, m)."""
+    return product(x, matrix.mT) if suits_onednn(x, matrix) else x @ matrix
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same without gradients, for what computes its own."""
+    if suits_onednn(x, weight, bias):
+        return _by_onednn(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def add_product(into: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Add x W^T to a matrix in place, without gradients."""
+    if suits_onednn(x, weight):
+        into.add_(_by_onednn(x, weight, None))
+    else:
+        into.addmm_(x, weight.T)
+
+
+def suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether this product is oneDNN's: plain tensors in float32, large enough, on a processor where it pays."""
+    return bool(
+        x.numel() * weight.numel() >= SMALLEST * x.shape[-1]
+        and x.dtype is weight.dtype is torch.float32
+        and x.is_cpu
+        and _faster()
+        and all(type(t) in (Tensor, torch.nn.Parameter) for t in (x, weight))
+        and (bias is None or bias.dtype is torch.float32)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None  # torch.func
+        and torch._C._len_torch_dispatch_stack() == 0  # what counts or replaces operators
+    )
+
+
+def _faster() -> bool:
+    """Whether oneDNN is there, wanted, and faster than what torch would take."""
+    return bool(
+        torch.backends.mkldnn.enabled
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkl.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and not of_intel()
+    )
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """Its gradients are products again, so it can be differentiated twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _by_onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        at_x = product(gradient, weight.T) if wanted[0] else None
+        at_weight = product(rows.T, x.flatten(0, -2).T) if wanted[1] else None
+        return at_x, at_weight, rows.sum(0) if wanted[2] else None

@@ -1,0 +1,129 @@
+"""Products by oneDNN are those of torch: values, gradients, any layout, and what they must leave to torch."""
+
+from __future__ import annotations
+
+from itertools import product as pairs
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lowrank.factor import product as module
+from lowrank.factor.product import add_product, multiply, product, suits_onednn, times
+
+SHAPES = ((5, 7), (1, 7), (64, 33), (3, 4, 7), (4, 1), (0, 7), (7,))
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Small products too, whatever the processor; and how many oneDNN computes."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
+    calls, compute = [], module._by_onednn
+
+    def counted(*given):
+        calls.append(given)
+        return compute(*given)
+
+    monkeypatch.setattr(module, "_faster", lambda: True)
+    monkeypatch.setattr(module, "SMALLEST", 0)
+    monkeypatch.setattr(module, "_by_onednn", counted)
+    return calls
+
+
+def layouts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor as it is, with its last dimensions the other way round, with gaps, and repeated."""
+    gaps = torch.full((*tensor.shape[:-1], tensor.shape[-1] * 2), 9.0)[..., ::2].copy_(tensor)
+    found = [tensor, gaps, tensor[:1].expand_as(tensor)]
+    return found + ([tensor.mT.contiguous().mT] if tensor.ndim > 1 else [])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("outputs", [1, 3, 17])
+def test_values_in_any_layout(onednn, shape, outputs):
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(s, generator=draw) for s in (shape, (outputs, shape[-1])))
+    for (a, w), bias in pairs(
+        pairs(layouts(x), layouts(weight)), (None, torch.arange(outputs) / 4)
+    ):
+        expected = F.linear(a.double(), w.double(), None if bias is None else bias.double())
+        for found in (multiply(a, w, bias), product(a, w, bias)):
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(times(a, w.mT), multiply(a, w))
+    assert onednn
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("repeated", [True, False], ids=["repeated gradient", "plain gradient"])
+def test_gradients_and_gradients_of_gradients(onednn, bias, repeated):
+    def gradients(dtype, compute):
+        draw = torch.Generator().manual_seed(0)
+        shapes = ((2, 9, 6), (5, 6), (5,))[: 2 + bias]
+        given = [
+            torch.randn(s, generator=draw).to(dtype).requires_grad_()  # the same numbers in both
+            for s in shapes
+        ]
+        y = compute(*given)
+        loss = y.sum() if repeated else y.square().sum()
+        first = torch.autograd.grad(loss, given, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), given, allow_unused=True)
+        return [*first, *(g for g in second if g is not None)]
+
+    found, expected = gradients(torch.float32, product), gradients(torch.float64, F.linear)
+    assert len(found) == len(expected) and len(onednn) >= 3
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_is_asked_for_is_differentiated(onednn):
+    x, weight = torch.randn(8, 4), torch.randn(3, 4, requires_grad=True)
+    product(x, weight).sum().backward()
+    assert len(onednn) == 2 and weight.grad.shape == (3, 4)
+
+
+def test_a_product_is_added_in_place(onednn):
+    x, weight, into = torch.randn(8, 4), torch.randn(3, 4), torch.ones(8, 3)
+    add_product(into, x, weight)
+    torch.testing.assert_close(into, 1 + x @ weight.T)
+    assert len(onednn) == 1
+
+
+def test_what_is_left_to_torch(onednn):
+    x, weight = torch.randn(8, 4), torch.randn(3, 4)
+    assert suits_onednn(x, weight)
+    assert not suits_onednn(x.double(), weight.double())
+    assert not suits_onednn(x.to("meta"), weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product(x, weight).dtype is torch.bfloat16
+    mapped = torch.func.vmap(product, (0, None))(x, weight)
+    torch.testing.assert_close(mapped, x @ weight.T)
+    assert not onednn
+
+
+def test_operators_are_counted_as_torchs(onednn):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        product(torch.randn(8, 4), torch.randn(3, 4))
+    assert counter.get_total_flops() == 2 * 8 * 4 * 3
+
+
+def test_small_products_and_intels_processors_keep_torchs(monkeypatch):
+    monkeypatch.setattr(module, "_faster", lambda: True)
+    side = torch.randn(64, 64)
+    assert not suits_onednn(side, side)
+    assert suits_onednn(torch.randn(1024, 64), side)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "of_intel", lambda: True)
+    assert not suits_onednn(torch.randn(1024, 64), side)
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setattr(module, "of_intel", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    there = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    assert module._faster() == there
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not module._faster()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not module._faster()
