@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -31,11 +33,12 @@ def test_layers_alike_are_timed_once_with_the_inputs_they_get():
     assert "| 1 and 1 alike | Linear | 32 x 32 |" in table(found)
 
 
-def test_a_much_smaller_rank_of_a_large_layer_is_faster_and_found_to_be():
+def test_a_much_smaller_rank_of_a_large_layer_is_faster_and_found_to_be(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # whatever else the machine does
     net = nn.Sequential(nn.Linear(8, 512), nn.Linear(512, 512), nn.Linear(512, 8))
-    found = advise(net, torch.randn(256, 8), fractions=(0.0625, 1.0), turns=5, seconds=0.01)
-    assert found[0].speed[32] > 1.5 > found[0].speed[512]
-    assert found[0].pays_up_to == 32
+    found = advise(net, torch.randn(256, 8), fractions=(0.125, 1.0), turns=5, seconds=0.01)
+    assert found[0].speed[64] > 1.5 > found[0].speed[512]
+    assert found[0].pays_up_to == 64
 
 
 @pytest.mark.parametrize(
