@@ -36,6 +36,7 @@ LAYERS = (
     {"analysis"},
     {"reports", "plot"},
     {"command", "workflow"},
+    {"job_options"},
     {"job_commands", "model_commands"},
     {"cli"},
     {"__main__"},

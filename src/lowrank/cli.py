@@ -41,6 +41,12 @@ for command in (*JOBS, *MODEL_COMMANDS):
     help="A further table, as name=path.",
 )
 @click.option("--published", type=FOLDER, help="Published tables to start from.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    help="Folder of the tracks' prepared data: of the published runs those are taken that are of this "
+    "configuration and of these data.",
+)
 @click.option("--output", type=FOLDER, required=True, help="Folder of tables to write.")
 def tables(
     config: Path,
@@ -49,6 +55,7 @@ def tables(
     rates: tuple[Path, ...],
     others: tuple[tuple[str, Path], ...],
     published: Path | None,
+    data: Path | None,
     output: Path,
 ) -> None:
     """Gather the tables of single jobs into those that notebooks and the paper read."""
@@ -58,7 +65,7 @@ def tables(
     named: dict[str, list[Path]] = {}
     for name, path in others:
         named.setdefault(name, []).append(path)
-    collect(read_config(config), cells, evaluations, rates, named, output, published)
+    collect(read_config(config), cells, evaluations, rates, named, output, published, data)
 
 
 @main.command()

@@ -6,73 +6,26 @@ is no longer the one that was meant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from lowrank.command import DEVICE_OPTION, FILE, FOLDER
-
-if TYPE_CHECKING:
-    from lowrank.experiment.cell import Extension
-    from lowrank.experiment.experiment import Experiment
-
-CELL = click.option("--cell", required=True, help="The cell, as <track>/<arm>.")
-TRACK = click.option("--track", required=True, help="The track.")
-RATES = click.option("--rates", type=FOLDER, required=True, help="Folder of sweep results.")
-DATA = click.option("--data", type=FOLDER, required=True, help="Prepared data folder.")
-PARALLEL = click.option(
-    "--parallel",
-    "mode",
-    type=click.Choice(["ddp", "fsdp"]),
-    default="ddp",
-    show_default=True,
-    help="Under torchrun: what each device holds, the whole model or a slice.",
+from lowrank.job_options import (
+    CELL,
+    DATA,
+    PARALLEL,
+    PUBLISHED,
+    RATES,
+    TRACK,
+    begin,
+    configured,
+    data_digest,
+    load,
+    on_models,
+    output,
+    write,
 )
-
-
-def configured(command: Any) -> Any:
-    """The options that every job has: `config`, and `digest` to be sure that it is the one meant."""
-    config = click.option(
-        "--config",
-        type=FILE,
-        required=True,
-        help="A configuration, config/<scale>.yaml or the one that a run left in results/<scale>.",
-    )
-    digest = click.option("--digest", help="Do nothing if the job has another digest.")
-    return config(digest(command))
-
-
-def on_models(command: Any) -> Any:
-    """The options of a job that reads or trains models."""
-    cache = click.option("--cache", type=FOLDER, required=True, help="Folder of all runs.")
-    return DATA(cache(DEVICE_OPTION(command)))
-
-
-def output(what: str, kind: Any = FILE) -> Any:
-    """The option that names what is written."""
-    return click.option("--output", type=kind, required=True, help=f"{what} to write.")
-
-
-def _begin(config: Path, digest: str | None, job: str, name: str) -> Experiment:
-    """The experiment, once it is clear that the job is the one meant."""
-    from lowrank.experiment.experiment import expect, read_experiment
-
-    experiment = read_experiment(config)
-    expect(getattr(experiment, f"of_{job}")(name), digest, config)
-    return experiment
-
-
-def _load(*parts: Iterable[Any]) -> None:
-    """Import the extensions that cells, sweeps or studies name."""
-    from lowrank.experiment.extensions import load_extensions
-
-    found: dict[str, Extension] = {}
-    for part in parts:
-        for one in part:
-            found |= one.extensions
-    load_extensions(found)
 
 
 @click.command()
@@ -82,7 +35,7 @@ def _load(*parts: Iterable[Any]) -> None:
 @output("Folder", FOLDER)
 def prepare(config: Path, digest: str | None, track: str, state: str | None, output: Path) -> None:
     """Tokenise text or decode images into a prepared data folder."""
-    data = _begin(config, digest, "prepare", track).track(track).data
+    data = begin(config, digest, "prepare", track).track(track).data
     if data.kind == "text":
         from lowrank.data.text import prepare_text
 
@@ -108,14 +61,15 @@ def sweep(
     data: Path,
     cache: Path,
     device: str,
+    published: Path | None,
 ) -> None:
     """Find an arm's best learning rate on validation data."""
     from lowrank.jobs import train as jobs
     from lowrank.train import parallel
 
-    experiment = _begin(config, digest, "sweep", cell)
+    experiment = begin(config, digest, "sweep", cell, published, data)
     group, keep = experiment.sweep(cell), experiment.forks(cell)
-    _load([group])
+    load([group])
     with parallel.session(device):
         jobs.sweep(group, data, cache, output, device, keep, mode)
 
@@ -137,16 +91,18 @@ def train(
     data: Path,
     cache: Path,
     device: str,
+    published: Path | None,
 ) -> None:
     """Train one cell, all its seeds."""
     from lowrank.jobs import train as jobs
     from lowrank.train import parallel
 
-    experiment = _begin(config, digest, "train", cell)
-    one, keep = experiment.cell(cell), experiment.forks(cell)
-    _load([one])
+    experiment = begin(config, digest, "train", cell, published, data)
+    one, keep = experiment.here(cell), experiment.forks(cell)
+    load([one])
     with parallel.session(device):
-        jobs.train(one, jobs.read_rates(rates, [one]), data, cache, output, device, keep, mode)
+        best = jobs.read_rates(rates, [one], experiment.known)
+        jobs.train(one, best, data, cache, output, device, keep, mode)
 
 
 @click.command()
@@ -164,13 +120,16 @@ def evaluate(
     data: Path,
     cache: Path,
     device: str,
+    published: Path | None,
 ) -> None:
     """Read the test set for every run of a track's cells."""
     from lowrank.jobs import train as jobs
 
-    cells = _begin(config, digest, "evaluate", track).evaluated(track)
-    _load(cells)
-    jobs.evaluate(cells, jobs.read_rates(rates, cells), data, cache, output, device)
+    experiment = begin(config, digest, "evaluate", track, published, data)
+    cells = experiment.evaluated(track)
+    load(cells)
+    best = jobs.read_rates(rates, cells, experiment.known)
+    jobs.evaluate(cells, best, data, cache, output, device)
 
 
 @click.command()
@@ -190,20 +149,21 @@ def interpolate(
     data: Path,
     cache: Path,
     device: str,
+    published: Path | None,
 ) -> None:
     """Measure losses between a track's dense solution and its low-rank ones."""
-    from lowrank.files import write_table
     from lowrank.jobs import interpolate as interpolation
     from lowrank.jobs import train as jobs
 
-    experiment = _begin(config, digest, "interpolate", track)
+    experiment = begin(config, digest, "interpolate", track, published, data)
     study = experiment.job("interpolation", track)
     cells = experiment.read_by("interpolation", track)
-    _load(cells)
-    best = jobs.read_rates(rates, cells)
+    load(cells)
+    best = jobs.read_rates(rates, cells, experiment.known)
     lines, facts = interpolation.interpolate(study, cells[0], cells[1:], best, data, cache, device)
-    write_table(points, lines)
-    write_table(summary, facts)
+    digests = experiment.made_from("interpolation", track, best, data_digest(data))
+    write(points, lines, digests)
+    write(summary, facts, digests)
 
 
 @click.command()
@@ -221,18 +181,18 @@ def posthoc(
     data: Path,
     cache: Path,
     device: str,
+    published: Path | None,
 ) -> None:
     """Truncate a track's trained dense models and evaluate them."""
-    from lowrank.files import write_table
     from lowrank.jobs import posthoc as method
     from lowrank.jobs import train as jobs
 
-    experiment = _begin(config, digest, "posthoc", track)
+    experiment = begin(config, digest, "posthoc", track, published, data)
     job, (cell,) = experiment.job("posthoc", track), experiment.read_by("posthoc", track)
-    _load([cell, job])
-    best = jobs.read_rates(rates, [cell])
+    load([cell, job])
+    best = jobs.read_rates(rates, [cell], experiment.known)
     table = method.posthoc(job.study, job.factors, cell, best, data, cache, device)
-    write_table(output, table)
+    write(output, table, experiment.made_from("posthoc", track, best, data_digest(data)))
 
 
 @click.command()
@@ -245,8 +205,9 @@ def baselines(config: Path, digest: str | None, track: str, data: Path, output: 
     from lowrank.files import write_table
     from lowrank.jobs.baselines import ngram_losses
 
-    _begin(config, digest, "baselines", track)
-    write_table(output, ngram_losses(data))
+    experiment = begin(config, digest, "baselines", track)
+    made_from = experiment.measured_from("baselines", track, data_digest(data))
+    write_table(output, ngram_losses(data).assign(digest=made_from))
 
 
 @click.command()
@@ -255,6 +216,7 @@ def baselines(config: Path, digest: str | None, track: str, data: Path, output: 
 @RATES
 @DATA
 @DEVICE_OPTION
+@PUBLISHED
 @click.option(
     "--rounds",
     type=click.IntRange(1, 1000),
@@ -271,15 +233,20 @@ def speed(
     data: Path,
     device: str,
     rounds: int,
+    published: Path | None,
     output: Path,
 ) -> None:
     """Time training steps of a track's models, taking turns."""
     from lowrank.files import write_table
+    from lowrank.jobs import train as jobs
     from lowrank.jobs.speed import measure_speed
 
-    cells = _begin(config, digest, "speed", track).timed(track)
-    _load(cells)
-    write_table(output, measure_speed(cells, rates, data, device, rounds))
+    experiment = begin(config, digest, "speed", track, published, data)
+    cells = experiment.timed(track)
+    load(cells)
+    best = jobs.read_rates(rates, cells, experiment.known)
+    table = measure_speed(cells, best, data, device, rounds)
+    write_table(output, table.assign(digest=experiment.measured_from("speed", track, "")))
 
 
 JOBS = (prepare, sweep, train, evaluate, interpolate, posthoc, baselines, speed)

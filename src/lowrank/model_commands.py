@@ -176,11 +176,11 @@ def study(config: Path, ledger: Path, minutes: float) -> None:
     In one process, without Snakemake, into the same files: a second call goes on, and so does the workflow.
     """
     from lowrank.analysis.ledger import read_ledger
-    from lowrank.experiment.experiment import read_experiment
+    from lowrank.experiment.config import read_config
     from lowrank.workflow.scale import Scale
     from lowrank.workflow.timed import train_for
 
-    train_for(Scale(read_experiment(config)), read_ledger(ledger), minutes, click.echo)
+    train_for(Scale(read_config(config)), read_ledger(ledger), minutes, click.echo)
 
 
 MODEL_COMMANDS = (advise, bench, export, study)

@@ -80,7 +80,7 @@ def test_a_string_is_refused_or_in_no_name(place, attack):
     assert "\n" not in sentence
     if sentence:
         return
-    words = [settings.scale, settings.device, *settings.tracks, *settings.retrain]
+    words = [settings.scale, settings.device, *settings.tracks, *(settings.retrain or ())]
     words += [*grid.cells, *grid.sweeps, *settings.extensions]
     words += [group for cell in grid.cells.values() for group in cell.groups]
     assert all(SAFE.fullmatch(word) and ".." not in word.split("/") for word in words)

@@ -32,7 +32,7 @@ def test_each_round_gives_each_cell_its_steps_in_turn(invented_text, tmp_path, m
         "slow": cell("slow", factors=FactorSpec(rank_fraction=0.9, rank_multiple=1)),
     }
     table = speed.measure_speed(
-        list(cells.values()), tmp_path, invented_text, "cpu", rounds=2, seconds=1.0
+        list(cells.values()), {}, invented_text, "cpu", rounds=2, seconds=1.0
     )
     steps = {"dense": 8, "low": 2, "slow": 2}
     assert told == [*((name, 3) for name in cells), *steps.items(), *steps.items()]
@@ -46,6 +46,6 @@ def test_each_round_gives_each_cell_its_steps_in_turn(invented_text, tmp_path, m
     assert table["state_bytes"].tolist() == [8 * size for size in sizes] * 2
     assert table["peak_memory_bytes"].isna().all()
     told.clear()
-    few = speed.measure_speed([cells["dense"]], tmp_path, invented_text, "cpu")
+    few = speed.measure_speed([cells["dense"]], {}, invented_text, "cpu")
     assert told == [("dense", 3)] * 6  # 0.4 s are three steps, in five rounds
     assert few["seed"].tolist() == [0, 1, 2, 3, 4]

@@ -38,7 +38,7 @@ def sweep_over(monkeypatch, tmp_path, losses, rates, extend=2):
     def trained(spec, data, cache, device, keep=(), *_):
         rate = spec.training.learning_rate
         asked.append((rate, tuple(keep), spec.seed))
-        return Finished(spec, validation_loss=losses(rate))
+        return Finished(spec, validation_loss=losses(rate), digest=f"run at {rate:g}")
 
     monkeypatch.setattr(jobs, "_finished", trained)
     group = SweepGroup(
@@ -61,7 +61,8 @@ def test_a_sweep_keeps_the_rate_with_the_lowest_validation_loss(monkeypatch, tmp
     assert found["at_edge"] is False
     assert (found["group"], found["track"], found["seed"]) == ("language/dense", "language", 3)
     assert found["rates"] == [
-        {"learning_rate": r, "validation_loss": losses[r]} for r in (0.1, 0.2, 0.4)
+        {"learning_rate": r, "validation_loss": losses[r], "digest": f"run at {r:g}"}
+        for r in (0.1, 0.2, 0.4)
     ]
 
 
@@ -109,7 +110,11 @@ def test_a_rate_that_diverged_is_the_worst_and_all_of_them_are_an_error(monkeypa
         monkeypatch, tmp_path, {0.1: 3.0, 0.2: None, 0.05: 3.5}.get, (0.1, 0.2, 0.05), 0
     )
     assert found["learning_rate"] == 0.1
-    assert found["rates"][-1] == {"learning_rate": 0.2, "validation_loss": None}
+    assert found["rates"][-1] == {
+        "learning_rate": 0.2,
+        "validation_loss": None,
+        "digest": "run at 0.2",
+    }
     with pytest.raises(LowrankError, match="every learning rate of the sweep diverged"):
         sweep_over(monkeypatch, tmp_path, lambda rate: None, (0.1, 0.2), 0)
 
@@ -266,4 +271,5 @@ def test_an_evaluation_has_a_row_a_run(monkeypatch, tmp_path):
         "seed": [4, 7, 0],
         "test_loss": [4.5, 7.5, 0.5],
         "evaluation_version": [VERSIONS["evaluation"]] * 3,
+        "test_examples": [13] * 3,
     }

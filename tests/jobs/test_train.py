@@ -177,9 +177,9 @@ def test_perplexities_beyond_floats_are_missing_and_the_rest_stands(tmp_path):
     np.testing.assert_allclose(table["test_bits_per_byte"], bits)
 
 
-def test_models_take_turns_when_steps_are_timed(grid, text_folder, tmp_path):
+def test_models_take_turns_when_steps_are_timed(grid, text_folder):
     cells = [grid.cells["language/dense"], grid.cells["language/spectral-r0.5"]]
-    table = measure_speed(cells, tmp_path, text_folder, "cpu", rounds=2, seconds=0.02)
+    table = measure_speed(cells, {}, text_folder, "cpu", rounds=2, seconds=0.02)
     assert table["cell"].tolist() == [cell.name for cell in cells] * 2
     assert (table["step_seconds"] > 0).all()
     assert table.groupby("cell")["state_bytes"].nunique().eq(1).all()

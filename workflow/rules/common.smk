@@ -17,4 +17,6 @@ JOB = dict(
     data=lambda wildcards: SCALE.data(wildcards.track),
     cache=f"{RESULTS}/runs",
     device=SCALE.config.device,
+    # What is published changes no result: a function of resources, which Snakemake does not compare.
+    ground=lambda wildcards, resources: SCALE.ground,
 )

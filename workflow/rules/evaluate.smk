@@ -20,7 +20,7 @@ rule evaluate_track:
     shell:
         "lowrank evaluate --config {params.config} --digest {params.digest}"
         " --track {wildcards.track} --rates {params.rates} --output {output}"
-        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        " --data {params.data} --cache {params.cache} --device {params.device} {params.ground} 2>&1 | tee {log}"
 
 
 # Losses on the lines from the dense solution to low-rank ones.
@@ -46,7 +46,7 @@ rule interpolate:
         "lowrank interpolate --config {params.config} --digest {params.digest}"
         " --track {wildcards.track} --rates {params.rates}"
         " --points {output.points} --summary {output.summary}"
-        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        " --data {params.data} --cache {params.cache} --device {params.device} {params.ground} 2>&1 | tee {log}"
 
 
 # Truncate the trained dense models.
@@ -70,7 +70,7 @@ rule truncate_posthoc:
     shell:
         "lowrank posthoc --config {params.config} --digest {params.digest}"
         " --track {wildcards.track} --rates {params.rates} --output {output}"
-        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        " --data {params.data} --cache {params.cache} --device {params.device} {params.ground} 2>&1 | tee {log}"
 
 
 # Unigram and bigram models: the bar for a language model.
@@ -118,4 +118,5 @@ rule measure_speed:
     shell:
         "OMP_NUM_THREADS=1 lowrank speed --config {params.config} --digest {params.digest}"
         " --track {wildcards.track} --rates {params.rates} --rounds {params.rounds}"
-        " --data {params.data} --device {params.device} --output {output} 2>&1 | tee {log}"
+        " --data {params.data} --device {params.device} {params.ground}"
+        " --output {output} 2>&1 | tee {log}"

@@ -21,12 +21,14 @@ rule collect_tables:
         rates=[f"--rates {path}" for path in SCALE.trained_rates()],
         others=[f"--other {name}={path}" for name, path in SCALE.collected],
         published=[f"--published $(dirname {path})" for path in SCALE.published],
+        data=f"--data {RESULTS}/data" if SCALE.ground else "",
         output=lambda wildcards, output: output[0].rsplit("/", 1)[0],
     message:
         "Collecting tables"
     shell:
         "lowrank tables --config {params.config} {params.cells} {params.evaluations} {params.rates}"
-        " {params.others} {params.published} --output {params.output} 2>&1 | tee {log}"
+        " {params.others} {params.published} {params.data}"
+        " --output {params.output} 2>&1 | tee {log}"
 
 
 # Judge the paper's claims by the ledger's margins.

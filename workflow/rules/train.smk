@@ -27,7 +27,7 @@ rule sweep_rate:
     shell:
         "{params.launch} sweep --config {params.config} --digest {params.digest}"
         " --cell {wildcards.track}/{wildcards.arm} --output {output} --parallel {params.parallel}"
-        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        " --data {params.data} --cache {params.cache} --device {params.device} {params.ground} 2>&1 | tee {log}"
 
 
 # Train one cell, all its seeds. Finished seeds and checkpoints lie in the cache and are found again.
@@ -64,4 +64,4 @@ rule train_cell:
         "{params.launch} train --config {params.config} --digest {params.digest}"
         " --cell {wildcards.track}/{wildcards.arm} --rates {params.rates}"
         " --output $(dirname {output.runs}) --parallel {params.parallel}"
-        " --data {params.data} --cache {params.cache} --device {params.device} 2>&1 | tee {log}"
+        " --data {params.data} --cache {params.cache} --device {params.device} {params.ground} 2>&1 | tee {log}"

@@ -11,12 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank.analysis.contrasts import all_contrasts
-from lowrank.analysis.described import described
+from lowrank.analysis.described import as_configured, described
 from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.config import Config
+from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.facts import FACTS
+from lowrank.experiment.ground import Published, prepared
 from lowrank.experiment.rates import read_sweep
 from lowrank.files import damaged, read_table, write_table
 from lowrank.frames import concat
@@ -62,6 +64,7 @@ COLUMNS = {
     "threads": "processor threads of the process",
     "finished_at": "when the run ended, UTC",
     "evaluation_version": "version of how the test metrics are read (lowrank.versions)",
+    "test_examples": "test examples read at most",
     "test_loss": "loss on test data, nats a token or image",
     "test_perplexity": "exp of the test loss",
     "test_word_perplexity": "perplexity a white-space word on test data",
@@ -78,12 +81,15 @@ def collect(
     others: dict[str, list[Path]],
     output: Path,
     published: Path | None = None,
+    data: Path | None = None,
 ) -> None:
     """Write all tables of a scale.
 
     `cells` are folders of cells' tables, `evaluations` test metrics, `rates` sweep results, `others`
     further tables by name (interpolation, barriers, posthoc, baselines). With `published`, tables
-    found there are the base: the given ones replace the rows of their cells.
+    found there are the base: the given ones replace the rows of their cells. With `data` too, where the
+    tracks' data are prepared, only what belongs to the configuration and to these data is taken from there,
+    and a run that is in neither is a LowrankError.
     """
     folders = list(cells)
     tables = {name: concat(_of_cell(f / f"{name}.parquet") for f in folders) for name in PER_CELL}
@@ -101,7 +107,11 @@ def collect(
         )
     if published is not None:
         ground = read_published(published)
-        ground.pop("claims", None)
+        for name in ("claims", "processors"):
+            ground.pop(name, None)
+    if published is not None and data is not None:
+        tables = _joined(config, tables, ground, data)
+    elif published is not None:
         say_what_differs(ground["runs"], tables["runs"])
         tables["rates"] = _beside(tables["rates"], ground, tables["runs"])
         tables = {name: over(ground.get(name), tables.get(name)) for name in {**tables, **ground}}
@@ -115,6 +125,39 @@ def collect(
     lost = diverged(runs)
     if lost:
         print(lost, flush=True)
+
+
+def _joined(
+    config: Config,
+    fresh: dict[str, pd.DataFrame],
+    published: dict[str, pd.DataFrame],
+    data: Path,
+) -> dict[str, pd.DataFrame]:
+    """Fresh tables and the published rows of the same configuration and data."""
+    here = prepared(data, config.tracks)
+    experiment = Experiment(config, Published(published, here))
+    assert experiment.ground is not None
+    none = pd.DataFrame()
+    found = {
+        name: concat(
+            [
+                experiment.ground.take(name, published.get(name, none)),
+                fresh.get(name, none),
+            ]
+        )
+        for name in {**fresh, **published}
+        if name != "contrasts"
+    }
+    runs = found["runs"]
+    there = set(zip(runs["cell"], runs["seed"], strict=True)) if len(runs) else set()
+    for cell in experiment.grid.cells.values():
+        if lost := [seed for seed in cell.seeds if (cell.name, seed) not in there]:
+            raise LowrankError(
+                f"{cell.name} has no run of seed {lost[0]}: the data of {cell.track} that were prepared here "
+                "may be others than those of the published runs, or these have changed: run again."
+            )
+    found["runs"] = as_configured(config, runs)
+    return found
 
 
 def diverged(runs: pd.DataFrame, most: int = 20) -> str:

@@ -124,10 +124,14 @@ class Config(Strict):
         "the optimiser's state, for models that do not fit (fsdp).",
     )
     results_from: Literal["train", "published"] = Field(
-        "train", description="Train the cells, or read the published tables."
+        "train",
+        description="Train all cells, or use the published runs of this configuration and train those that "
+        "are missing.",
     )
-    retrain: tuple[str, ...] = Field(
-        (), description="Cells trained although `results_from` is published."
+    retrain: tuple[str, ...] | None = Field(
+        None,
+        description="With `results_from: published`, the cells that are trained; all else is what the published "
+        "tables say, whatever made them. Null: what is missing is trained; []: nothing.",
     )
     extensions: dict[Name, str] = Field(
         {},

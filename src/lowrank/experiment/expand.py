@@ -59,7 +59,7 @@ def expand(config: Config, base: Path = Path()) -> Grid:
 
 def outline(config: Config) -> Grid:
     """The same without the extensions' files and `retrain`: enough to tell what every arm is."""
-    return _grid(config.model_copy(update={"retrain": ()}), {})
+    return _grid(config.model_copy(update={"retrain": None}), {})
 
 
 def _grid(config: Config, extensions: dict[str, Extension]) -> Grid:
@@ -83,7 +83,7 @@ def _grid(config: Config, extensions: dict[str, Extension]) -> Grid:
             if track.swept:
                 for group in _sweeps(name, track, arm, extensions):
                     sweeps[group.name] = group
-    unknown_cells = [cell for cell in config.retrain if cell not in cells]
+    unknown_cells = [cell for cell in config.retrain or () if cell not in cells]
     if unknown_cells:
         raise unknown("cell in retrain", unknown_cells[0], cells)
     jobs: dict[str, dict[str, Any]] = {}

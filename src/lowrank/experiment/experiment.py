@@ -7,7 +7,7 @@ a job whose digest is not the one that it was sent with does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.cell import Cell, SweepGroup
 from lowrank.experiment.config import Config, TrackConfig, read_config
 from lowrank.experiment.expand import Grid, expand
+from lowrank.experiment.ground import Ground, Published, read_ground
 from lowrank.experiment.study import STUDIES
 from lowrank.experiment.track import Arm, arm_name
 from lowrank.files import digest
@@ -28,14 +29,33 @@ class Experiment:
     """A configuration and its grid. Names of cells, sweeps and tracks that it does not hold are a
     LowrankError with the nearest one."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, published: Published | None = None) -> None:
         self.config = config
         self.grid: Grid = expand(config)
+        self.ground = Ground(self, published) if published else None
+        """What is there already of what is asked for."""
 
     @cached_property
     def trained(self) -> list[str]:
-        """The cells that are trained: all, or with published results only those in `retrain`."""
-        return list(self.grid.cells if self.config.results_from == "train" else self.config.retrain)
+        """The cells that are trained: all; with published results those in `retrain`, or those of which
+        runs are missing there."""
+        if self.config.results_from == "train":
+            return list(self.grid.cells)
+        if self.ground is None:
+            return list(self.config.retrain or ())
+        return [name for name, cell in self.grid.cells.items() if self.ground.missing(cell)]
+
+    @property
+    def known(self) -> dict[str, float]:
+        """What published sweeps found, by group: these are not made again."""
+        return self.ground.rates if self.ground else {}
+
+    def here(self, name: str) -> Cell:
+        """A cell with those of its seeds that are trained here: all, if none is missing or nothing is
+        published."""
+        cell = self.cell(name)
+        missing = self.ground.missing(cell) if self.ground else ()
+        return cell.model_copy(update={"seeds": missing or cell.seeds})
 
     def track(self, name: str) -> TrackConfig:
         """A track by name."""
@@ -54,9 +74,9 @@ class Experiment:
         return self.grid.sweeps[name]
 
     def evaluated(self, track: str) -> list[Cell]:
-        """The trained cells of a track."""
+        """The trained cells of a track, with the seeds that are trained here."""
         self.track(track)
-        return [cell for cell in map(self.cell, self.trained) if cell.track == track]
+        return [cell for cell in map(self.here, self.trained) if cell.track == track]
 
     def job(self, study: str, track: str) -> Any:
         """What the job of a study is told of a track that has it."""
@@ -67,7 +87,13 @@ class Experiment:
         return jobs[track]
 
     def read_by(self, study: str, track: str) -> list[Cell]:
-        """The cells whose models the job of a study reads, the dense one first."""
+        """The cells whose models the job of a study reads here, the dense one first, with their seeds."""
+        cells = self.cells_of_study(study, track)
+        lacking = self.ground.lacking(study, track) if self.ground else ()
+        return [cell.model_copy(update={"seeds": lacking or cell.seeds}) for cell in cells]
+
+    def cells_of_study(self, study: str, track: str) -> list[Cell]:
+        """The cells that the job of a study is about, the dense one first."""
         self.job(study, track)
         section, job = self.track(track), STUDIES[study].job
         assert job is not None
@@ -85,9 +111,10 @@ class Experiment:
         return [self.cell(name) for name in names]
 
     def trunk(self, name: str) -> str | None:
-        """The dense cell whose checkpoints a pre-trained cell forks from, if the grid has it."""
+        """The dense cell whose checkpoints a pre-trained cell forks from, if the grid has it; where it is
+        published, the run that forks trains as much of it as it needs."""
         trunk = self.cell(name).trunk
-        return trunk if trunk in self.grid.cells else None
+        return trunk if trunk in (self.trained if self.ground else self.grid.cells) else None
 
     def forks(self, name: str) -> list[int]:
         """The steps at which pre-trained cells fork from this cell: checkpoints there are kept."""
@@ -106,7 +133,7 @@ class Experiment:
 
     def of_train(self, name: str) -> str:
         """Digest of what a cell is trained from, rates and data left out."""
-        return _digest("training", self.cell(name), self.forks(name))
+        return _digest("training", self.here(name), self.forks(name))
 
     def of_evaluate(self, track: str) -> str:
         """Digest of what is evaluated."""
@@ -138,8 +165,33 @@ class Experiment:
         which may hold studies."""
         return _digest(None, self.config, *self.grid.extensions.values())
 
+    # What rows of tables are made from: columns `digest`.
+
+    def made_from(
+        self, study: str, track: str, rates: Mapping[str, float], data: str
+    ) -> dict[int, str]:
+        """By seed the digest of all that the job of a study makes its rows from: what it is told, the runs that
+        it reads, and how they are evaluated."""
+        told = self.job(study, track).model_dump(mode="json")
+        cells = self.cells_of_study(study, track)
+        of_seed: dict[int, list[str]] = {}
+        for spec in (spec for cell in cells for spec in cell.runs(dict(rates))):
+            of_seed.setdefault(spec.seed, []).append(spec.identity(data))
+        beside = [study, VERSIONS[study], told, cells[0].evaluation.model_dump(mode="json")]
+        return {seed: digest([*beside, runs]) for seed, runs in of_seed.items()}
+
+    def measured_from(self, table: str, track: str, data: str) -> str:
+        """The digest of what a track's rows of `baselines` or `speed` are made from: its data, or the shapes
+        that are timed."""
+        if table == "baselines":
+            return digest([table, VERSIONS[table], data])
+        specs = [cell.runs(dict.fromkeys(cell.groups, 1.0))[0] for cell in self.timed(track)]
+        return digest([table, VERSIONS[table], [spec.identity("") for spec in specs]])
+
     def digests(self) -> dict[str, str]:
-        """The digests of all jobs that compute, by job and name."""
+        """The digests of all jobs that compute, by job and name, whatever is published."""
+        if self.ground:
+            return Experiment(self.config).digests()
         tracks = self.config.tracks
         names: dict[str, Iterable[str]] = {
             "prepare": tracks,
@@ -165,9 +217,15 @@ def _digest(version: str | None, *values: BaseModel | list[int]) -> str:
     return digest([version and [version, VERSIONS[version]], *described])
 
 
-def read_experiment(path: Path) -> Experiment:
-    """The experiment of a configuration file, or of the one (JSON) that the workflow wrote."""
-    return Experiment(read_config(path))
+def read_experiment(
+    path: Path, published: Path | None = None, data: Path | None = None
+) -> Experiment:
+    """The experiment of a configuration file, or of the one (JSON) that the workflow wrote; built on what is
+    `published`, if that is given, and on the data that are prepared in `data`."""
+    config = read_config(path)
+    if published is None or data is None:
+        return Experiment(config)
+    return Experiment(config, read_ground(published, data, config.tracks))
 
 
 def expect(found: str, sent_with: str | None, path: Path) -> None:

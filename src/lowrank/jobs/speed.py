@@ -15,7 +15,6 @@ import torch
 
 from lowrank.experiment.cell import Cell
 from lowrank.experiment.extensions import load_extensions
-from lowrank.jobs.train import read_rates
 from lowrank.train.build import choose_device
 from lowrank.train.loop import Watch, run_steps
 from lowrank.train.task import make_task
@@ -24,7 +23,7 @@ from lowrank.train.trainer import Trainer
 
 def measure_speed(
     cells: list[Cell],
-    rates: Path,
+    rates: dict[str, float],
     data: Path,
     device: str,
     rounds: int = 5,
@@ -36,10 +35,9 @@ def measure_speed(
     pairs of a contrast. On a GPU, `peak_memory_bytes` is what the steps allocated at most.
     """
     where = choose_device(device)
-    best = read_rates(rates, cells)
     trainers = {}
     for cell in cells:
-        spec = cell.runs(best)[0]
+        spec = cell.runs(rates)[0]
         load_extensions(spec.extensions)
         trainers[cell.name] = Trainer(spec, make_task(spec, data, where), data)
     steps = {

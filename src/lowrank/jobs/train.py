@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,11 @@ def sweep(
     steps at which pre-trained cells fork, should they fork from one of these runs.
     """
     losses: dict[float, float] = {}
+    digests: dict[float, str] = {}
 
     def measure(rate: float) -> None:
         result = _finished(group.run(rate), data, cache, device, keep, mode).result
+        digests[rate] = result["digest"]
         _say_if_diverged(f"{group.name} at the rate {rate:g}", result)
         loss = result["validation_loss"]
         losses[rate] = math.inf if loss is None else loss
@@ -61,7 +63,11 @@ def sweep(
     if not parallel.is_main():
         return
     rows = [
-        {"learning_rate": rate, "validation_loss": None if math.isinf(loss) else loss}
+        {
+            "learning_rate": rate,
+            "validation_loss": None if math.isinf(loss) else loss,
+            "digest": digests[rate],
+        }
         for rate, loss in sorted(losses.items())
     ]
     write_sealed(
@@ -88,10 +94,15 @@ def _beyond(losses: dict[float, float]) -> float | None:
     return float(f"{rates[0] ** 2 / rates[1]:.3g}")
 
 
-def read_rates(folder: Path, cells: Iterable[Cell]) -> dict[str, float]:
-    """The best learning rate of every sweep group the cells name, from `folder/<group>.json`."""
-    groups = {group for cell in cells for group in cell.groups}
-    return {group: read_sweep(folder / f"{group}.json")["learning_rate"] for group in groups}
+def read_rates(
+    folder: Path, cells: Iterable[Cell], known: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """The best learning rate of every sweep group the cells name: a known one, else from
+    `folder/<group>.json`."""
+    found = dict(known or {})
+    for group in {group for cell in cells for group in cell.groups} - found.keys():
+        found[group] = read_sweep(folder / f"{group}.json")["learning_rate"]
+    return found
 
 
 def train(
@@ -161,7 +172,11 @@ def evaluate(
         for run in runs_of(cell, rates, data, cache, device):
             metrics = test_metrics(run, cell.evaluation, data, device)
             key = {"cell": cell.name, "seed": run.spec.seed}
-            rows.append({**key, "evaluation_version": VERSIONS["evaluation"], **metrics})
+            how = {
+                "evaluation_version": VERSIONS["evaluation"],
+                "test_examples": cell.evaluation.test_examples,
+            }
+            rows.append({**key, **how, **metrics})
     write_table(output, pd.DataFrame(rows))
 
 

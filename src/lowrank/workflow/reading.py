@@ -10,7 +10,6 @@ from typing import Any
 from lowrank import interrupt
 from lowrank.experiment import config as settings
 from lowrank.experiment.config import Config
-from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.targets import check_targets
 from lowrank.workflow.scale import Scale, one_sentence
 
@@ -32,7 +31,7 @@ def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:
             found = read_config(workflow.configfiles, overrides, root)
         else:
             found = read_config([], config, root)
-        scale = Scale(Experiment(found), root, workflow)
+        scale = Scale(found, root, workflow)
         scale.check_memory()
         scale.announce()
     return scale

@@ -15,10 +15,12 @@ from typing import Any
 
 from lowrank.data import originals
 from lowrank.errors import LowrankError
+from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
 from lowrank.experiment.study import studies
 from lowrank.files import CONFIG, write_sealed
+from lowrank.workflow.building import build, manifest_of
 from lowrank.workflow.figures import Figures
 
 CELL_TABLES = ("runs", "history", "layers", "spectra")
@@ -41,9 +43,8 @@ class Scale:
     """The files of an experiment; `root` holds the sources, and results are relative to the working
     folder. `workflow` is Snakemake's own, None where nothing is made."""
 
-    def __init__(self, experiment: Experiment, root: Path = Path(), workflow: Any = None) -> None:
-        self.experiment, self.config, self.root = experiment, experiment.config, root
-        self.workflow = workflow
+    def __init__(self, config: Config, root: Path = Path(), workflow: Any = None) -> None:
+        self.config, self.root, self.workflow = config, root, workflow
         self.name = self.config.scale
         self.tracks = list(self.config.tracks)
         self.results = f"results/{self.name}"
@@ -53,19 +54,12 @@ class Scale:
         self.figures = Figures(self)
         self.gpus = self.config.devices if self.config.device == "cuda" else 0
         self.published: list[str] = []
+        self.experiment, self.said = Experiment(config), ""
         if self.config.results_from == "published":
-            self.published = [str(self._published())]
-
-    def _published(self) -> Path:
-        """The manifest of the published tables: those made here, else those beside the workflow."""
-        file = Path(f"published/{self.name}/manifest.json")
-        for found in (file, self.root / file):
-            if found.is_file():
-                return found
-        raise LowrankError(
-            f"results_from: {file} is missing: the scale {self.name} has no published tables here; "
-            "train it, or run `snakemake --cores 1 publish` where it was."
-        )
+            manifest = manifest_of(self.name, root)
+            self.published = [str(manifest)]
+            if config.retrain is None:
+                self.experiment, self.said = build(config, manifest.parent, Path(self.results))
 
     # What happens outside of the rules.
 
@@ -82,8 +76,18 @@ class Scale:
                     f"{self.results} but {self.results}/runs, where finished runs are found again."
                 )
 
+    @property
+    def ground(self) -> str:
+        """The option by which jobs build on what is published."""
+        if self.experiment.ground is None:
+            return ""
+        return f"--published {Path(self.published[0]).parent}"
+
     def announce(self) -> None:
-        """Say which files of the user's own will be run, if that was not said before."""
+        """Say what is trained beside published results, and which files of the user's own will be run, if
+        that was not said before."""
+        if self.said:
+            print(self.said, file=sys.stderr)
         for line in announce(self.experiment.grid.extensions, self._extensions):
             print(line, file=sys.stderr)
 
@@ -164,9 +168,10 @@ class Scale:
         ]
 
     def rates(self, *names: str) -> list[str]:
-        """The results of the sweeps that these cells need."""
+        """The results of the sweeps that these cells need and that are made here."""
         groups = (group for name in names for group in self.experiment.cell(name).groups)
-        return [f"{self.results}/rates/{group}.json" for group in dict.fromkeys(groups)]
+        known = self.experiment.known
+        return [f"{self.results}/rates/{g}.json" for g in dict.fromkeys(groups) if g not in known]
 
     def trained_rates(self, track: str | None = None) -> list[str]:
         """The results of the sweeps that the trained cells need, of all or of a track's."""
@@ -179,9 +184,12 @@ class Scale:
         return self.cell_tables(trunk)[:1] if trunk else []
 
     def read_by(self, study: str, track: str) -> dict[str, list[str]]:
-        """The runs and rates of the cells that the job of a study reads."""
+        """The runs and rates of the cells that the job of a study reads; published ones whose models it reads
+        it trains itself."""
         names = [cell.name for cell in self.experiment.read_by(study, track)]
-        return {"cells": [self.cell_tables(n)[0] for n in names], "rates": self.rates(*names)}
+        trained = self.experiment.trained if self.experiment.ground else names
+        files = [self.cell_tables(name)[0] for name in names if name in trained]
+        return {"cells": files, "rates": self.rates(*names), "data": [self.prepared(track)]}
 
     def timed(self, track: str) -> list[str]:
         """What step times depend on: no trained model is among it."""
@@ -219,12 +227,14 @@ class Scale:
     @cached_property
     def collected(self) -> list[tuple[str, str]]:
         """Names and files of those that are made here."""
-        if self.config.results_from == "published":
+        ground = self.experiment.ground
+        if self.config.results_from == "published" and ground is None:
             return []
         return [
             (name, f"{self.results}/{name}/{track}.parquet")
             for name, tracks in self.contributors.items()
             for track in tracks
+            if ground is None or not ground.has(name, track)
         ]
 
     @cached_property

@@ -82,7 +82,7 @@ def _train(scale: Scale, name: str, swept: set[str]) -> None:
     """Train a cell; what it needs is made where it is not there or made from something else. A sweep is
     gone through again, and its finished runs are found by what they are."""
     experiment, config = scale.experiment, scale.experiment.config
-    cell = experiment.cell(name)
+    cell = experiment.here(name)
     data, cache, device = Path(scale.data(cell.track)), Path(scale.results) / "runs", config.device
     section = experiment.track(cell.track).data
     if not originals.current(section, data):
@@ -92,11 +92,11 @@ def _train(scale: Scale, name: str, swept: set[str]) -> None:
             prepare_images(section, data)
     rates = Path(scale.results) / "rates"
     for group in cell.groups:
-        if group not in swept:
+        if group not in swept and group not in experiment.known:
             sweep, forks = experiment.sweep(group), experiment.forks(group)
             jobs.sweep(sweep, data, cache, rates / f"{group}.json", device, forks)
             swept.add(group)
-    best = jobs.read_rates(rates, [cell])
+    best = jobs.read_rates(rates, [cell], experiment.known)
     tables = Path(scale.cell_tables(name)[0]).parent
     jobs.train(cell, best, data, cache, tables, device, experiment.forks(name))
     for run in jobs.runs_of(cell, best, data, cache, device):
