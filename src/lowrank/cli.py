@@ -237,10 +237,10 @@ def methods() -> None:
 @click.option("--output", type=FOLDER, default="config", show_default=True, help="Folder to write.")
 @click.option("--check", is_flag=True, help="Only say if the files are out of date (status 1).")
 def reference(output: Path, check: bool) -> None:
-    """Write config/README.md and the JSON schema, and the README's verdicts (published/laptop)."""
+    """Write config/README.md and the JSON schema, and the README's verdicts (published/)."""
     from lowrank.reports.reference import write_reference
 
-    stale = write_reference(output, check, Path("README.md"), Path("published/laptop"))
+    stale = write_reference(output, check, Path("README.md"), Path("published"))
     if stale:
         click.echo(f"Out of date: {', '.join(map(str, stale))}; run lowrank reference.", err=True)
         sys.exit(1)

@@ -15,6 +15,7 @@ from named_arms import facts
 
 from lowrank.analysis import claims
 from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.power import smallest_settled
 from lowrank.analysis.stats import holm, paired_difference
 from lowrank.errors import LowrankError
 
@@ -226,7 +227,10 @@ def test_a_member_reports_the_numbers_it_was_judged_by():
     assert (row["claim"], row["track"], row["scale"]) == ("c", "language", "laptop")
     assert (row["arm"], row["reference"]) == ("spectral_ones-r0.62", "spectral-r0.62")
     assert (row["margin"], row["unit"], row["pairs"]) == (0.02, "absolute", 5)
-    assert 0 < row["smallest_detectable"] < 0.01
+    assert row["smallest_settled"] == pytest.approx(
+        smallest_settled("equivalence", tost.standard_deviation, 5)
+    )
+    assert row["standard_deviation"] == pytest.approx(tost.standard_deviation)
     assert row["note"] == "on its own significantly worse"
 
 
@@ -337,8 +341,9 @@ def test_the_family_is_every_rank_there_is_and_it_is_holm_corrected():
     ("differences", "every", "any_"),
     [
         ((0.0, 0.0), "supported", "supported"),
-        ((0.0, 0.019), "inconclusive", "supported"),
-        ((0.0, 0.05), "refuted", "supported"),
+        ((0.0, 0.019), "mixed", "supported"),
+        ((0.0, 0.05), "mixed", "supported"),
+        ((0.019, 0.019), "inconclusive", "inconclusive"),
         ((0.019, 0.05), "refuted", "inconclusive"),
         ((0.05, 0.05), "refuted", "refuted"),
     ],
@@ -448,6 +453,7 @@ def test_a_test_without_cells_is_not_run_and_says_why(table, reason):
     judged = judge(one_test(kind="better"), {"runs": table})
     assert list(judged["verdict"]) == ["not run", "not run"]
     assert reason in judged.loc[0, "note"]
+    assert list(judged["ran"]) == [0, 0]
 
 
 def test_one_seed_or_equal_differences_decide_nothing():
@@ -455,7 +461,8 @@ def test_one_seed_or_equal_differences_decide_nothing():
     tables = runs(r062=0.0)
     one = {"runs": tables["runs"][tables["runs"]["seed"] == 0]}
     row = judge(ledger, one).iloc[0]
-    assert (row["verdict"], row["note"]) == ("inconclusive", "one pair: no variance to judge by")
+    assert row["verdict"] == "inconclusive"
+    assert row["note"] == "one pair: no variance to judge by; this scale cannot tell"
     assert row["low"] == -math.inf
     same = {
         "runs": pd.concat([cell(f"{i}-r0.5", [3.0, 3.1]) for i in ("spectral", "spectral_ones")])
@@ -507,6 +514,101 @@ def test_no_verdict_favours_the_side_that_diverged(difference, side, expected):
     assert row["verdict"] == expected
     assert (row["pairs"], row["dropped"]) == (4, 1)
     assert "diverged at 1 seed" in row["note"]
+
+
+# What is no compression
+
+
+@pytest.mark.parametrize(("kept", "verdict_"), [(0.99, "supported"), (1.0, "left out")])
+@pytest.mark.parametrize("side", ["spectral-r0.62", "spectral_ones-r0.62"])
+def test_a_side_that_keeps_as_much_as_dense_is_left_out_unless_the_test_says_otherwise(
+    side, kept, verdict_
+):
+    table = runs(r025=0.0, r062=0.0)["runs"].assign(kept_parameters=0.5)
+    table.loc[table["arm"] == side, "kept_parameters"] = kept
+    ledger = one_test(kind="equivalence", margin="near")
+    judged = judge(ledger, {"runs": table})
+    assert list(judged["verdict"]) == ["supported", verdict_, "supported", "supported"]
+    if verdict_ == "left out":
+        assert judged.loc[1, "note"] == "keeps 1.00 of the dense parameters"
+        assert judged.loc[2, "note"] == "2 contrasts: 1 supported, 1 left out"
+        assert list(judged["ran"][-2:]) == [1, 1]
+    all_ = one_test(kind="equivalence", margin="near", compressed=False)
+    assert set(judge(all_, {"runs": table})["verdict"]) == {"supported"}
+
+
+def test_a_dense_reference_is_no_side_that_is_left_out():
+    ledger = one_test(kind="better", arm=PLAIN, reference={"init": "dense"})
+    noise = np.array([0.0, 0.01, 0.02])
+    table = pd.concat([cell("dense", 3 + noise), cell("spectral-r0.5", 2.9 + noise**2)])
+    table["kept_parameters"] = table["init"].map({"dense": 1.0, "spectral": 0.5})
+    assert verdict(ledger, {"runs": table}) == "supported"
+
+
+def test_what_cells_keep_is_known_to_tables_that_do_not_say_it():
+    ledger = one_test(
+        kind="lower",
+        metric="distance",
+        table="barriers",
+        arm={"init": "spectral_ones", "rank_fraction": "{rank}"},
+        reference=PLAIN,
+    )
+    table = runs(r062=-0.1)["runs"].assign(kept_parameters=1.2)
+    barriers = table[["cell", "track", "seed"]].assign(distance=table["test_loss"])
+    judged = judge(ledger, {"runs": table, "barriers": barriers})
+    assert judged.loc[0, "note"] == "keeps 1.20 of the dense parameters"
+
+
+# Controls, settings and sweeps
+
+
+def test_a_control_is_judged_and_decides_nothing():
+    values = one_test(kind="equivalence", margin="near").model_dump(mode="json")
+    tests = values["claims"][0]["tests"]
+    tests.append(tests[0] | {"kind": "better", "margin": None, "control": True})
+    table = judge(claims.Ledger.model_validate(values), runs(r062=0.01))
+    assert list(table["level"]) == ["member", "test"] * 2 + ["claim"]
+    assert list(table["verdict"]) == ["supported"] * 2 + ["refuted"] * 2 + ["supported"]
+    assert list(table["control"]) == [False, False, True, True, False]
+    assert (table["ran"].iloc[-1], table["refuted"].iloc[-1]) == (1, 0)
+
+
+def test_verdicts_know_whether_the_setting_is_the_papers():
+    table = judge(one_test(kind="better"), runs(r062=0.1))
+    assert set(table["setting"]) == {"reduced"}
+    assert set(judge(one_test(kind="better"), runs(r062=0.1), setting="paper")["setting"]) == {
+        "paper"
+    }
+
+
+def test_what_a_sweep_found_need_not_be_asked_for_and_the_sweep_must():
+    decay = {**PLAIN, "decay": "frobenius"}
+    arms = ("spectral-r0.5", "spectral-r0.5-frobenius", "spectral-r0.5-frobenius-swept")
+    table = pd.concat([cell(arm, 3.0) for arm in arms])
+    for asked, arm in (
+        ({}, "spectral-r0.5-frobenius"),
+        ({"swept": "decay_strength"}, "spectral-r0.5-frobenius-swept"),
+    ):
+        ledger = one_test(kind="better", arm={**decay, **asked}, reference=PLAIN)
+        assert list(members(judge(ledger, {"runs": table}))["arm"]) == [arm]
+    ledger = one_test(kind="better", arm={**decay, "swept": "{which}"}, reference=PLAIN)
+    assert list(members(judge(ledger, {"runs": table}))["arm"]) == list(arms[1:])
+
+
+def test_every_width_of_a_swept_switch_counts_against_scratch_of_its_width():
+    base = 3 + np.array([0.02, -0.03, 0.05])
+    arms = {"spectral-r0.5": 0.0, "spectral-r0.5-w32": 0.4}
+    cells = [cell(arm, base + shift) for arm, shift in arms.items()]
+    cells += [
+        cell(arm.replace("-r0.5", "-r0.5-pre0.25-swept"), base + shift - 0.1 + base**2 / 1e3)
+        for arm, shift in arms.items()
+    ]
+    cells.append(cell("spectral-r0.5-pre0.25", base))  # not swept: not asked
+    table = judge(read_ledger(LEDGER), {"runs": pd.concat(cells)})
+    found = members(table[table["claim"] == "pretrain-language"])
+    assert list(found["arm"]) == ["spectral-r0.5-pre0.25-swept", "spectral-r0.5-pre0.25-swept-w32"]
+    assert list(found["reference"]) == ["spectral-r0.5", "spectral-r0.5-w32"]
+    assert set(found["verdict"]) == {"supported"}
 
 
 # Other tables

@@ -12,7 +12,8 @@ from test_claims_numbers import BASE, NOISE, judge, ledger, rows, tables
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.described import described
 from lowrank.analysis.ledger import Ledger
-from lowrank.analysis.stats import paired_difference, smallest_detectable
+from lowrank.analysis.power import smallest_settled
+from lowrank.analysis.stats import paired_difference
 from lowrank.experiment import config
 
 
@@ -82,22 +83,47 @@ def test_a_verdict_that_diverged_runs_forbid_is_named():
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 @pytest.mark.parametrize(("kind", "tails"), [("lower", 1), ("equivalence", 2)])
-def test_intervals_and_detectable_differences_are_those_of_the_confidence(kind, tails, confidence):
+def test_intervals_and_what_is_settled_are_those_of_the_confidence(kind, tails, confidence):
     row = first(judge(ledger(kind, "absolute"), tables(0.01), confidence))
     alpha = 1 - confidence
     d = paired_difference(BASE + NOISE + 0.01, BASE, 1 - tails * alpha)
     assert (row["low"], row["high"]) == pytest.approx((d.low, d.high))
-    assert row["smallest_detectable"] == pytest.approx(
-        smallest_detectable(d.standard_deviation, 5, alpha=alpha)
+    assert row["smallest_settled"] == pytest.approx(
+        smallest_settled(kind, d.standard_deviation, 5, alpha)
     )
 
 
-def test_a_ratios_detectable_difference_is_a_ratio():
+def test_what_is_settled_of_a_ratio_is_a_ratio():
     row = first(judge(ledger("ratio_at_least", "factor"), tables(0.0)))
     d = paired_difference(np.log(BASE), np.log(BASE + NOISE))
-    assert row["smallest_detectable"] == pytest.approx(
-        math.exp(smallest_detectable(d.standard_deviation, 5))
+    assert row["smallest_settled"] == pytest.approx(
+        math.exp(smallest_settled("ratio_at_least", d.standard_deviation, 5))
     )
+
+
+def test_what_is_settled_is_so_at_holms_first_step_and_a_test_has_the_median():
+    cells = {}
+    for rank, size in ((1, 1.0), (2, 3.0), (3, 2.0)):
+        cells[f"spectral-r0.{rank}"] = BASE
+        cells[f"spectral_ones-r0.{rank}"] = BASE + size * NOISE
+    judged = judge(ledger("equivalence", "absolute"), rows(cells))
+    each = [
+        smallest_settled("equivalence", size * NOISE.std(ddof=1), 5, 0.05 / 3) for size in (1, 3, 2)
+    ]
+    assert list(judged["smallest_settled"][:4]) == pytest.approx([*each, each[2]])
+
+
+@pytest.mark.parametrize(("size", "told"), [(1.0, False), (6.0, True)])
+def test_an_inconclusive_contrast_says_where_its_scale_cannot_tell(size, told):
+    """The margin is 0.02; an effect at the margin is inconclusive whatever the noise."""
+    cells = {"spectral-r0.5": BASE, "spectral_ones-r0.5": BASE + size * NOISE + 0.02}
+    for kind in ("equivalence", "not_worse"):
+        row = first(judge(ledger(kind, "absolute"), rows(cells)))
+        assert row["verdict"] == "inconclusive"
+        assert ("this scale cannot tell" in row["note"]) is told
+        assert bool(row["smallest_settled"] > 0.02) is told
+    decided = first(judge(ledger("equivalence", "absolute"), tables(0.0)))
+    assert "cannot tell" not in decided["note"]
 
 
 @pytest.mark.parametrize(
@@ -121,11 +147,15 @@ def test_a_test_counts_its_contrasts_and_a_claim_its_tests_by_verdict():
         cells[f"spectral-r0.{rank}"] = BASE
         cells[f"spectral_ones-r0.{rank}"] = BASE + NOISE + difference
     for ran, (test_note, claim_note) in {
-        4: ("4 contrasts: 2 supported, 1 refuted, 1 inconclusive", "1 test: 1 refuted"),
+        4: ("4 contrasts: 2 supported, 1 refuted, 1 inconclusive", "1 test: 1 mixed"),
         1: ("1 contrast: 1 supported", "1 test: 1 supported"),
     }.items():
         judged = judge(ledger("better", None), rows(dict(list(cells.items())[: 2 * ran])))
         assert judged.loc[judged["level"] == "test", "note"].item() == test_note
+        counts = (4, 2, 1) if ran == 4 else (1, 1, 0)
+        for level in ("test", "claim"):
+            row = judged[judged["level"] == level].iloc[0]
+            assert (row["ran"], row["supported"], row["refuted"]) == counts
         assert judged.loc[judged["level"] == "claim", "note"].item() == claim_note
 
 

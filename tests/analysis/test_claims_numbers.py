@@ -240,11 +240,11 @@ def test_what_diverged_favours_nobody(kind, options, lost, difference, verdict):
     assert f"{lost} diverged at 1 seed" in row["note"]
 
 
-def test_the_smallest_detectable_difference_is_in_the_unit_of_the_table():
+def test_what_is_settled_is_in_the_unit_of_the_table():
     rows_ = {
         unit: judge(ledger("lower", unit), tables(0.0)).iloc[0] for unit in ("absolute", "relative")
     }
-    absolute, relative = (rows_[unit]["smallest_detectable"] for unit in ("absolute", "relative"))
+    absolute, relative = (rows_[unit]["smallest_settled"] for unit in ("absolute", "relative"))
     assert absolute > 0
     assert relative == pytest.approx(absolute / 3, rel=0.05)  # losses are about 3
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from lowrank.analysis import evidence
-from lowrank.analysis.claims import COLUMNS, judge
+from lowrank.analysis.claims import COLUMNS, COUNTS, judge
 from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.measures import number
 
 STATEMENT = "The sky is blue"
 
@@ -31,20 +32,46 @@ def member(**values) -> dict:
         "p_corrected": 1.0,
         "p_against": 0.0131,
         "pairs": 3,
-        "smallest_detectable": 0.05,
+        "smallest_settled": 0.05,
         "verdict": "refuted",
+        "control": False,
+        "against": "",
         "note": "",
     } | values
 
 
-def table(*members: dict, test: str = "refuted", claim: str = "refuted") -> pd.DataFrame:
-    common = {"claim": "sky", "statement": STATEMENT, "note": ""}
+def of_members(*members: dict) -> dict:
+    """A test's counts."""
+    verdicts = [row["verdict"] for row in members if row["verdict"] not in ("not run", "left out")]
+    counts = {word: verdicts.count(word) for word in ("supported", "refuted")}
+    return {"ran": len(verdicts), **counts}
+
+
+def a_test(*members: dict, verdict: str = "refuted", **values) -> list[dict]:
+    """The rows of a test: its members', then its own."""
+    own = {
+        "level": "test",
+        "verdict": verdict,
+        "arm": "x-r{rank}",
+        **of_members(*members),
+        **values,
+    }
+    return [*members, member(estimate=np.nan, pairs=pd.NA) | own]
+
+
+def table(*members: dict, test: str = "refuted", claim: str = "refuted", more=()) -> pd.DataFrame:
+    common = {"claim": "sky", "statement": STATEMENT, "note": "", "control": False}
     rows = [
-        *members,
-        {**common, "level": "test", "track": "language", "verdict": test, "arm": "x-r{rank}"},
-        {**common, "level": "claim", "track": "all", "verdict": claim},
+        *a_test(*members, verdict=test),
+        *more,
+        {**common, "level": "claim", "track": "all", "verdict": claim, **of_members(*members)},
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def row_of(*members: dict, **values):
+    """A test's row as a figure's code sees it."""
+    return next(pd.DataFrame(a_test(*members, **values)[-1:]).itertuples())
 
 
 def test_a_contrast_is_quoted_with_the_p_of_the_side_that_decided():
@@ -142,20 +169,102 @@ def test_what_was_not_run_is_one_line_without_templates():
 def test_verdict_lines_name_every_claim_of_the_ledger_once():
     ledger = read_ledger("config/claims.yaml")
     lines = evidence.verdict_lines(judge(ledger, {}, tracks={"language": "language"}))
-    assert lines == ["not run       " + ", ".join(claim.id for claim in ledger.claims)]
+    assert lines == ["Not run: " + ", ".join(claim.id for claim in ledger.claims)]
     assert evidence.verdict_lines(table(member())) == [
-        f"refuted       {STATEMENT} (language refuted)"
+        f"{STATEMENT}: language not reproduced (1 of 1)"
     ]
 
 
-def test_the_resolution_names_what_the_seeds_could_have_shown():
-    rows = table(member(smallest_detectable=0.04), member(smallest_detectable=0.06))
-    assert evidence.resolution(rows).endswith("margin: language 0.050 against 0.025 nats/token.")
-    assert evidence.resolution(table(member(unit="relative"))) == ""
-    assert evidence.resolution(table(member(smallest_detectable=np.inf))) == ""
-    two = table(member(smallest_detectable=0.04), member(track="a-track", smallest_detectable=0.06))
-    assert evidence.resolution(two).endswith(
-        "margin: language 0.040 against 0.025 nats/token; a-track 0.060 against 0.025 nats/token."
+def test_the_resolution_names_what_the_seeds_of_undecided_tests_settle():
+    undecided = {"test": "inconclusive", "claim": "inconclusive"}
+    row = member(verdict="inconclusive")
+    near = a_test(row, verdict="inconclusive", track="a-track", smallest_settled=0.02)
+    assert evidence.resolution(table(row, **undecided, more=near)) == (
+        "This scale cannot tell: the smallest effect that its seeds settle with a power of four in five, "
+        "against the margin, is language 0.050 nats/token against 0.025. The seeds settle less than the "
+        "margin, so the effect lies near it: a-track 0.020 nats/token against 0.025."
+    )
+    assert evidence.resolution(table(member())) == "", "it was decided"
+    control = a_test(row, verdict="inconclusive", control=True)
+    assert evidence.resolution(table(member(), more=control)) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "verdict", "setting", "shown"),
+    [
+        ("ss", "supported", "reduced", "supported (2 of 2)"),
+        ("sri", "mixed", "reduced", "mixed (1 of 3)"),
+        ("ri", "refuted", "reduced", "not reproduced (1 of 2)"),
+        ("ri", "refuted", "paper", "refuted (1 of 2)"),
+        ("rsx", "mixed", "paper", "mixed (1 of 2)"),
+    ],
+)
+def test_a_verdict_says_at_how_many_of_those_that_ran(verdicts, verdict, setting, shown):
+    words = {"s": "supported", "r": "refuted", "i": "inconclusive", "x": "left out"}
+    members = [member(verdict=words[letter]) for letter in verdicts]
+    assert evidence.told(row_of(*members, verdict=verdict, setting=setting)) == shown
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({}, "cannot tell (settles 0.050 nats/token, margin 0.025)"),
+        ({"smallest_settled": np.inf}, "cannot tell (settles nothing, margin 0.025)"),
+        ({"smallest_settled": 0.02}, "inconclusive"),
+        ({"margin": np.nan}, "inconclusive"),
+    ],
+)
+def test_an_undecided_test_whose_seeds_settle_more_than_its_margin_cannot_tell(values, shown):
+    row = row_of(member(verdict="inconclusive"), verdict="inconclusive", **values)
+    assert evidence.told(row) == shown
+
+
+def test_several_tests_of_a_track_are_told_apart():
+    facts = '{"table": "runs", "decay": "l2", "coupled": "{c}", "swept": "decay_strength"}'
+    other = '{"table": "runs", "decay": "none"}'
+    tests = [row_of(member(), reference_facts=text) for text in (facts, other)]
+    assert evidence.apart(tests) == ["not reproduced (1 of 1)"] * 2
+    tests[1] = row_of(member(verdict="supported"), verdict="supported", reference_facts=other)
+    assert evidence.apart(tests) == [
+        "against decay l2 not reproduced (1 of 1)",
+        "against decay none supported (1 of 1)",
+    ]
+    speed = row_of(member(verdict="supported"), verdict="supported", metric="step_seconds")
+    assert evidence.apart([tests[0], speed]) == [
+        "test loss not reproduced (1 of 1)",
+        "speed of a step supported (1 of 1)",
+    ]
+
+
+def test_a_mixed_claim_quotes_the_least_sure_of_either_side():
+    rows = [
+        member(arm="good", verdict="supported", p_corrected=0.04, p_against=1.0),
+        member(arm="sure", verdict="supported", p_corrected=0.01, p_against=1.0),
+        member(arm="bad"),
+        member(verdict="left out", estimate=np.nan),
+    ]
+    line = evidence.evidence(table(*rows, test="mixed", claim="mixed"))
+    assert line.startswith("2 of 3 contrasts supported (1 refuted), the least sure: good against")
+    assert "corrected p for 0.04; refuted: bad against he-r0.5 on language" in line
+
+
+def test_controls_stand_at_the_end_of_the_evidence_and_are_not_counted():
+    ranks = ['{"table": "runs", "rank_fraction": 0.62}', '{"table": "runs", "rank_fraction": 0.25}']
+    scaled = [
+        member(arm=f"scaled-{index}", control=True, verdict="supported", arm_facts=text)
+        for index, text in enumerate(ranks)
+    ]
+    claims = table(member(), more=a_test(*scaled, verdict="supported", control=True))
+    line = evidence.evidence(claims)
+    assert line.startswith("1 of 1 contrast refuted: spectral-r0.5 against he-r0.5")
+    assert line.count("control: ") == 1 and "control: scaled-0 against he-r0.5 on language" in line
+    assert evidence.by_track(claims) == "language not reproduced (1 of 1)"
+
+
+def test_an_interaction_says_what_its_difference_is_compared_with():
+    row = member(against="frobenius-r0.5 less spectral-r0.5")
+    assert ", less that of frobenius-r0.5 against spectral-r0.5, margin" in evidence.contrast_text(
+        next(pd.DataFrame([row]).itertuples())
     )
 
 
@@ -172,4 +281,4 @@ def test_the_resolution_names_what_the_seeds_could_have_shown():
     ],
 )
 def test_numbers_have_their_decimals_up_to_a_million_and_a_true_minus(value, shown):
-    assert evidence.number(value, 1) == shown
+    assert number(value, 1) == shown

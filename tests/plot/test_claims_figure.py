@@ -9,6 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lowrank.analysis.claims import judge
+from lowrank.analysis.evidence import told
 from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
 from lowrank.files import read_table, write_table
@@ -78,7 +79,7 @@ def test_claims_stand_in_words_over_their_panels_and_nothing_is_cut_off(judged, 
     ran = table[(table["level"] == "member") & table["estimate"].notna()]
     for claim in ran["claim"].unique():
         row = table[(table["level"] == "claim") & (table["claim"] == claim)].iloc[0]
-        assert f"{row['verdict'].capitalize()}: {row['statement']}" in words
+        assert row["statement"] in words
         assert f" {claim}" not in words or claim in row["statement"]
     for text in texts:
         box = text.get_window_extent(renderer)
@@ -115,7 +116,29 @@ RANK = {"rank_fraction": "{rank}"}
 )
 def test_sides_in_words(arm, reference, words):
     asked = {"arm_asked": arm, "reference_asked": reference}
-    assert sides({k: json.dumps({"table": "runs", **v}) for k, v in asked.items()}) == words
+    texts = {k: json.dumps({"table": "runs", **v}) for k, v in asked.items()}
+    assert sides({**texts, "against_asked": "[]"}) == words
+
+
+def test_an_interaction_in_words():
+    arm, reference = ({"table": "runs", "decay": decay} for decay in ("frobenius", "l2"))
+    half = [json.dumps(side | {"rate_factor": 0.5}) for side in (arm, reference)]
+    asked = {"arm_asked": half[0], "reference_asked": half[1]}
+    assert sides({**asked, "against_asked": json.dumps([arm, reference])}) == (
+        "(Frobenius − L2) half rate − chosen rate"
+    )
+
+
+def test_a_panel_says_at_how_many_contrasts_its_verdict_holds_and_whether_it_is_a_control(judged):
+    table = claims.read(judged)
+    figure, _ = claims.draw(table)
+    titles = {text.get_text() for ax in figure.axes for text in ax.texts}
+    tests = table[(table["level"] == "test") & (table["ran"] > 0)]
+    assert len(tests) > 10
+    for row in tests.itertuples():
+        control = "control: " if row.control else ""
+        assert f"{row.track}: {control}{told(row)}" in titles
+    assert any("not reproduced (" in title for title in titles)
 
 
 def test_a_strangers_words_are_text(judged):
@@ -123,7 +146,7 @@ def test_a_strangers_words_are_text(judged):
     table["statement"] = "$\\frac{$ and $\\input{x}$ " + "long " * 200
     table["arm"] = table["arm"].str.replace("spectral", "$\\nothing$")
     table["verdict"] = table["verdict"].replace("refuted", "$$")
-    table["test_verdict"] = table["test_verdict"].replace("refuted", "$\\$$")
+    table["test_told"] = table["test_told"].str.replace("not reproduced", "$\\$$")
     figure, _ = claims.draw(table)
     figure.draw(FigureCanvasAgg(figure).get_renderer())
 

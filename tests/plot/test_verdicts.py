@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lowrank.analysis.claims import judge
+from lowrank.analysis.evidence import by_track
 from lowrank.analysis.ledger import read_ledger
 from lowrank.files import read_table
 from lowrank.plot import claims, verdicts
@@ -20,10 +21,11 @@ def judged(tables):
 def test_the_summary_comes_first_with_every_claim_that_was_judged(judged):
     lines = verdicts.page(judged).markdown().splitlines()
     assert lines[0] == "# The paper's claims at the synthetic scale"
-    assert lines[2] == "| claim | verdict | evidence |"
+    assert lines[2] == "| claim | verdicts | evidence |"
     overall = judged[(judged["level"] == "claim") & (judged["verdict"] != "not run")]
     for line, row in zip(lines[4:], overall.itertuples(), strict=False):
-        assert line.startswith(f"| {row.statement} | {row.verdict} | ")
+        tracks = by_track(judged[judged["claim"] == row.claim])
+        assert tracks and line.startswith(f"| {row.statement} | {tracks} | ")
     assert len(overall) > 5
 
 

@@ -56,9 +56,7 @@ def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_fr
     experiment = read_experiment(config)
     names = in_order(experiment, read_ledger(LEDGER))
     assert sorted(names) == sorted(experiment.trained)
-    assert (
-        names[0] == "small-images/spectral-r0.3"
-    )  # He, dense and pre-trained are all compared with it
+    assert set(names[:2]) == {"small-images/he-r0.3", "small-images/spectral-r0.3"}
     position = {name: names.index(name) for name in names}
     assert position["small-images/dense"] < position["small-images/spectral-r0.3-pre0.5"]
 

@@ -11,6 +11,7 @@ import pandas as pd
 from lowrank.analysis import evidence
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.ledger import Claim, Ledger, Rows, read_ledger
+from lowrank.analysis.measures import measure
 from lowrank.analysis.publish import read_published
 from lowrank.escape import markdown
 from lowrank.experiment.config import Config, parse
@@ -27,8 +28,9 @@ Each claim of the paper is put to tests with margins that were fixed before any 
 
 {table}
 
-One refuted test refutes a claim; all must be supported to support it. With few seeds many stay
-*inconclusive*, which is not a refutation.
+A verdict says at how many contrasts of how many it holds: *mixed (2 of 3)* is supported at two of three, *not
+reproduced (1 of 3)* refuted at one and supported at none. A test *cannot tell* where the smallest effect that its seeds
+settle is larger than its margin, and that is no refutation.
 
 ## How a claim is judged
 
@@ -45,7 +47,7 @@ hide: [toc]
 
 # {statement}
 
-{verdict} at the scale {scale}. By track: {tracks}.
+At the scale {scale}: {tracks}.
 
 {evidence}
 
@@ -94,17 +96,16 @@ def pages(root: Path) -> dict[str, str | bytes]:
     """The overview, and a page and a figure a claim."""
     ledger, config, tables, judged = published(root)
     found = {verdict.claim: verdict for verdict in evidence.verdicts(judged)}
-    rows = ["| claim | verdict | by track |", "|---|---|---|"]
+    rows = ["| claim | verdicts by track |", "|---|---|"]
     written: dict[str, str | bytes] = {}
     for claim in ledger.claims:
         own = judged[judged["claim"] == claim.id]
         verdict = found.get(claim.id)
-        word, tracks = (verdict.verdict, verdict.tracks) if verdict else ("not run", "–")
-        rows.append(f"| [{markdown(claim.sentence)}]({claim.id}.md) | {_word(word)} | {tracks} |")
+        tracks = verdict.tracks if verdict else "not run"
+        rows.append(f"| [{markdown(claim.sentence)}]({claim.id}.md) | {tracks} |")
         contrasts = evidence.judged(own).reset_index(drop=True)
         written[f"claims/{claim.id}.md"] = PAGE.format(
             statement=markdown(claim.sentence),
-            verdict=_word(word.capitalize()),
             scale=config.scale,
             tracks=tracks,
             evidence=markdown(f"{verdict.evidence}.") if verdict else "",
@@ -122,10 +123,6 @@ def pages(root: Path) -> dict[str, str | bytes]:
     return {"claims/index.md": text, **written}
 
 
-def _word(verdict: str) -> str:
-    return f'<span class="verdict {verdict.lower().replace(" ", "-")}">{verdict}</span>'
-
-
 def _figure(claim: pd.DataFrame) -> bytes:
     figure, _ = draw(claim)
     written = io.BytesIO()
@@ -137,13 +134,18 @@ def _tests(claim: Claim, ledger: Ledger) -> str:
     rows = ["| tasks | measure | kind | arm | against | margin | of the family |", "|---" * 7 + "|"]
     for test in claim.tests:
         margin = ledger.margin(test)
-        shown = evidence.measure(test.metric, margin.unit if margin else "absolute")
+        shown = measure(test.metric, margin.unit if margin else "absolute")
         cells = (
             ", ".join(test.tasks),
             shown.heading,
-            f"`{test.kind}`",
+            f"`{test.kind}`" + (", control" if test.control else ""),
             _facts(test.arm),
-            _facts(test.reference),
+            _facts(test.reference)
+            + (
+                f", less {_facts(test.against.arm)} against {_facts(test.against.reference)}"
+                if test.against
+                else ""
+            ),
             f"{shown.number(margin.value)} ({test.margin})" if margin else "–",
             test.aggregate,
         )

@@ -1,7 +1,8 @@
 """From tables of results to a verdict on every claim of the ledger.
 
 **Three levels.** A *member* is one contrast (one rank, one switch, ...). A *test* is the family of
-all members of one test on one track, and a *claim* is all its tests on all tracks.
+all members of one test on one track, and a *claim* is all its tests on all tracks. A *control* is a test
+that is reported beside its claim and does not decide it.
 
 **A member's verdict.** Let d be the paired difference, turned so that positive means that the arm
 does what the claim says is good, and m the margin (0 where there is none). Every kind asks two
@@ -21,21 +22,36 @@ margin is what counts as a difference; and that worse by more than nothing but n
 than the margin is inconclusive, not refuted. "Above 0" adds no false support to TOST: both reject
 only where non-inferiority would, so the error stays alpha.
 
+An *interaction* (`against`) asks the same of a difference of differences: d = (arm - reference) -
+(the other arm - the other reference), paired by seed over all four.
+
 **Errors.** alpha is 1 - confidence. Margin kinds (equivalence, not_worse) use one-sided p values
 and show the 1 - 2 alpha interval, as is usual for TOST; the others two-sided ones and the
 1 - alpha interval. p values for and against are each Holm-corrected over the test's family, and a verdict
-reads the corrected ones; intervals are not corrected.
+reads the corrected ones; intervals are not corrected. They are of seeds alone: neither what the
+choice of the learning rate (one seed, a few rates) nor what the finite test set adds is in them.
+
+**What could be settled.** `smallest_settled` is the smallest effect that the seeds settle with a power
+of four in five at alpha over the size of the family, Holm's first step: for margin kinds the smallest
+margin within which no true difference would be found to lie, for the others the smallest distance from the
+threshold that would be found (`lowrank.analysis.power`). Where it is larger than the margin, an
+inconclusive contrast's note says that the scale cannot tell. A test has the median of its contrasts.
 
 **Units.** absolute: arm - reference. relative: arm / reference - 1, tested on paired log ratios, so
 that a reference's own noise is not ignored, with threshold log(1 + m). factor: the ratio by which
 the arm is better, tested on logs.
 
-**Aggregation.** every: supported if all members that ran are, refuted if one is. any ("up to",
-"some"): supported if one is, refuted if all are. A claim is supported if all its tests that ran
-are, and refuted if one is. All else is inconclusive. Holm makes "every" harder than it need be (all
-members at alpha would do), which is the price of verdicts that agree across levels.
+**Aggregation.** A test is supported if all its members that ran are, mixed if some are, refuted if some
+are refuted and none is supported, else inconclusive; it says at how many of how many. any ("up to"):
+supported if one is, refuted if all are, else inconclusive. A claim is judged so from its tests (a mixed
+test makes it mixed), and always shown by track. Holm makes "supported" harder than it need be (all
+members at alpha would do), which is the price of verdicts that agree across levels. Where the setting is not
+the paper's (`setting` of the configuration), what is called refuted in these columns is worded "not
+reproduced at this scale".
 
-**What is missing.** Absent cells, tables or metrics are "not run", with the reason. A diverged run
+**What is missing.** Absent cells, tables or metrics are "not run", with the reason. A contrast with a
+factorised side that keeps as many parameters as the dense model, or more, is no compression and is "left out"
+(unless the test says `compressed: false`). A diverged run
 is not a missing value but the worst one: dropping its pair flatters its side, so no verdict in
 favour of the side that diverged stands; it becomes inconclusive. Members without a variance (one
 pair, or differences that do not vary) are inconclusive, unless the test says the metric is exact.
@@ -46,6 +62,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,27 +75,25 @@ from lowrank.analysis.ledger import (
     Ledger,
     Margin,
 )
-from lowrank.analysis.matching import Member, NotRun, Side, members
-from lowrank.analysis.stats import (
-    Difference,
-    Known,
-    holm,
-    pair,
-    paired_difference,
-    smallest_detectable,
-)
+from lowrank.analysis.matching import Member, NotRun, members
+from lowrank.analysis.power import smallest_settled
+from lowrank.analysis.stats import Difference, Known, Pairs, holm, pair, paired_difference
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
 from lowrank.experiment.metrics import PAPER_METRICS, metric
 
 __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "judge_scale"]
 
-VERDICTS = ("supported", "refuted", "inconclusive", "not run")
+VERDICTS = ("supported", "refuted", "mixed", "inconclusive", "not run", "left out")
+"""Of members all but `mixed`; of tests and claims all but `left out`."""
+CANNOT_TELL = "this scale cannot tell"
+COUNTS = ("ran", "supported", "refuted")
 COLUMNS = [
-    *("level", "claim", "statement", "track", "scale", "arm", "reference", "metric", "kind"),
+    *("level", "claim", "statement", "track", "scale", "setting", "control"),
+    *("arm", "reference", "against", "metric", "kind"),
     *("estimate", "low", "high", "p", "p_corrected", "p_against", "margin", "unit"),
-    *("pairs", "dropped", "smallest_detectable", "verdict", "paper_value", "note"),
-    *("arm_facts", "reference_facts"),
+    *("standard_deviation", "pairs", "dropped", "smallest_settled", "verdict", *COUNTS),
+    *("paper_value", "note", "arm_facts", "reference_facts", "against_facts"),
 ]
 
 Row = dict[str, Any]
@@ -90,6 +105,7 @@ def judge(
     confidence: float = 0.95,
     *,
     scale: str = "",
+    setting: str = "reduced",
     tracks: Mapping[str, str],
 ) -> pd.DataFrame:
     """Evaluate every claim on whatever results exist; one row a member, test and claim.
@@ -99,33 +115,36 @@ def judge(
     has rows of those of its tasks.
     Columns are `COLUMNS`; p is for the claim, p_corrected its Holm correction,
     p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
-    margin and smallest_detectable are in `unit`; facts are JSON: what was asked for, with the values
-    found in place of placeholders.
+    margin and smallest_settled are in `unit`, standard_deviation is of the paired differences that
+    are tested (of logarithms, unless the unit is absolute); `COUNTS` are of a test's or claim's
+    members; facts are JSON: what was asked for, with the values found in place of placeholders.
     """
     runs = tables.get("runs")
-    asked = {rows.table for c in claims.claims for t in c.tests for rows in (t.arm, t.reference)}
+    asked = {rows.table for c in claims.claims for t in c.tests for rows in t.sides}
     known = {name: of_cells(table, runs) for name, table in tables.items() if name in asked}
     rows: list[Row] = []
     for claim in claims.claims:
-        tests: list[Row] = []
+        tests: list[Row] = []  # those that decide
         for test in claim.tests:
             for track in (name for name, task in tracks.items() if task in test.tasks):
                 judged = _judge_test(claims, claim, test, track, known, 1 - confidence)
-                tests.append(judged[-1])
+                tests += judged[-1:] if not test.control else []
                 rows += judged
         rows.append(_summary(claim, tests))
     sentences = {claim.id: claim.sentence for claim in claims.claims}
     table = pd.DataFrame(
-        [{"scale": scale, "statement": sentences[row["claim"]], **row} for row in rows],
+        [
+            {"scale": scale, "setting": setting, "statement": sentences[row["claim"]], **row}
+            for row in rows
+        ],
         columns=COLUMNS,
     )
-    counts = ["pairs", "dropped"]
-    return table.astype(dict.fromkeys(counts, "Int64"))
+    return table.astype(dict.fromkeys(("pairs", "dropped", *COUNTS), "Int64"))
 
 
 def judge_scale(claims: Ledger, config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The claims judged on a scale's tables."""
-    return judge(claims, tables, scale=config.scale, tracks=config.tasks)
+    return judge(claims, tables, scale=config.scale, setting=config.setting, tracks=config.tasks)
 
 
 def _summary(claim: Claim, tests: list[Row]) -> Row:
@@ -133,7 +152,9 @@ def _summary(claim: Claim, tests: list[Row]) -> Row:
         "level": "claim",
         "claim": claim.id,
         "track": "all",
+        "control": False,
         "verdict": _aggregate([row["verdict"] for row in tests], "every"),
+        **{name: sum(row[name] for row in tests) for name in COUNTS},
         "paper_value": _joined(tests),
         "note": _tally([row["verdict"] for row in tests], "test"),
     }
@@ -152,6 +173,7 @@ def _judge_test(
     common: Row = {
         "claim": claim.id,
         "track": track,
+        "control": test.control,
         "metric": test.metric,
         "kind": test.kind,
         "margin": margin.value if margin else math.nan,
@@ -160,7 +182,7 @@ def _judge_test(
     rows = []
     try:
         for member in members(test, track, tables):
-            row = {**common, "level": "member", **_named(test, member.arm, member.reference)}
+            row = {**common, "level": "member", **_named(test, member)}
             row |= _compare(test, margin, member, alpha)
             row["paper_value"] = _paper(ledger, test.metric, track, member)
             rows.append(row)
@@ -170,31 +192,38 @@ def _judge_test(
     for raw, corrected in (("p", "p_corrected"), ("p_against", "p_against")):
         for row, p in zip(rows, holm([row.get(raw, math.nan) for row in rows]), strict=True):
             row[corrected] = p
+    family = sum(not math.isnan(row.get("p", math.nan)) for row in rows)
     for row in rows:
-        _decide(row, alpha)
+        _decide(row, test, margin, alpha, alpha / max(1, family))
     verdicts = [row["verdict"] for row in rows]
     summary = {
         **common,
         "level": "test",
         **_named(test),
         "verdict": _aggregate(verdicts, test.aggregate),
+        "smallest_settled": _median(row.get("smallest_settled", math.nan) for row in rows),
+        "ran": sum(verdict not in ("not run", "left out") for verdict in verdicts),
+        **{name: verdicts.count(name) for name in COUNTS[1:]},
         "paper_value": _joined(rows),
         "note": reason or _tally(verdicts, "contrast"),
     }
     return [*rows, summary]
 
 
-def _named(test: ClaimTest, arm: Side | None = None, reference: Side | None = None) -> Row:
-    """Both sides by name and facts: what the test asks for where there is no arm."""
-    found: Row = {}
-    for side, rows, there in (
-        ("arm", test.arm, arm),
-        ("reference", test.reference, reference),
-    ):
-        found[side] = there.name if there else str(rows)
-        found[f"{side}_facts"] = json.dumps(
-            {"table": rows.table, **(there.facts if there else rows.facts)}
-        )
+def _named(test: ClaimTest, member: Member | None = None) -> Row:
+    """All sides by name and facts: what the test asks for where there is no member."""
+    names, facts = [str(rows) for rows in test.sides], [rows.facts for rows in test.sides]
+    for index, side in enumerate(member.sides if member else ()):
+        names[index], facts[index] = side.name, side.facts
+    texts = [
+        json.dumps({"table": rows.table, **own})
+        for rows, own in zip(test.sides, facts, strict=True)
+    ]
+    found = {"arm": names[0], "reference": names[1], "against": ""}
+    found |= {"arm_facts": texts[0], "reference_facts": texts[1], "against_facts": "[]"}
+    if test.against:
+        found["against"] = f"{names[2]} less {names[3]}"
+        found["against_facts"] = f"[{texts[2]}, {texts[3]}]"
     return found
 
 
@@ -205,16 +234,12 @@ def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: floa
     """The numbers of one member: estimate, interval, raw p for and against, notes."""
     if member.reference is None:
         return {"verdict": "not run", "note": "no reference with the same placeholders"}
+    if test.compressed and any(kept := [side.kept for side in member.sides if side.kept >= 1]):
+        note = f"keeps {max(kept):.2f} of the dense parameters"
+        return {"verdict": "left out", "note": note}
     unit = margin.unit if margin else "absolute"
-    pairs = pair(member.arm.rows, member.reference.rows, test.metric)
+    pairs, lost = _paired(test, member, unit)
     a, b = pairs.a, pairs.b
-    if unit != "absolute":
-        if not ((a > 0).all() and (b > 0).all()):
-            raise LowrankError(
-                f"{test.metric} of {member.arm.name} and {member.reference.name} must be positive for a "
-                f"{unit} margin: use an absolute one."
-            )
-        a, b = np.log(a), np.log(b)
     sign = {"lower": -1, "higher": 1}.get(test.kind, metric(test.metric).better)
     by_margin = test.kind in ("equivalence", "not_worse")
     d = paired_difference(sign * a, sign * b, 1 - 2 * alpha if by_margin else 1 - alpha)
@@ -223,21 +248,53 @@ def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: floa
         low = high = d.estimate
     turn = 1 if unit == "factor" else sign
     natural = sorted(_in_unit(turn * value, unit) for value in (low, high))
-    smallest = smallest_detectable(d.standard_deviation, d.pairs, alpha=alpha)
     support, against = _p_values(test, d, _threshold(margin))
-    lost = {"arm": pairs.diverged_a, "reference": pairs.diverged_b}
     return {
         "estimate": _in_unit(turn * d.estimate, unit),
         "low": natural[0],
         "high": natural[1],
         "p": support,
         "p_against": against,
+        "standard_deviation": d.standard_deviation,
         "pairs": d.pairs,
         "dropped": pairs.dropped,
-        "smallest_detectable": _in_unit(smallest, unit),
         "spoilt": _spoilt(test, lost),
         "note": "; ".join(_notes(test, d, alpha, lost, pairs.missing)),
     }
+
+
+def _paired(test: ClaimTest, member: Member, unit: str) -> tuple[Pairs, dict[str, int]]:
+    """The values of both sides, for an interaction the differences on both, and the seeds at which each of
+    the sides diverged; logarithms unless the unit is absolute."""
+
+    def paired(of: Member) -> Pairs:
+        assert of.reference is not None
+        pairs = pair(of.arm.rows, of.reference.rows, test.metric)
+        if unit == "absolute":
+            return pairs
+        if not ((pairs.a > 0).all() and (pairs.b > 0).all()):
+            raise LowrankError(
+                f"{test.metric} of {of.arm.name} and {of.reference.name} must be positive for a "
+                f"{unit} margin: use an absolute one."
+            )
+        return replace(pairs, a=np.log(pairs.a), b=np.log(pairs.b))
+
+    first = paired(member)
+    lost = {"arm": first.diverged_a, "reference": first.diverged_b}
+    if member.against is None:
+        return first, lost
+    second = paired(member.against)
+    lost |= {"the other arm": second.diverged_a, "the other reference": second.diverged_b}
+    own, other = (
+        pd.DataFrame({"seed": pairs.seeds, test.metric: pairs.a - pairs.b})
+        for pairs in (first, second)
+    )
+    both = pair(own, other, test.metric)
+    seeds = {seed for side in member.sides for seed in side.rows["seed"]}
+    missing = sum(
+        any(seed not in set(side.rows["seed"]) for side in member.sides) for seed in seeds
+    )
+    return replace(both, missing=missing, dropped=len(seeds) - len(both.seeds)), lost
 
 
 def _threshold(margin: Margin | None) -> float:
@@ -273,7 +330,7 @@ def _p_values(test: ClaimTest, d: Difference, m: float) -> tuple[float, float]:
 
 def _spoilt(test: ClaimTest, lost: Mapping[str, int]) -> tuple[str, ...]:
     """The verdicts that diverged runs forbid: those that favour a side that diverged."""
-    both_ways = test.kind in ("lower", "higher") or not test.better_counts
+    both_ways = test.kind in ("lower", "higher") or not test.better_counts or test.against
     if both_ways:
         return ("supported", "refuted") if any(lost.values()) else ()
     forbidden = {"supported": lost["arm"], "refuted": lost["reference"]}
@@ -301,11 +358,15 @@ def _notes(
 # From numbers to words
 
 
-def _decide(row: Row, alpha: float) -> None:
-    """Set a member's verdict from its corrected p values."""
+def _decide(row: Row, test: ClaimTest, margin: Margin | None, alpha: float, each: float) -> None:
+    """Set a member's verdict from its corrected p values, and what it could have settled at the level of
+    `each` test of the family."""
     spoilt = row.pop("spoilt", ())
     if "verdict" in row:
         return
+    unit = row["unit"]
+    smallest = smallest_settled(test.kind, row["standard_deviation"], row["pairs"], each)
+    row["smallest_settled"] = _in_unit(smallest, unit)
     row["verdict"] = "inconclusive"
     if row["p_corrected"] < alpha:
         row["verdict"] = "supported"
@@ -315,16 +376,28 @@ def _decide(row: Row, alpha: float) -> None:
         note = f"would be {row['verdict']} without the diverged runs"
         row["note"] = "; ".join(filter(None, (row["note"], note)))
         row["verdict"] = "inconclusive"
+    if row["verdict"] == "inconclusive" and margin and smallest > _threshold(margin):
+        row["note"] = "; ".join(filter(None, (row["note"], CANNOT_TELL)))
 
 
 def _aggregate(verdicts: Iterable[str], rule: str) -> str:
-    ran = [verdict for verdict in verdicts if verdict != "not run"]
+    ran = {verdict for verdict in verdicts if verdict not in ("not run", "left out")}
     if not ran:
         return "not run"
-    one, all_ = ("refuted", "supported") if rule == "every" else ("supported", "refuted")
-    if one in ran:
-        return one
-    return all_ if set(ran) == {all_} else "inconclusive"
+    if rule == "any":
+        if "supported" in ran:
+            return "supported"
+        return "refuted" if ran == {"refuted"} else "inconclusive"
+    if ran == {"supported"}:
+        return "supported"
+    if ran & {"supported", "mixed"}:
+        return "mixed"
+    return "refuted" if "refuted" in ran else "inconclusive"
+
+
+def _median(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else math.nan
 
 
 def _tally(verdicts: list[str], what: str) -> str:

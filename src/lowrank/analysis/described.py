@@ -39,10 +39,12 @@ def as_configured(config: Config, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_cells(table: pd.DataFrame, runs: pd.DataFrame | None) -> pd.DataFrame:
-    """A table with column `cell` with the facts that `runs` has of those cells."""
+    """A table with column `cell` with the facts that `runs` has of those cells, and what they keep."""
     if runs is None or "cell" not in table or "cell" not in runs:
         return table
-    known = runs[[name for name in FACTS if name in runs]].drop_duplicates("cell")
+    known = runs[[name for name in (*FACTS, "kept_parameters") if name in runs]].drop_duplicates(
+        "cell"
+    )
     return _with(table, known.to_dict("records"), "cell")
 
 

@@ -10,76 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from lowrank.experiment import metrics
-
-NONE = "–"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric in words, and how its differences are shown."""
-
-    name: str
-    unit: str
-    factor: float
-    """From the table's unit to the one shown."""
-    digits: int
-    pairs: str = "seed"
-    """What its pairs are of."""
-
-    def number(self, value: float) -> str:
-        """A value of the table, in the unit shown."""
-        return number(self.factor * value, self.digits)
-
-    def interval(self, low: float, high: float) -> str:
-        """`[−0.020, −0.004]`, or a dash without both ends."""
-        if not (math.isfinite(low) and math.isfinite(high)):
-            return NONE
-        return f"[{self.number(low)}, {self.number(high)}]"
-
-    @property
-    def heading(self) -> str:
-        """`test loss (nats/token)`."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-def measure(name: str, unit: str = "absolute") -> Measure:
-    """How the differences of a metric are shown, in the unit of their test: `absolute` (the
-    metric's own), `relative` (per cent) or `factor` (times)."""
-    known = metrics.metric(name)
-    shown = known.unit if known.difference is None else known.difference
-    own = Measure(known.label, shown, known.factor, known.digits, known.pairs)
-    if unit == "relative":
-        return replace(own, unit="%", factor=100.0, digits=1)
-    return replace(own, unit="×", factor=1.0, digits=2) if unit == "factor" else own
-
-
-def number(value: float, digits: int) -> str:
-    """Rounded to `digits` decimals, with a true minus sign and no negative zero."""
-    if not math.isfinite(value):
-        return NONE
-    if abs(value) >= 1e6:
-        return significant(value)
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """Rounded to significant digits: `0.00123`, `2.73e8`."""
-    if not math.isfinite(value):
-        return NONE
-    text = f"{value:.{digits}g}".replace("-", "−", int(value < 0))
-    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace("e-", "e−")
-
-
-def counted(count: int, word: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
+from lowrank.analysis.ledger import PLACEHOLDER
+from lowrank.analysis.measures import NONE, counted, measure, significant
 
 # One contrast
 
@@ -134,6 +71,8 @@ def contrast_text(row: Any) -> str:
     parts = [f"{sides} {shown.number(row.estimate)} {shown.unit}".strip()]
     if (interval := shown.interval(row.low, row.high)) != NONE:
         parts[0] += f" {interval}"
+    if getattr(row, "against", ""):
+        parts.append(f"less that of {row.against.replace(' less ', ' against ')}")
     parts.append("no margin" if margin_text(row) == NONE else f"margin {margin_text(row)}")
     parts.append(counted(int(row.pairs), shown.pairs))
     if (p := p_text(row)) != NONE:
@@ -145,15 +84,54 @@ def contrast_text(row: Any) -> str:
 
 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The contrasts among a table's rows that were judged."""
-    return rows[(rows["level"] == "member") & (rows["verdict"] != "not run")]
+    """The contrasts among a table's rows that were judged, those of controls too."""
+    return rows[(rows["level"] == "member") & ~rows["verdict"].isin(["not run", "left out"])]
 
 
-def least_sure(rows: pd.DataFrame) -> Any:
-    """Of the contrasts that say what their claim's verdict says, the one with the largest p; None
-    if nothing ran."""
-    verdict = rows.loc[rows["level"] == "claim", "verdict"].item()
+def deciders(rows: pd.DataFrame) -> pd.DataFrame:
+    """The contrasts that were judged and decide their claim."""
     ran = judged(rows)
+    return ran[~_control(ran)]
+
+
+def deciding_tests(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the tests that decide their claims."""
+    return rows[(rows["level"] == "test") & ~_control(rows)]
+
+
+def _control(rows: pd.DataFrame) -> pd.Series:
+    return rows["control"].eq(True)
+
+
+def word(row: Any) -> str:
+    """The verdict of a test or claim in words: where the setting is not the paper's, one that failed is
+    `not reproduced`."""
+    reduced = getattr(row, "setting", "reduced") != "paper"
+    return "not reproduced" if row.verdict == "refuted" and reduced else str(row.verdict)
+
+
+def share(row: Any) -> str:
+    """At how many contrasts of how many a test or claim says what its verdict says: `2 of 3`; empty
+    where none decides."""
+    if row.verdict not in ("supported", "mixed", "refuted"):
+        return ""
+    return f"{row.refuted if row.verdict == 'refuted' else row.supported} of {row.ran}"
+
+
+def told(row: Any) -> str:
+    """The verdict of a test or claim with what it rests on: `mixed (2 of 3)`, or, of a test that could not
+    decide, how little it can settle: `cannot tell (settles 0.060 nats/token, margin 0.025)`."""
+    if row.verdict == "inconclusive" and row.smallest_settled > row.margin:
+        shown = measure(row.metric, row.unit)
+        settled = f"{shown.number(row.smallest_settled)} {shown.unit}".strip()
+        settled = settled if math.isfinite(row.smallest_settled) else "nothing"
+        return f"cannot tell (settles {settled}, margin {shown.number(row.margin)})"
+    return f"{word(row)} ({share(row)})" if share(row) else word(row)
+
+
+def least_sure(rows: pd.DataFrame, verdict: str) -> Any:
+    """Of the contrasts with a verdict that decide a claim, the one with the largest p; None if none has it."""
+    ran = deciders(rows)
     said = ran[ran["verdict"] == verdict].itertuples(index=False)
 
     def p(row: Any) -> float:
@@ -162,35 +140,89 @@ def least_sure(rows: pd.DataFrame) -> Any:
     return max(said, key=p, default=None)
 
 
+def quoted(rows: pd.DataFrame) -> list[Any]:
+    """The contrasts that stand for a claim: the least sure of those that say what its verdict says; of a
+    mixed one that of each side."""
+    verdict = rows.loc[rows["level"] == "claim", "verdict"].item()
+    sides = ("supported", "refuted") if verdict == "mixed" else (verdict,)
+    return [row for side in sides if (row := least_sure(rows, side)) is not None]
+
+
 def evidence(rows: pd.DataFrame) -> str:
-    """A claim's evidence in one line, from its rows; empty if nothing ran."""
-    least = least_sure(rows)
-    if least is None:
+    """A claim's evidence in one line, from its rows: its contrasts by verdict, those that stand for it, and
+    its controls; empty if nothing ran."""
+    ran, chosen = deciders(rows), quoted(rows)
+    if not chosen:
         return ""
-    verdict, ran = least.verdict, judged(rows)
-    others = [
-        f"{count} {word}"
-        for word, count in ran["verdict"].value_counts().items()
-        if word != verdict
-    ]
-    share = f"{(ran['verdict'] == verdict).sum()} of {counted(len(ran), 'contrast')} {verdict}"
-    tally = f"{share} ({', '.join(others)})" if others else share
-    several = (ran["verdict"] == verdict).sum() > 1
-    return f"{tally}{', the least sure' if several else ''}: {contrast_text(least)}"
+    first = chosen[0].verdict
+    counts = ran["verdict"].value_counts()
+    others = [f"{count} {other}" for other, count in counts.items() if other != first]
+    tally = f"{counts[first]} of {counted(len(ran), 'contrast')} {first}"
+    line = f"{tally} ({', '.join(others)})" if others else tally
+    for row in chosen:
+        which = ", the least sure" if counts[row.verdict] > 1 else ""
+        line += (
+            f"{which}: {contrast_text(row)}"
+            if row is chosen[0]
+            else (f"; {row.verdict}{which}: {contrast_text(row)}")
+        )
+    return "; ".join([line, *controls(rows)])
+
+
+def controls(rows: pd.DataFrame) -> list[str]:
+    """What a claim's controls gave, a clause each, at the largest rank of each test."""
+    clauses, members = [], []
+    for row in _rows(rows[rows["level"] != "claim"]):  # a test comes after its contrasts
+        if row.level == "member":
+            members += [row] if math.isfinite(row.estimate) else []
+            continue
+        if row.control and members:
+            largest = max(members, key=lambda row: facts(row, "arm").get("rank_fraction", 0))
+            clauses.append(f"control: {contrast_text(largest)}")
+        members = []
+    return clauses
 
 
 def by_track(rows: pd.DataFrame) -> str:
-    """The verdicts of a claim's tests on each track: `language refuted; small-images supported`."""
-    tests = rows[(rows["level"] == "test") & (rows["verdict"] != "not run")]
+    """The verdicts of a claim's tests on each track: `language not reproduced (2 of 3); small-images
+    supported (3 of 3)`; where there are several, with what tells them apart."""
+    tests = deciding_tests(rows)
+    tests = tests[tests["verdict"] != "not run"]
     return "; ".join(
-        f"{track} {', '.join(dict.fromkeys(group['verdict']))}"
+        f"{track} {', '.join(dict.fromkeys(apart(_rows(group))))}"
         for track, group in tests.groupby("track", sort=False)
     )
 
 
+def apart(tests: list[Any]) -> list[str]:
+    """Verdicts of one track's tests, told apart by what they measure or are against, if there are several."""
+    if len({told(row) for row in tests}) == 1:
+        return [told(row) for row in tests]
+    if len({row.metric for row in tests}) > 1:
+        return [f"{measure(row.metric).name} {told(row)}" for row in tests]
+    sides = [
+        {
+            f"{fact} {value}"
+            for fact, value in facts(row, "reference").items()
+            if fact != "swept" and not PLACEHOLDER.fullmatch(str(value))
+        }
+        for row in tests
+    ]
+    shared = set.intersection(*sides)
+    own = [", ".join(sorted(side - shared)) for side in sides]
+    return [
+        f"against {words} {told(row)}" if words else told(row)
+        for words, row in zip(own, tests, strict=True)
+    ]
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples(index=False))
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """A claim that was judged: its id, its sentence, the verdict and one line of evidence."""
+    """A claim that was judged: its id, its sentence, the verdict in words and one line of evidence."""
 
     claim: str
     statement: str
@@ -203,9 +235,9 @@ def verdicts(claims: pd.DataFrame) -> list[Verdict]:
     """What was found of each claim of which something ran, from the table `claims`."""
     found = []
     for name, rows in claims.groupby("claim", sort=False):
-        overall = rows[rows["level"] == "claim"].iloc[0]
-        if overall["verdict"] != "not run":
-            words = overall["statement"], overall["verdict"], evidence(rows), by_track(rows)
+        overall = _rows(rows[rows["level"] == "claim"])[0]
+        if overall.verdict != "not run":
+            words = overall.statement, word(overall), evidence(rows), by_track(rows)
             found.append(Verdict(str(name), *words))
     return found
 
@@ -229,31 +261,29 @@ def not_run(claims: pd.DataFrame) -> str:
 
 def verdict_lines(claims: pd.DataFrame) -> list[str]:
     """The verdicts as plain text for a terminal, a line a claim, and one on what was not run."""
-    lines = [
-        f"{found.verdict:<13} {found.statement} ({found.tracks})" for found in verdicts(claims)
-    ]
+    lines = [f"{found.statement}: {found.tracks}" for found in verdicts(claims)]
     absent = claims.loc[(claims["level"] == "claim") & (claims["verdict"] == "not run"), "claim"]
-    return lines + ([f"{'not run':<13} {_listed(absent)}"] if len(absent) else [])
+    return lines + ([f"Not run: {_listed(absent)}"] if len(absent) else [])
 
 
 def resolution(rows: pd.DataFrame) -> str:
-    """How small a difference the seeds could have shown, against the margin, for the absolute
-    margins of a claim's tests; empty where there are none."""
-    ran = judged(rows)
-    parts = []
-    known = ran[(ran["unit"] == "absolute") & ran["margin"].notna()]
-    for (track, metric), group in known.groupby(["track", "metric"], sort=False):
-        smallest = group["smallest_detectable"].median()
-        if math.isfinite(smallest):
-            shown = measure(str(metric))
-            margin = shown.number(group["margin"].iloc[0])
-            parts.append(f"{track} {shown.number(smallest)} against {margin} {shown.unit}".strip())
-    if not parts:
-        return ""
-    return (
-        "Smallest difference that the seeds would have shown with a power of four in five (median "
-        f"of the contrasts), against the margin: {'; '.join(parts)}."
-    )
+    """Of a claim's tests that could not decide, how small an effect the seeds settle, against the margin;
+    empty where there are none."""
+    tests = deciding_tests(rows)
+    tests = tests[tests["verdict"] == "inconclusive"]
+    parts: dict[str, list[str]] = {"cannot": [], "could": []}
+    for row in _rows(tests):
+        if math.isfinite(row.smallest_settled) and math.isfinite(row.margin):
+            shown = measure(row.metric, row.unit)
+            settled = f"{shown.number(row.smallest_settled)} {shown.unit}".strip()
+            key = "cannot" if row.smallest_settled > row.margin else "could"
+            parts[key].append(f"{row.track} {settled} against {shown.number(row.margin)}")
+    told = {
+        "cannot": "This scale cannot tell: the smallest effect that its seeds settle with a power of four in "
+        "five, against the margin, is",
+        "could": "The seeds settle less than the margin, so the effect lies near it:",
+    }
+    return " ".join(f"{told[key]} {'; '.join(found)}." for key, found in parts.items() if found)
 
 
 def _listed(words: Iterable[str]) -> str:

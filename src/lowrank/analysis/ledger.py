@@ -104,6 +104,13 @@ class Rows(_Section):
         return facts if self.table in OF_CELLS else f"{self.table}: {facts}"
 
 
+class Against(_Section):
+    """The difference that a test's own is compared with."""
+
+    arm: Rows
+    reference: Rows
+
+
 class ClaimTest(_Section):
     """One family of contrasts, evaluated on every track of its tasks."""
 
@@ -115,12 +122,18 @@ class ClaimTest(_Section):
     kind: Kind
     arm: Rows
     reference: Rows
+    against: Against | None = None
+    """An interaction: the difference of arm and reference less this one, of the same seeds."""
     margin: str | None = None
     """Name of an entry of the ledger's margins."""
     better_counts: bool = True
     """Equivalence: whether being significantly better supports it ("at least as well as")."""
     aggregate: Literal["every", "any"] = "every"
     """Whether the claim is about every member of the family or about the existence of one."""
+    compressed: bool = True
+    """Leave out contrasts with a factorised side that keeps as many parameters as dense, or more."""
+    control: bool = False
+    """Reported beside the claim's verdict, which it does not decide."""
     exact: bool = False
     """The metric is no random draw (FLOPs): differences without variance are decided by sign."""
     why: str = ""
@@ -130,12 +143,23 @@ class ClaimTest(_Section):
     def _of_its_table(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "table" not in values:
             return values
-        sides = {
-            side: {"table": values["table"], **values[side]}
-            for side in ("arm", "reference")
-            if isinstance(values.get(side), dict)
-        }
-        return {**values, **sides}
+
+        def with_table(values_: Any) -> dict[str, Any]:
+            return {
+                side: {"table": values["table"], **values_[side]}
+                for side in ("arm", "reference")
+                if isinstance(values_.get(side), dict)
+            }
+
+        other = values.get("against")
+        against = {"against": other | with_table(other)} if isinstance(other, dict) else {}
+        return {**values, **with_table(values), **against}
+
+    @property
+    def sides(self) -> tuple[Rows, ...]:
+        """Arm and reference, and those of the difference that it is compared with."""
+        other = (self.against.arm, self.against.reference) if self.against else ()
+        return self.arm, self.reference, *other
 
     @model_validator(mode="after")
     def _consistent(self) -> ClaimTest:

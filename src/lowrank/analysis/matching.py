@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pandas as pd
 from lowrank.analysis.ledger import OF_CELLS, ClaimTest, Rows
 
 Value = float | str
+FOUND = {"switch_rate": "rate_factor", "decay_strength": "decay_strength"}
+"""The fact whose value a sweep of that name finds: it need not be asked for where `swept` is."""
 
 
 class NotRun(Exception):
@@ -31,13 +34,33 @@ class Side:
     rows: pd.DataFrame
     """A row a seed."""
 
+    @property
+    def kept(self) -> float:
+        """Parameters as a share of the dense model's; NaN of a dense model, and where that is unknown."""
+        known = self.rows.get("kept_parameters", pd.Series(dtype=float))
+        dense = "init" in self.rows and self.rows["init"].eq("dense").any()
+        return math.nan if dense else float(known.mean())
+
 
 @dataclass(frozen=True)
 class Member:
-    """One contrast: an arm and its reference, None if that is absent."""
+    """One contrast: an arm and its reference, None if that is absent; of an interaction with the contrast
+    that it is compared with."""
 
     arm: Side
     reference: Side | None
+    against: Member | None = None
+
+    @property
+    def sides(self) -> list[Side]:
+        """All that are there."""
+        own = [self.arm, *([self.reference] if self.reference else [])]
+        return own + (self.against.sides if self.against else [])
+
+    @property
+    def bound(self) -> dict[str, Value]:
+        """What the placeholders of its sides stand for."""
+        return {key: value for side in self.sides for key, value in side.bound.items()}
 
 
 def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFrame]) -> list[Side]:
@@ -59,7 +82,9 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
     for column, value in rows.given.items():
         chosen = chosen & np.array([_value(entry) == _value(value) for entry in table[column]])
     if of_cells:  # what is not asked for is the track's own
-        chosen = chosen & np.array([_asked(varied, rows) for varied in table["varied"]])
+        swept = table["swept"] if "swept" in table else [""] * len(table)
+        asked = [_asked(*entry, rows) for entry in zip(table["varied"], swept, strict=True)]
+        chosen = chosen & np.array(asked)
     table = table[chosen]
     sides = []
     keys = ["arm", *free] if of_cells else free
@@ -75,9 +100,13 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
     return sides
 
 
-def _asked(varied: Any, rows: Rows) -> bool:
-    """Whether all facts in which an arm differs from its track's plain one are asked for; of no arm none is."""
-    return isinstance(varied, str) and set(varied.split(",")) - {""} <= rows.facts.keys()
+def _asked(varied: Any, swept: Any, rows: Rows) -> bool:
+    """Whether all facts in which an arm differs from its track's plain one are asked for, but for what a
+    sweep found; of no arm none is."""
+    if not isinstance(varied, str):
+        return False
+    found = {FOUND[name] for name in str(swept).split(",") if name in FOUND}
+    return set(varied.split(",")) - {""} - found <= rows.facts.keys()
 
 
 def _value(entry: Any) -> Value:
@@ -89,16 +118,36 @@ def _value(entry: Any) -> Value:
 
 
 def members(test: ClaimTest, track: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[Member]:
-    """Arms with every reference whose placeholders of the same name stand for the same."""
-    arms = _sides(test.arm, track, test.metric, tables)
-    references = _sides(test.reference, track, test.metric, tables)
-    for arm in arms:
+    """Arms with every reference whose placeholders of the same name stand for the same, and those of an
+    interaction with every contrast of which that holds."""
+    found = _contrasts(test.arm, test.reference, track, test.metric, tables)
+    if test.against is None:
+        yield from found
+        return
+    against = test.against
+    others = list(_contrasts(against.arm, against.reference, track, test.metric, tables))
+    for member in found:
         partners = [
-            other
-            for other in references
-            if all(other.bound[key] == arm.bound[key] for key in arm.bound.keys() & other.bound)
+            other for other in others if other.reference and _agree(member.bound, other.bound)
         ]
+        if member.reference is None or not partners:
+            yield Member(member.arm, None)
+        else:
+            yield from (replace(member, against=other) for other in partners)
+
+
+def _contrasts(
+    arm: Rows, reference: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFrame]
+) -> Iterator[Member]:
+    sides = _sides(arm, track, metric, tables)
+    references = _sides(reference, track, metric, tables)
+    for side in sides:
+        partners = [other for other in references if _agree(side.bound, other.bound)]
         for other in partners:
-            yield Member(arm, other)
+            yield Member(side, other)
         if not partners:
-            yield Member(arm, None)
+            yield Member(side, None)
+
+
+def _agree(first: Mapping[str, Value], second: Mapping[str, Value]) -> bool:
+    return all(second[key] == first[key] for key in first.keys() & second)

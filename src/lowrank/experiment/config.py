@@ -115,6 +115,11 @@ class Config(Strict):
     scale: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = Field(
         max_length=60, description="Name of the scale; results lie in results/<scale>."
     )
+    setting: Literal["paper", "reduced"] = Field(
+        "reduced",
+        description="Whether models, data and training are the paper's own: elsewhere a claim that fails is "
+        "not reproduced at that scale, not refuted.",
+    )
     seeds: Seeds = Field(description="Seed k sees the same data order in every cell.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where runs are trained.")
     devices: Few = Field(1, description="Devices one run is spread over.")

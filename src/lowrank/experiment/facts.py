@@ -32,6 +32,8 @@ FACTS = {
     "steps": "optimiser steps",
     "length": "steps over the track's steps",
     "sweep": "the sweep that gave the learning rate; none where the configuration did",
+    "swept": "what it chose on validation beside its learning rate, comma-separated: decay_strength, "
+    "switch_rate",
     "varied": "the facts in which the arm differs from the track's plain one, comma-separated",
 }
 """Column: what it says."""
@@ -70,4 +72,5 @@ def facts_of(
         "pretraining": pretraining.fraction if pretraining else 0.0,
         "moments": pretraining.moments if pretraining else None,
         "steps": training.steps,
+        "swept": "",
     }

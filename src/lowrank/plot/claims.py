@@ -22,7 +22,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lowrank import escape
-from lowrank.analysis.evidence import measure
+from lowrank.analysis.evidence import told
+from lowrank.analysis.measures import measure
 from lowrank.errors import LowrankError
 from lowrank.experiment.metrics import metric
 from lowrank.files import read_table
@@ -55,16 +56,18 @@ def read(tables: Path | str) -> pd.DataFrame:
 
 
 def of_tests(claims: pd.DataFrame) -> pd.DataFrame:
-    """The table `claims`, each row with the number of its `test`, and that test's verdict and the facts
-    that it asks for; a claim's own row has none."""
+    """The table `claims`, each row with the number of its `test`, and that test's verdict, that verdict in
+    words and the facts that it asks for; a claim's own row has none."""
     # A test's row comes after those of its contrasts, and before that of their claim.
     ends = (claims["level"] == "test").to_numpy(dtype=int)
     table = claims.assign(test=np.where(claims["level"] == "claim", -1, ends.cumsum() - ends))
     tests = table[table["level"] == "test"].set_index("test")
     return table.assign(
         test_verdict=table["test"].map(tests["verdict"]),
+        test_told=table["test"].map({row.Index: told(row) for row in tests.itertuples()}),
         arm_asked=table["test"].map(tests["arm_facts"]),
         reference_asked=table["test"].map(tests["reference_facts"]),
+        against_asked=table["test"].map(tests["against_facts"]),
     )
 
 
@@ -166,14 +169,14 @@ def _layout(claims: pd.DataFrame, contrasts: pd.DataFrame) -> list[Heading | Pan
     overall = claims[claims["level"] == "claim"].drop_duplicates("claim").set_index("claim")
     for claim, members in contrasts.groupby("claim", sort=False):
         own: list[Panels] = []
-        for (track, _), panel in members.groupby(["track", "metric"], sort=False):
+        asked = ["track", "metric", "arm_asked", "reference_asked", "against_asked"]
+        for (track, *_), panel in members.groupby(asked, sort=False):
             free = next((row for row in own if track not in row), None)
             if free is None:
                 own.append(free := {})
             free[str(track)] = panel
         sentence, verdict = overall.loc[claim, ["statement", "verdict"]]
-        text = escape.label(f"{verdict.capitalize()}: {sentence}", longest=240)
-        heading = Heading(textwrap.fill(text, 124), verdict)
+        heading = Heading(textwrap.fill(escape.label(sentence, longest=240), 124), verdict)
         last = rows[-1] if rows else {}
         if last and not isinstance(last, Heading) and not set(last) & set(own[0]):
             last |= own.pop(0)  # claims about different tracks share a row
@@ -207,14 +210,12 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
     ax.tick_params(axis="x", labelsize=SMALL, pad=1.5)
     ax.tick_params(axis="y", length=0, pad=2)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-    between = "" if neutral else f": {sides(first)}"
+    between = "" if neutral else f": {sides(first.to_dict())}"
     room = len(shown.heading + between) < 50
     label = f"{shown.heading if room else shown.name}{between}"
     ax.set_xlabel(label, fontsize=SMALL, labelpad=1, loc="right").set_in_layout(not between)
-    verdicts = list(dict.fromkeys(panel["test_verdict"]))
-    title = escape.label(
-        f"{first['track']}: {verdicts[0] if len(verdicts) == 1 else 'verdicts differ'}"
-    )
+    control = "control: " if first["control"] else ""
+    title = escape.label(f"{first['track']}: {control}{first['test_told']}")
     ax.set_title(" ", fontsize=SMALL + 0.5, pad=2)  # keeps the room
     text = ax.annotate(
         title,
@@ -223,7 +224,7 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
         xytext=(-over, 2),
         textcoords="offset points",
         fontsize=SMALL + 0.5,
-        color=_color(verdicts),
+        color=_color([] if control else [first["test_verdict"]]),
     )
     text.set_in_layout(False)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from lowrank import escape
-from lowrank.analysis.evidence import NONE, number, significant
+from lowrank.analysis.measures import NONE, number, significant
 from lowrank.plot.results import Quality
 
 STYLE = (

@@ -9,13 +9,17 @@ from __future__ import annotations
 import pandas as pd
 
 from lowrank.analysis import evidence
-from lowrank.analysis.evidence import counted, judged, margin_text, measure, p_text, side_text
+from lowrank.analysis.evidence import judged, margin_text, p_text, side_text
+from lowrank.analysis.measures import counted, measure
 from lowrank.plot.page import Page, Part
 from lowrank.plot.table import NONE, Column, Table, words
 
 READING = (
+    "A verdict says at how many contrasts of how many it holds: mixed (2 of 3) is supported at two of three, "
+    "not reproduced (1 of 3) refuted at one and supported at none; a test cannot tell where the smallest effect "
+    "that its seeds settle is larger than the margin. "
     "Each line of evidence counts a claim's contrasts by verdict and quotes the least sure of those that "
-    "say what the claim's verdict says. A contrast is the difference of an arm from its reference (arm "
+    "say what its verdict says; controls stand beside a claim and do not decide it. A contrast is the difference of an arm from its reference (arm "
     "minus reference; × is a ratio), paired over seeds, with its interval, uncorrected: that of the two "
     "one-sided tests where the margin is what counts as a difference, else the two-sided one. p is "
     "Holm-corrected within a test, for the claim or against it. Margins were fixed beforehand. "
@@ -32,7 +36,7 @@ def page(claims: pd.DataFrame) -> Page:
         pd.DataFrame(found, columns=["claim", "statement", "verdict", "evidence", "tracks"]),
         [
             words("claim", "statement"),
-            words("verdict", "verdict"),
+            words("verdicts", "tracks"),
             words("evidence", "evidence"),
         ],
     )
@@ -43,7 +47,7 @@ def page(claims: pd.DataFrame) -> Page:
     ]
     for claim in found:
         contrasts = judged(claims[claims["claim"] == claim.claim]).reset_index(drop=True)
-        text = f"Together: {claim.verdict}. By track: {claim.tracks}."
+        text = f"{claim.tracks[:1].upper()}{claim.tracks[1:]}."
         parts.append(Part(claim.statement, text, Table(contrasts, columns(contrasts))))
     title = "The paper's claims" + (f" at the {scale} scale" if scale else "")
     contrasts = judged(claims).reset_index(drop=True)

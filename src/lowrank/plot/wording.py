@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -27,12 +28,17 @@ ALONE = {"half rate": "chosen rate", "pre-trained": "from scratch"}
 """What the other side of a contrast is called that lacks such a fact."""
 
 
-def sides(row: Any) -> str:
+def sides(row: Mapping[str, Any]) -> str:
     """`spectral ones − spectral`: what sets the two sides of a row's test apart, in words."""
     arm, reference = (json.loads(row[f"{side}_asked"]) for side in ("arm", "reference"))
     if reference["table"] == "posthoc":
         return "trained − truncated"
     first, second = _given(arm), _given(reference)
+    against = json.loads(row["against_asked"])
+    if against:
+        within = [word for word in first if word in second and word not in _given(against[0])]
+        own = sides({**row, "against_asked": "[]"})
+        return f"({own}) {' '.join(within)} − {ALONE.get(' '.join(within), 'without')}"
     apart = [
         [word for word in side if word not in other]
         for side, other in ((first, second), (second, first))

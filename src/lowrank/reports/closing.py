@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lowrank.analysis.evidence import counted, verdict_lines
+from lowrank.analysis.evidence import verdict_lines
+from lowrank.analysis.measures import counted
 from lowrank.files import read_table
 
 NAMED = 3

@@ -14,8 +14,17 @@ from typing import Any
 import pandas as pd
 
 from lowrank.analysis.claims import VERDICTS
-from lowrank.analysis.evidence import NONE, evidence, least_sure, not_run, p_text, resolution
+from lowrank.analysis.evidence import (
+    evidence,
+    not_run,
+    p_text,
+    quoted,
+    resolution,
+    told,
+    word,
+)
 from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.measures import NONE
 from lowrank.analysis.processors import differences, in_words
 from lowrank.analysis.publish import commit
 from lowrank.analysis.stats import mean_interval
@@ -200,20 +209,22 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
             if row["level"] == "member":
                 members.append({key: row[key] for key in MEMBER})
             elif row["level"] == "test":
-                keys = ("track", "metric", "verdict")
-                tests.append({**{key: row[key] for key in keys}, "members": members})
+                keys = ("track", "metric", "verdict", "control")
+                known = {**{key: row[key] for key in keys}, "told": told(row)}
+                tests.append({**known, "members": members})
                 members = []
         if not (rows["level"] == "claim").any():
             continue  # the table was judged by another ledger
-        least = least_sure(rows)
+        overall = rows[rows["level"] == "claim"].iloc[0]
         found[claim.id] = {
             "statement": claim.sentence,
             "verified": claim.verified,
-            "verdict": rows.loc[rows["level"] == "claim", "verdict"].item(),
+            "verdict": overall["verdict"],
+            "word": word(overall),
             "tests": tests,
             "evidence": evidence(rows),
             "resolution": resolution(rows),
-            "p": p_text(least) if least else NONE,
+            "p": ", ".join(p_text(row) for row in quoted(rows)) or NONE,
         }
     return found
 

@@ -14,12 +14,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from lowrank.analysis.ledger import read_ledger
-from lowrank.analysis.publish import read_published
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
 from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, write_text
+from lowrank.reports.scales import published_scales, side_by_side
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Config,
@@ -60,11 +60,11 @@ def write_reference(
 ) -> list[Path]:
     """Write the files; with `check`, only return those that are not up to date.
 
-    The README's verdicts, between two marks, come from the published tables in `published`.
+    The README's verdicts, between two marks, come from the published tables of all scales in `published`.
     """
     schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
     wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
-    if readme is not None and published is not None and (published / MANIFEST).is_file():
+    if readme is not None and published is not None and any(published.glob(f"*/{MANIFEST}")):
         before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
         wanted[readme] = f"{before}{MARKS[0]}\n\n{verdicts(published)}\n\n{MARKS[1]}{after}"
@@ -77,21 +77,11 @@ def write_reference(
 
 
 def verdicts(published: Path) -> str:
-    """The verdict table of a published scale, a row a claim and a column a track, as Markdown."""
-    tables = read_published(published)
-    claims = tables["claims"]
-    tracks = claims.loc[claims["level"] == "test", "track"].unique()
-    rows = [f"| claim | {' | '.join(tracks)} | together |", "|---" * (len(tracks) + 2) + "|"]
-    ledger = {claim.id: claim for claim in read_ledger(Path("config/claims.yaml")).claims}
-    for name, group in claims.groupby("claim", sort=False):
-        tests = group[group["level"] == "test"]
-        cells = [
-            ", ".join(dict.fromkeys(tests.loc[tests["track"] == track, "verdict"])) or "-"
-            for track in tracks
-        ]
-        overall = group.loc[group["level"] == "claim", "verdict"].item()
-        rows.append(f"| {ledger[str(name)].sentence} | {' | '.join(cells)} | **{overall}** |")
-    return "\n".join(rows)
+    """The claims' verdicts at all published scales, as Markdown."""
+    ledger = read_ledger(Path("config/claims.yaml"))
+    table = side_by_side(list(published_scales(published, ledger)))
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _says(path: Path, text: str) -> bool:

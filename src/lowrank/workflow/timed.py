@@ -46,8 +46,7 @@ def in_order(experiment: Experiment, ledger: Ledger) -> list[str]:
                     found = list(members(test, track, {"runs": facts.assign(**{test.metric: 1.0})}))
                 except NotRun:
                     continue
-                sides = [side for m in found for side in (m.arm, m.reference) if side]
-                needed.update(f"{track}/{side.name}" for side in sides)
+                needed.update(f"{track}/{side.name}" for m in found for side in m.sides)
     ordered: dict[str, None] = {}
     for name in sorted(names, key=lambda name: (-needed[name], names.index(name))):
         trunk = experiment.trunk(name)

@@ -1,0 +1,39 @@
+"""All published scales side by side: each claim's verdict on every track of every scale, judged now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from lowrank.analysis.claims import judge_scale
+from lowrank.analysis.evidence import apart, deciding_tests
+from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.publish import read_published
+from lowrank.experiment.config import parse
+from lowrank.files import MANIFEST, read_json
+
+
+def published_scales(root: Path, ledger: Ledger) -> Iterator[pd.DataFrame]:
+    """The table `claims` of each scale in the folder `published`, from its runs and this ledger; without
+    scales at which nothing could be judged."""
+    for folder in sorted(path.parent for path in root.glob(f"*/{MANIFEST}")):
+        config = parse(read_json(folder / "config.json"), str(folder / "config.json"))
+        tables = {k: v for k, v in read_published(folder).items() if k != "claims"}
+        claims = judge_scale(ledger, config, tables)
+        if (claims["verdict"] != "not run").any():
+            yield claims
+
+
+def side_by_side(scales: list[pd.DataFrame]) -> pd.DataFrame:
+    """A row a claim (column `claim`: its sentence), a column `scale: track` each with its verdicts in words,
+    a dash where the claim is not about such a track."""
+    found: dict[str, dict[str, str]] = {}
+    for claims in scales:
+        for statement, rows in claims.groupby("statement", sort=False):
+            row = found.setdefault(str(statement), {"claim": str(statement)})
+            for track, tests in deciding_tests(rows).groupby("track", sort=False):
+                told = apart(list(tests.itertuples(index=False)))
+                row[f"{claims['scale'].iloc[0]}: {track}"] = ", ".join(dict.fromkeys(told))
+    return pd.DataFrame(found.values()).fillna("–")
