@@ -35,7 +35,7 @@ def member(**values) -> dict:
         "smallest_settled": 0.05,
         "verdict": "refuted",
         "control": False,
-        "against": "",
+        "against": None,
         "note": "",
     } | values
 

@@ -1,7 +1,8 @@
 """Record the golden study anew, after a change that is meant to change results.
 
 `python tests/golden/record.py` writes tests/golden/record. With `--compare` nothing is written: it
-prints how far this machine's results lie from the record, for each sort of number. With `--document`
+prints how far this machine's results lie from the record, for each sort of number. With `--derive` only
+the tables that follow from the recorded ones (contrasts, claims, plan) are written. With `--document`
 it does so for other instruction sets of the same processor and writes what it found into
 docs/determinism.md.
 """
@@ -57,10 +58,15 @@ SETS = {
 def record(folder: Path) -> None:
     """Train the study and write its record."""
     write(RECORD, make(folder))
-    trained = {name: read(RECORD, name) for name in KEYS if name not in DERIVED}
-    write(RECORD, derive(trained, folder))
+    record_derived(folder)
     origin = {"platform": platform(), "versions": dict(VERSIONS)}
     (RECORD / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+
+
+def record_derived(folder: Path) -> None:
+    """Write what follows from the recorded tables, after a change to contrasts, claims or plan alone."""
+    trained = {name: read(RECORD, name) for name in KEYS if name not in DERIVED}
+    write(RECORD, derive(trained, folder))
 
 
 def farthest(folder: Path) -> dict[str, tuple[float, float]]:
@@ -113,5 +119,7 @@ if __name__ == "__main__":
             document()
         elif sys.argv[1:] == ["--compare"]:
             print(json.dumps(farthest(Path(name)), indent=1))
+        elif sys.argv[1:] == ["--derive"]:
+            record_derived(Path(name))
         else:
             record(Path(name))

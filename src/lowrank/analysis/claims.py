@@ -219,7 +219,7 @@ def _named(test: ClaimTest, member: Member | None = None) -> Row:
         json.dumps({"table": rows.table, **own})
         for rows, own in zip(test.sides, facts, strict=True)
     ]
-    found = {"arm": names[0], "reference": names[1], "against": ""}
+    found: Row = {"arm": names[0], "reference": names[1], "against": None}
     found |= {"arm_facts": texts[0], "reference_facts": texts[1], "against_facts": "[]"}
     if test.against:
         found["against"] = f"{names[2]} less {names[3]}"

@@ -71,7 +71,7 @@ def contrast_text(row: Any) -> str:
     parts = [f"{sides} {shown.number(row.estimate)} {shown.unit}".strip()]
     if (interval := shown.interval(row.low, row.high)) != NONE:
         parts[0] += f" {interval}"
-    if getattr(row, "against", ""):
+    if isinstance(row.against, str):
         parts.append(f"less that of {row.against.replace(' less ', ' against ')}")
     parts.append("no margin" if margin_text(row) == NONE else f"margin {margin_text(row)}")
     parts.append(counted(int(row.pairs), shown.pairs))
@@ -118,10 +118,12 @@ def share(row: Any) -> str:
     return f"{row.refuted if row.verdict == 'refuted' else row.supported} of {row.ran}"
 
 
-def told(row: Any) -> str:
+def told(row: Any, brief: bool = False) -> str:
     """The verdict of a test or claim with what it rests on: `mixed (2 of 3)`, or, of a test that could not
-    decide, how little it can settle: `cannot tell (settles 0.060 nats/token, margin 0.025)`."""
+    decide, how little it can settle: `cannot tell (settles 0.060 nats/token, margin 0.025)`, in brief without the numbers."""
     if row.verdict == "inconclusive" and row.smallest_settled > row.margin:
+        if brief:
+            return "cannot tell"
         shown = measure(row.metric, row.unit)
         settled = f"{shown.number(row.smallest_settled)} {shown.unit}".strip()
         settled = settled if math.isfinite(row.smallest_settled) else "nothing"

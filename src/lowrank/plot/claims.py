@@ -64,7 +64,9 @@ def of_tests(claims: pd.DataFrame) -> pd.DataFrame:
     tests = table[table["level"] == "test"].set_index("test")
     return table.assign(
         test_verdict=table["test"].map(tests["verdict"]),
-        test_told=table["test"].map({row.Index: told(row) for row in tests.itertuples()}),
+        test_told=table["test"].map(
+            {row.Index: told(row, brief=True) for row in tests.itertuples()}
+        ),
         arm_asked=table["test"].map(tests["arm_facts"]),
         reference_asked=table["test"].map(tests["reference_facts"]),
         against_asked=table["test"].map(tests["against_facts"]),
@@ -89,8 +91,10 @@ Panels = dict[str, pd.DataFrame]
 
 
 def draw(claims: pd.DataFrame) -> tuple[Figure, Page]:
-    """Under each claim in words a row of panels a metric: one column a track, one line a contrast."""
-    contrasts = claims[(claims["level"] == "member") & np.isfinite(claims["estimate"])]
+    """Under each claim in words a row of panels a test: one column a track, one line a contrast. Controls
+    are not drawn: the page quotes them."""
+    drawn = (claims["level"] == "member") & np.isfinite(claims["estimate"])
+    contrasts = claims[drawn & claims["control"].ne(True)]
     tracks = [track for track in claims["track"].unique() if (contrasts["track"] == track).any()]
     rows = _layout(claims, contrasts)
     if not tracks:
@@ -214,8 +218,7 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
     room = len(shown.heading + between) < 50
     label = f"{shown.heading if room else shown.name}{between}"
     ax.set_xlabel(label, fontsize=SMALL, labelpad=1, loc="right").set_in_layout(not between)
-    control = "control: " if first["control"] else ""
-    title = escape.label(f"{first['track']}: {control}{first['test_told']}")
+    title = escape.label(f"{first['track']}: {first['test_told']}")
     ax.set_title(" ", fontsize=SMALL + 0.5, pad=2)  # keeps the room
     text = ax.annotate(
         title,
@@ -224,7 +227,7 @@ def _panel(ax: Axes, panel: pd.DataFrame, lines: int, over: float) -> None:
         xytext=(-over, 2),
         textcoords="offset points",
         fontsize=SMALL + 0.5,
-        color=_color([] if control else [first["test_verdict"]]),
+        color=_color([first["test_verdict"]]),
     )
     text.set_in_layout(False)
 

@@ -67,7 +67,7 @@ def columns(contrasts: pd.DataFrame) -> list[Column]:
         Column("corrected p", p_text),
         Column("margin", margin_text),
         Column("pairs", lambda row: counted(int(row.pairs), measure(row.metric).pairs)),
-        words("verdict", "verdict"),
+        words("verdict", lambda row: row.verdict + (" (control)" if row.control else "")),
     ]
     if contrasts["paper_value"].fillna("").any():
         shown.append(words("the paper's numbers", lambda row: row.paper_value or NONE))
