@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from lowrank.analysis.ledger import Ledger
 from lowrank.reports import paper
+from lowrank.reports.numbers import beside
 
 
 def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:
@@ -41,7 +42,7 @@ def test_a_higher_perplexity_than_dense_is_a_gap_above_zero_in_nats():
         ("language", "dense", "perplexity", 40.0), ("language", "spectral-r0.5", "perplexity", 44.0)
     )
     table = runs("language", dense=[20.0, 21.0, 22.0], low=[30.0, 33.0, 36.0])
-    dense, low = paper._paper(numbers, table)
+    dense, low = beside(numbers, table)
     assert (dense["gap"], dense["our_gap"]) == (None, None)
     assert low["gap"] == pytest.approx(math.log(44 / 40))
     assert (low["unit"], low["digits"]) == ("nats", 3)
@@ -60,7 +61,7 @@ def test_a_lower_accuracy_than_dense_is_a_gap_below_zero_in_points():
         ("large-images", "spectral-r0.5", "top-1 (%)", 75.5),
     )
     table = runs("large-images", dense=[0.9, 0.8, 0.85], low=[0.7, 0.75, 0.77])
-    _, low = paper._paper(numbers, table)
+    _, low = beside(numbers, table)
     assert low["gap"] == pytest.approx(-0.5)
     assert (low["unit"], low["digits"]) == ("points", 2)
     assert low["our_gap"] == pytest.approx(74 - 85)
@@ -73,16 +74,16 @@ def test_a_gap_needs_a_dense_model_of_the_same_track_and_runs_that_ended():
         ("language", "dense", "perplexity", 40.0),
         ("large-images", "spectral-r0.5", "top-1 (%)", 75.5),
     )
-    _, low = paper._paper(numbers, runs("large-images", low=[0.7, math.nan, 0.8]))
+    _, low = beside(numbers, runs("large-images", low=[0.7, math.nan, 0.8]))
     assert low["gap"] is None
     assert low["our_gap"] is None
     assert low["ours"][0] == pytest.approx(75)
     both = ledger(
         ("language", "dense", "perplexity", 40.0), ("language", "spectral-r0.5", "perplexity", 44.0)
     )
-    _, alone = paper._paper(both, runs("language", low=[30.0, 31.0]))
+    _, alone = beside(both, runs("language", low=[30.0, 31.0]))
     assert alone["gap"] == pytest.approx(math.log(1.1)) and alone["our_gap"] is None
-    dense, low = paper._paper(numbers, runs("language", low=[30.0]))
+    dense, low = beside(numbers, runs("language", low=[30.0]))
     assert dense["ours"] is low["ours"] is None
 
 

@@ -27,17 +27,15 @@ from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.measures import NONE
 from lowrank.analysis.processors import differences, in_words
 from lowrank.analysis.publish import commit
-from lowrank.analysis.stats import mean_interval
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.escape import visible
 from lowrank.experiment.config import Config
-from lowrank.experiment.metrics import PAPER_METRICS, PaperMetric
 from lowrank.experiment.study import studies
-from lowrank.exponential import exp
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 from lowrank.optimizers import OPTIMIZERS
+from lowrank.reports.numbers import beside
 
 MEMBER = ("arm", "reference", "estimate", "p_corrected", "verdict")
 
@@ -84,7 +82,7 @@ def export(
             for v in VERDICTS
         },
         "margins": {name: margin.model_dump() for name, margin in ledger.margins.items()},
-        "paper": _paper(ledger, runs),
+        "paper": beside(ledger, runs),
         "figures": [p.with_suffix("").as_posix() for p in drawn if p.parts[0] in config.tracks],
         "commit": _commit(published),
         "published": _is_published(published),
@@ -227,39 +225,6 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
             "p": ", ".join(p_text(row) for row in quoted(rows)) or NONE,
         }
     return found
-
-
-def _paper(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """The paper's verified numbers beside ours of the same arm, with what each differs from its
-    dense: in nats for perplexities, which are compared by their logarithm, else in points."""
-    dense = {n.track: n.value for n in ledger.paper if n.arm == "dense"}
-    rows = []
-    for verified in ledger.paper:
-        metric = PAPER_METRICS[verified.metric]
-        log = metric.logarithmic
-        ours = _values(runs, verified.track, verified.arm, metric)
-        base = _values(runs, verified.track, "dense", metric)
-        row: dict[str, Any] = verified.model_dump() | {"gap": None, "ours": None, "our_gap": None}
-        row |= {"unit": metric.difference, "digits": 3 if log else 2}
-        if verified.arm != "dense" and verified.track in dense:
-            there = dense[verified.track]
-            row["gap"] = math.log(verified.value / there) if log else verified.value - there
-        if len(ours):
-            found = mean_interval(ours)
-            ends = (found.estimate, found.low, found.high)
-            row["ours"] = [exp(x) if log else x for x in ends]
-            if row["gap"] is not None and len(base):
-                row["our_gap"] = found.estimate - float(base.mean())
-        rows.append(row)
-    return rows
-
-
-def _values(runs: pd.DataFrame, track: str, arm: str, metric: PaperMetric) -> pd.Series:
-    if metric.column not in runs:
-        return pd.Series(dtype=float)
-    rows = runs[(runs["track"] == track) & (runs["arm"] == arm)]
-    values = rows[metric.column].dropna() * metric.factor
-    return values.map(math.log) if metric.logarithmic else values
 
 
 def _commit(published: Path | None) -> str:
