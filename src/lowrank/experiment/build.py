@@ -11,22 +11,32 @@ from torch.overrides import TorchFunctionMode
 
 from lowrank import models
 from lowrank.experiment.cell import RunSpec
+from lowrank.experiment.pretrained import load
 from lowrank.methods import begin
 from lowrank.methods.base import Life
 
 
 def build_model(
-    spec: RunSpec, outputs: int, converted: bool = True, life: Life | None = None
+    spec: RunSpec,
+    outputs: int,
+    converted: bool = True,
+    life: Life | None = None,
+    *,
+    pretrained: bool = True,
 ) -> nn.Module:
-    """The model of a run, drawn from its seed; with `converted` as its method trains it, at the point
-    of its `life` (left out: the first step).
+    """The model of a run, drawn from its seed or, unless `pretrained` says that its weights come from
+    elsewhere, read from the folder that its section names; with `converted` as its method trains it, at
+    the point of its `life` (left out: the first step).
 
     The dense draw is the same in every cell of a seed; factors are drawn from a generator of their
     own.
     """
     torch.manual_seed(spec.seed)
-    with _Undrawn() if torch.get_default_device().type == "meta" else contextlib.nullcontext():
+    meta = torch.get_default_device().type == "meta"
+    with _Undrawn() if meta else contextlib.nullcontext():
         model = models.family(spec.model.family).build(spec.model, outputs)
+    if pretrained and spec.model.pretrained is not None and not meta:
+        load(model, spec.model, outputs)
     if converted:
         (life or begin(spec)).convert(model)
     return model

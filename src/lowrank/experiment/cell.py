@@ -33,7 +33,7 @@ NOT_DETERMINING = {"training": {"checkpoint_every"}, "evaluation": {"test_exampl
 """Keys that do not influence what a run computes."""
 
 LEFT_OUT_AT_DEFAULT = {
-    "model": {"kv_heads", "mlp_width", "tied_head", "patch", "image_size"},
+    "model": {"kv_heads", "mlp_width", "tied_head", "patch", "image_size", "pretrained"},
     "factors": {"method"},
 }
 """Keys that came after runs had been made: at their defaults those runs keep their digests."""
@@ -72,6 +72,8 @@ class RunSpec(Strict):
             for key in keys if values[section] else ():
                 if values[section][key] == type(getattr(self, section)).model_fields[key].default:
                     values[section].pop(key)
+        if self.model.pretrained is not None:
+            values["model"]["pretrained"] = self.model.pretrained.sha256
         values["extensions"] = {name: ext.sha256 for name, ext in self.extensions.items()}
         return digest({"run": values, "data": data_digest, "method": VERSIONS["training"]})
 

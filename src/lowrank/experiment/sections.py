@@ -5,6 +5,7 @@ All are typed, frozen, and strict about unknown keys. They enter the digests of 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -13,11 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from lowrank.experiment.complaints import shown
+from lowrank.experiment.pretrained import content
 from lowrank.models import FAMILIES
 from lowrank.optimizers import OPTIMIZERS
 
@@ -84,6 +87,23 @@ class Strict(BaseModel):
         return value
 
 
+class Pretrained(Strict):
+    """A folder that transformers' save_pretrained wrote: a configuration names its path alone, and what jobs
+    read has its digest too."""
+
+    folder: str = Field(description="The folder's path.")
+    sha256: str = Field(
+        description="The SHA-256 of its config.json and *.safetensors, names and all."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return (
+            {"folder": value, "sha256": content(Path(value))} if isinstance(value, str) else value
+        )
+
+
 class ModelSpec(Strict):
     """The dense model of a track."""
 
@@ -122,6 +142,11 @@ class ModelSpec(Strict):
     init_std: Positive = Field(
         0.02,
         description="GPT-2, Llama, ViT: standard deviation of initial weights and embeddings.",
+    )
+    pretrained: Annotated[Pretrained, WithJsonSchema({"type": "string"})] | None = Field(
+        None,
+        description="GPT-2, Llama, ResNet, ViT: a folder of transformers' save_pretrained whose weights "
+        "the model begins with; null: it is drawn at random. Its content is part of a run's identity.",
     )
     channels: Few = Field(3, description="Image models: input channels.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability.")

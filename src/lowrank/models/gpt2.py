@@ -82,7 +82,7 @@ FAMILIES.add(
         task="language",
         groups=("attention", "mlp"),
         needs=("depth", "heads", "context"),
-        takes=("init_std", "dropout", "tied_head"),
+        takes=("init_std", "dropout", "tied_head", "pretrained"),
         build=build,
         targets=targets,
         problem=heads_problem,

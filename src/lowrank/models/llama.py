@@ -111,7 +111,7 @@ FAMILIES.add(
         task="language",
         groups=("attention", "mlp"),
         needs=("depth", "heads", "context"),
-        takes=("kv_heads", "mlp_width", "init_std", "dropout", "tied_head"),
+        takes=("kv_heads", "mlp_width", "init_std", "dropout", "tied_head", "pretrained"),
         build=build,
         targets=targets,
         transformers=transformers,

@@ -74,7 +74,7 @@ FAMILIES.add(
         task="images",
         groups=("conv",),
         needs=("depths",),
-        takes=("channels", "dropout"),
+        takes=("channels", "dropout", "pretrained"),
         build=build,
         targets=targets,
         convolutions=True,

@@ -94,7 +94,7 @@ FAMILIES.add(
         task="images",
         groups=("attention", "mlp"),
         needs=("depth", "heads", "patch", "image_size"),
-        takes=("mlp_width", "init_std", "channels", "dropout"),
+        takes=("mlp_width", "init_std", "channels", "dropout", "pretrained"),
         build=build,
         targets=targets,
         transformers=transformers,

@@ -27,6 +27,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data (text)": TextSpec,
     "data (images)": ImageSpec,
     "model": sections.ModelSpec,
+    "model.pretrained": sections.Pretrained,
     "training": sections.TrainingSpec,
     "factors": sections.FactorSpec,
     "factors.decay": sections.DecaySpec,
@@ -106,7 +107,8 @@ def _type(annotation: Any) -> str:
     """An annotation in words a reader of YAML knows."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _type(arguments[0])
+        schemas = [getattr(note, "json_schema", None) for note in arguments[1:]]
+        return "text" if {"type": "string"} in schemas else _type(arguments[0])
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is tuple:

@@ -43,7 +43,9 @@ def _sizes(section: ScalingStudy, track: Track) -> Iterator[tuple[int, int | Non
 
 
 def problem(section: ScalingStudy, track: Track) -> str | None:
-    """Heads divide their width."""
+    """Heads divide their width, and there are several widths."""
+    if track.model.pretrained is not None:
+        return "studies.scaling: a pretrained model has one width: leave the study out"
     for width, heads in _sizes(section, track):
         if heads and width % heads:
             return (

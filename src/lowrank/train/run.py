@@ -64,7 +64,7 @@ class FinishedRun:
     def model(self, outputs: int) -> nn.Module:
         """The trained model, on the host."""
         life = checkpoint.recorded(begin(self.spec), check_manifest(self.folder))
-        model = build_model(self.spec, outputs, life=life)
+        model = build_model(self.spec, outputs, life=life, pretrained=False)
         source = self.folder / "model.safetensors"
         checkpoint.load_model_tensors(model, checkpoint.load_weights(source), source)
         return model
