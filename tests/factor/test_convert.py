@@ -184,6 +184,12 @@ def test_above_break_even_warns_once_with_the_figures(gpt2, scales):
     assert caught[0].filename == __file__
 
 
+def test_as_many_parameters_as_dense_are_no_smaller(gpt2, scales):
+    """Rank 16 at width 32: 16 (32 + 32) = 32 x 32."""
+    with pytest.warns(UserWarning, match="their rank 2 of 8 factorised layers are no smaller"):
+        factorize_model(gpt2, scales(gpt2), rank_fraction=0.5, rank_multiple=1)
+
+
 def test_below_break_even_does_not_warn(gpt2, scales):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

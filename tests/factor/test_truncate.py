@@ -188,6 +188,24 @@ def test_inputs_that_span_too_few_directions_do_no_harm(method, directions):
         assert torch.linalg.matrix_rank(result[0].product()) == 5
 
 
+@pytest.mark.parametrize("unit", [1e-14, 1e14])
+@pytest.mark.parametrize("method", ["whitened", "fisher"])
+def test_the_unit_of_the_data_changes_nothing(method, unit):
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 8, generator=draw, dtype=torch.float64)
+    inputs = (
+        torch.randn(8, 40, generator=draw, dtype=torch.float64) * torch.logspace(0, -3, 8)[:, None]
+    )
+    moment = inputs @ inputs.T
+    statistic = moment if method == "whitened" else moment.diagonal()
+    products = [
+        U @ V.mT
+        for scale in (1.0, unit)
+        for U, V in [TRUNCATIONS[method].factorize(weight, 3, scale * statistic)]
+    ]
+    torch.testing.assert_close(products[1], products[0])
+
+
 def nn_zero(layer: nn.Module) -> nn.Module:
     empty = copy.deepcopy(layer)
     empty.set_factors(torch.zeros_like(layer.U), torch.zeros_like(layer.V))
