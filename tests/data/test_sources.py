@@ -16,6 +16,8 @@ import datasets
 import pyarrow as pa
 import pytest
 
+from lowrank.data.image_files import find_splits
+from lowrank.data.images_spec import ImageSpec
 from lowrank.data.local_files import find_files
 from lowrank.data.sources import load_splits
 from lowrank.data.spec import TextSpec
@@ -51,6 +53,20 @@ def test_a_file_a_glob_a_folder_and_a_list_are_found_sorted_once(tmp_path):
     assert names(".") == ["a.txt", "b.txt", "sub/c.txt"]
     assert names(("sub", "b.txt", "*.txt")) == ["a.txt", "b.txt", "sub/c.txt"]
     assert names(str(tmp_path / "notes")) == ["notes"]
+
+
+def test_data_are_where_the_environment_says(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere/imdb").mkdir(parents=True)
+    (tmp_path / "elsewhere/imdb/train-0.txt").touch()
+    (tmp_path / "elsewhere/imdb/train-0.parquet").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/here.txt").touch()
+    assert [p.name for p in find_files("data/here.txt", tmp_path).files] == ["here.txt"]
+    monkeypatch.setenv("LOWRANK_DATA", str(tmp_path / "elsewhere"))
+    assert [p.name for p in find_files("data/imdb/*.txt", tmp_path).files] == ["train-0.txt"]
+    assert find_splits(ImageSpec(source="local", path="data/imdb"), tmp_path)["train"]
+    with pytest.raises(LowrankError, match=r"elsewhere/here\.txt is missing"):
+        find_files("data/here.txt", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lowrank.data import labels
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.labels import Labels
-from lowrank.data.local_files import walk
+from lowrank.data.local_files import placed, walk
 from lowrank.errors import LowrankError, cause
 from lowrank.progress import say, some
 
@@ -46,7 +46,7 @@ def find_splits(spec: ImageSpec, root: Path | None = None) -> dict[str, LocalSpl
     A relative `path` counts from `root` (None: the current folder). Raises LowrankError where
     there is nothing; only a test split that the spec does not name may be missing.
     """
-    top = (root or Path.cwd()) / Path(str(spec.path)).expanduser()
+    top = (root or Path.cwd()) / placed(str(spec.path))
     if not top.is_dir():
         raise LowrankError(f"There is no folder {top}: path names the folder of a local data set.")
     wanted = {"train": spec.train_split, "test": spec.test_split or "test"}

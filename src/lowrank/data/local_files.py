@@ -47,6 +47,14 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
             raise _dangling(entry.path)
 
 
+def placed(path: str) -> str:
+    """A path of a configuration: `~` is the home folder, and a leading `data/` the folder that the environment
+    variable LOWRANK_DATA names, where it is set."""
+    if path.startswith("data/") and (folder := os.environ.get("LOWRANK_DATA")):
+        path = f"{folder}{path.removeprefix('data')}"
+    return os.path.expanduser(path)
+
+
 def find_files(where: Where, root: Path | None = None) -> Found:
     """The files that a path, a glob, a folder, or several of them stand for, sorted and once each.
 
@@ -58,7 +66,7 @@ def find_files(where: Where, root: Path | None = None) -> Found:
     base = Path.cwd() if root is None else Path(root)
     found, left_out = set(), set()
     for item in [where] if isinstance(where, str) else list(where or ()):
-        item = os.path.expanduser(item)
+        item = placed(item)
         path = (base / item).absolute()
         if path.is_dir():
             inside = _from_folder(path)
@@ -99,7 +107,7 @@ def _from_folder(folder: Path) -> Found:
 def find_tokenizer(name: str, root: Path | None = None) -> Path | None:
     """The `tokenizer.json` that a name stands for, a file or the folder that holds it; None where
     there is none."""
-    path = (root or Path.cwd()) / Path(name).expanduser()
+    path = (root or Path.cwd()) / placed(name)
     path = path / "tokenizer.json" if path.is_dir() else path
     return path if path.is_file() else None
 
