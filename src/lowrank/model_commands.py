@@ -170,17 +170,30 @@ def bench(device: str, output: Path | None, turns: int, **sizes: Any) -> None:
 @click.option("--config", type=FILE, required=True, help="The configuration, config/<scale>.yaml.")
 @click.option("--ledger", type=FILE, default=Path("config/claims.yaml"), show_default=True)
 @click.option("--minutes", type=FiniteRange(0, 1e6, min_open=True), required=True)
-def study(config: Path, ledger: Path, minutes: float) -> None:
+@click.option(
+    "--track", "tracks", multiple=True, help="Only this track; several times for several."
+)
+def study(config: Path, ledger: Path, minutes: float, tracks: tuple[str, ...]) -> None:
     """Train a configuration's cells for so many minutes, those first that its claims need most.
 
     In one process, without Snakemake, into the same files: a second call goes on, and so does the workflow.
+    Processes side by side, each with a track of its own, use several cores. Tables of the finished cells are
+    written at the end, for `lowrank publish`.
     """
     from lowrank.analysis.ledger import read_ledger
     from lowrank.experiment.config import read_config
     from lowrank.workflow.scale import Scale
     from lowrank.workflow.timed import train_for
 
-    train_for(Scale(read_config(config)), read_ledger(ledger), minutes, click.echo)
+    scale = Scale(read_config(config))
+    if scale.said:
+        click.echo(scale.said, err=True)
+    tables = train_for(scale, read_ledger(ledger), minutes, click.echo, tracks)
+    if tables:
+        click.echo(
+            f"Tables of what is finished are in {tables}. To publish them: lowrank publish --config "
+            f"{scale.config_file} --ledger {ledger} --tables {tables} --output published/{scale.name}"
+        )
 
 
 MODEL_COMMANDS = (advise, bench, export, study)

@@ -11,9 +11,11 @@ import yaml
 from click.testing import CliRunner
 
 from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.publish import read_published
 from lowrank.cli import main
 from lowrank.experiment.experiment import read_experiment
 from lowrank.files import read_json
+from lowrank.workflow import timed
 from lowrank.workflow.timed import in_order
 
 LEDGER = Path(__file__).parents[2] / "config/claims.yaml"
@@ -31,6 +33,7 @@ TINY = {
             "studies": {
                 "initialisation": {"ranks": [0.3], "inits": ["he", "spectral"]},
                 "pretraining": {"fractions": [0.5], "inits": ["spectral"]},
+                "posthoc": {"ranks": [0.3], "methods": ["plain"], "calibration_batches": 1},
             },
         }
     },
@@ -45,11 +48,22 @@ def config(tmp_path, monkeypatch):
     return path
 
 
-def study(config: Path, minutes: float) -> list[str]:
-    options = ["--config", str(config), "--ledger", str(LEDGER), "--minutes", str(minutes)]
-    done = CliRunner().invoke(main, ["study", *options], catch_exceptions=False)
+def lowrank(*words: str | Path) -> str:
+    done = CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return [line for line in done.output.splitlines() if "cells" in line]
+    return done.output
+
+
+def study(config: Path, minutes: float, *more: str) -> list[str]:
+    options = ["--config", config, "--ledger", LEDGER, "--minutes", minutes]
+    return [line for line in lowrank("study", *options, *more).splitlines() if "cells" in line]
+
+
+def publish(folder: Path) -> str:
+    options = ["--config", folder / "config.json", "--ledger", LEDGER]
+    return lowrank(
+        "publish", *options, "--tables", folder / "slice/tables", "--output", "published"
+    ).splitlines()[-1]
 
 
 def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_from_it(config):
@@ -95,3 +109,40 @@ def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path)
     assert [row["learning_rate"] for row in rates] == [0.02, 0.04]
     runs = pd.read_parquet(results / "cells/small-images/dense/runs.parquet")
     assert set(runs["learning_rate"]) <= {0.02, 0.04}
+
+
+def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, monkeypatch):
+    train, trained = timed._train, []
+
+    def until_the_second(scale, name, swept):
+        if len(trained) == 2:
+            raise timed.TimeOver
+        train(scale, name, swept)
+        trained.append(name)
+
+    results = tmp_path / "results/tiny"
+    with monkeypatch.context() as patch:
+        patch.setattr(timed, "_train", until_the_second)
+        study(config, 60)
+    runs = pd.read_parquet(results / "slice/tables/runs.parquet")
+    assert list(runs["cell"].unique()) == trained and runs["test_accuracy"].notna().all()
+    assert publish(results) == "Of 4 runs 4 added; 4 are published."
+    assert not (results / "slice/tables/posthoc.parquet").exists()
+    study(config, 60)
+    assert publish(results) == "Of 8 runs 4 added, 4 published before; 8 are published."
+    posthoc = read_published(tmp_path / "published")["posthoc"]
+    assert sorted(posthoc["seed"]) == [0, 1] and posthoc["digest"].nunique() == 2
+    # What is measured is measured once.
+    written = (results / "posthoc/small-images.parquet").stat().st_mtime_ns
+    study(config, 60)
+    assert written == (results / "posthoc/small-images.parquet").stat().st_mtime_ns
+
+
+def test_a_track_alone_is_trained_where_it_is_named(config, tmp_path):
+    both = {**TINY, "tracks": {"other-images": TINY["tracks"]["small-images"], **TINY["tracks"]}}
+    config.write_text(yaml.safe_dump(both), encoding="utf-8")
+    assert study(config, 60, "--track", "small-images")[-1].startswith("4 of 4 cells")
+    assert not (tmp_path / "results/tiny/cells/other-images").exists()
+    options = ["--config", str(config), "--ledger", str(LEDGER), "--minutes", "1"]
+    done = CliRunner().invoke(main, ["study", *options, "--track", "language"])
+    assert done.exit_code == 2 and "Unknown track" in done.output

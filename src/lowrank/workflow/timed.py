@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,9 +21,13 @@ from lowrank.analysis.matching import NotRun, members
 from lowrank.data import originals
 from lowrank.data.images import prepare_images
 from lowrank.data.text import prepare_text
+from lowrank.errors import LowrankError
 from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.extensions import load_extensions
+from lowrank.experiment.ground import prepared
+from lowrank.files import read_table
 from lowrank.jobs import train as jobs
+from lowrank.workflow.partial import gather, measure
 from lowrank.workflow.scale import Scale
 
 
@@ -54,15 +58,29 @@ def in_order(experiment: Experiment, ledger: Ledger) -> list[str]:
     return list(ordered)
 
 
-def train_for(scale: Scale, ledger: Ledger, minutes: float, say: Callable[[str], None]) -> None:
-    """Train cells, and read their test sets, until the minutes are over; `say` gets a line for each.
+def train_for(
+    scale: Scale,
+    ledger: Ledger,
+    minutes: float,
+    say: Callable[[str], None],
+    tracks: Collection[str] = (),
+) -> Path | None:
+    """Train cells, all seeds of each, read their test sets, and measure what is measured on their models, until
+    the minutes are over; `say` gets a line for each. With `tracks`, those alone. Returns the folder of the
+    tables of all finished cells, None if there are none.
 
     What a cell needs is made first: data, sweeps, and the sweeps of the dense run that it forks from. A run
     that is under way at the end goes on from its last checkpoint in the next call.
     """
     experiment = scale.experiment
-    names = in_order(experiment, ledger)
-    started, done = time.monotonic(), 0
+    for track in tracks:
+        experiment.track(track)
+    names = [
+        name
+        for name in in_order(experiment, ledger)
+        if not tracks or experiment.cell(name).track in tracks
+    ]
+    started, done = time.monotonic(), []
     swept: set[str] = set()
     try:
         with _over_after(60 * minutes):
@@ -70,11 +88,32 @@ def train_for(scale: Scale, ledger: Ledger, minutes: float, say: Callable[[str],
             load_extensions(experiment.grid.extensions)
             for name in names:
                 _train(scale, name, swept)
-                done += 1
+                done.append(name)
                 spent = (time.monotonic() - started) / 60
-                say(f"{done} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}")
+                say(
+                    f"{len(done)} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}"
+                )
+                measure(scale, set(done))
     except TimeOver:
-        say(f"The time is over: {done} of {len(names)} cells are done. The same command goes on.")
+        say(
+            f"The time is over: {len(done)} of {len(names)} cells are done. The same command goes on."
+        )
+    finished = [name for name in experiment.trained if name in done or _finished(scale, name)]
+    return gather(scale, ledger, finished) if finished else None
+
+
+def _finished(scale: Scale, name: str) -> bool:
+    """Whether a cell's tables hold the runs that it has now, all seeds."""
+    path, cell = Path(scale.cell_tables(name)[0]), scale.experiment.here(name)
+    data = prepared(Path(scale.results) / "data", [cell.track]).get(cell.track)
+    if not path.is_file() or data is None:
+        return False
+    try:
+        best = jobs.read_rates(Path(scale.results) / "rates", [cell], scale.experiment.known)
+    except LowrankError:
+        return False
+    digests = [spec.identity(data) for spec in cell.runs(best)]
+    return read_table(path)["digest"].tolist() == digests
 
 
 def _train(scale: Scale, name: str, swept: set[str]) -> None:
