@@ -331,3 +331,11 @@ def test_bytes_of_state_are_weights_gradients_and_moments():
         optimizer.step(RATE, optimizer.clip_gradients())
         counters = steps * len(list(model.parameters()))
         assert optimizer.state_bytes() == 4 * ((2 + moments) * count + counters)
+
+
+def test_weights_that_are_not_trained_need_no_gradient():
+    model = Small()
+    still = next(p for p in model.parameters() if p.ndim == 2).requires_grad_(False)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    optimizer = Optimizer(model, training(), None)
+    assert optimizer.state_bytes() == 4 * (2 * count - still.numel())

@@ -30,9 +30,6 @@ from lowrank.train.optimizer import Optimizer
 from lowrank.train.result import provenance
 from lowrank.train.step import train_step
 
-MODES = ("eager", "compile", "graphs")
-"""How a step is run: as it is written, by torch.compile, and by it within CUDA graphs."""
-
 
 @dataclass(frozen=True)
 class Device:
@@ -137,7 +134,8 @@ def steps(
     turns: int,
     seconds: float,
 ) -> Iterator[dict[str, Any]]:
-    """One row a GPT-2 and mode: whole training steps, dense first, with AdamW and clipping.
+    """One row a GPT-2 and mode: whole training steps, dense first, with AdamW and clipping; as
+    written (`eager`), by torch.compile (`compile`), or by it within CUDA graphs (`graphs`).
 
     `mfu` is the FLOPs of three forward passes over time and peak; `peak_memory_bytes` what the step
     allocates at most (CUDA alone), `state_bytes` weights, gradients and moments.
