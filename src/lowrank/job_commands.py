@@ -48,7 +48,8 @@ def prepare(config: Path, digest: str | None, track: str, state: str | None, out
 
 @click.command()
 @configured
-@CELL
+@click.option("--cell", required=True, help="The sweep, as <track>/<arm>[.<what is swept>].")
+@RATES
 @output("JSON file")
 @PARALLEL
 @on_models
@@ -56,6 +57,7 @@ def sweep(
     config: Path,
     digest: str | None,
     cell: str,
+    rates: Path,
     output: Path,
     mode: str,
     data: Path,
@@ -63,7 +65,7 @@ def sweep(
     device: str,
     published: Path | None,
 ) -> None:
-    """Find an arm's best learning rate on validation data."""
+    """Find an arm's best learning rate, decay strength or rate after the switch on validation data."""
     from lowrank.jobs import train as jobs
     from lowrank.train import parallel
 
@@ -71,7 +73,8 @@ def sweep(
     group, keep = experiment.sweep(cell), experiment.forks(cell)
     load([group])
     with parallel.session(device):
-        jobs.sweep(group, data, cache, output, device, keep, mode)
+        found = jobs.read_rates(rates, [group], experiment.known)
+        jobs.sweep(group, found, data, cache, output, device, keep, mode)
 
 
 @click.command()

@@ -63,6 +63,7 @@ def made(tmp_path):
     sweep = {
         "group": "language/dense",
         "track": "language",
+        "choice": "learning_rate",
         "learning_rate": 0.02,
         "at_edge": True,
         "seed": 4,
@@ -103,12 +104,15 @@ def test_a_run_without_test_metrics_stays(made, tmp_path):
 
 def test_a_sweep_has_a_row_a_rate_and_says_which_was_chosen(made, tmp_path):
     rates = collected(made, tmp_path)["rates"]
-    facts = ["family", "width", "method", "init", "rank_fraction", "varied"]
+    facts = ["family", "width", "method", "init", "rank_fraction", "varied", "pretraining"]
+    none = ["decay", "decay_coupled"]
     assert rates[facts].drop_duplicates().fillna(0).to_numpy().tolist() == [
-        ["gpt2", 16, "dense", "dense", 0, "init"]
+        ["gpt2", 16, "dense", "dense", 0, "init", 0]
     ]
-    assert rates.drop(columns=facts).to_dict("list") == {
+    assert rates[none].isna().all(axis=None)
+    assert rates.drop(columns=[*facts, *none]).to_dict("list") == {
         "group": ["language/dense"] * 2, "track": ["language"] * 2, "seed": [4, 4],
+        "choice": ["learning_rate"] * 2,
         "learning_rate": [0.01, 0.02], "validation_loss": [3.1, 3.0],
         "chosen": [False, True], "at_edge": [True, True],
     }  # fmt: skip

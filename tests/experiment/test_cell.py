@@ -9,11 +9,11 @@ from lowrank.experiment import config
 from lowrank.experiment.cell import Cell, Extension, RunSpec, SweepGroup
 from lowrank.experiment.expand import expand
 from lowrank.experiment.sections import (
+    DecaySpec,
     EvaluationSpec,
     FactorSpec,
     ModelSpec,
     PretrainingSpec,
-    SweepSpec,
     TrainingSpec,
 )
 from lowrank.versions import VERSIONS
@@ -78,9 +78,7 @@ def test_a_pretrained_run_is_dense_at_the_dense_arms_rate_and_low_rank_at_its_ow
     assert (trunk.factors, trunk.pretraining) == (None, None)
     assert trunk.training.learning_rate == 0.01
     assert (trunk.seed, trunk.model) == (3, MODEL)
-    with pytest.raises(
-        LowrankError, match=r"language/low needs the learning rate of language/dense"
-    ):
+    with pytest.raises(LowrankError, match=r"language/low needs what was swept of language/dense"):
         pre.runs({"language/low": 0.03})
 
 
@@ -100,14 +98,48 @@ def test_a_trunk_is_the_dense_cells_own_run():
 
 def test_a_sweeps_run_is_a_cells_run_at_that_rate():
     group = SweepGroup(
-        name="language/low",
-        track="language",
-        model=MODEL,
-        training=TRAINING,
-        factors=FACTORS,
-        sweep=SweepSpec(rates=(0.01, 0.03), seed=3),
+        name="language/low", choice="learning_rate", values=(0.01, 0.03), cell=cell(seeds=(3,))
     )
     assert group.run(0.03) == cell().runs({"language/low": 0.03})[0]
+    assert group.groups == ()
+
+
+SWEPT_L2 = FACTORS.model_copy(update={"decay": DecaySpec(strength="swept")})
+
+
+def test_a_swept_strength_is_the_one_that_was_found():
+    """The usual one, 0.1 here, is left out, so that it is the same run as that of the plain arm."""
+    decaying = cell(factors=SWEPT_L2, strength_from="language/low.decay_strength", rate_factor=0.5)
+    assert decaying.groups == ("language/low", "language/low.decay_strength")
+    plain = cell(rate_factor=0.5)
+    for strength, expected in ((0.3, 0.3), (0.1, None)):
+        found = {"language/low": 0.03, "language/low.decay_strength": strength}
+        run = decaying.runs(found)[0]
+        assert run.factors.decay.strength == expected
+        assert run.training.learning_rate == 0.015
+        assert (run == plain.runs(found)[0]) is (expected is None)
+        facts = decaying.facts(found)
+        assert (facts["decay_strength"], facts["swept"]) == (strength, "decay_strength")
+    assert decaying.facts()["decay_strength"] is None
+
+
+def test_a_swept_rate_after_the_switch_is_the_one_that_was_found():
+    switch = "language/low-pre.switch_rate"
+    given = PretrainingSpec(fraction=0.25, rate_factor=0.7)
+    swept = given.model_copy(update={"rate_factor": "swept"})
+    pre = cell(pretraining=swept, trunk="language/dense", switch_from=switch)
+    assert pre.groups == ("language/low", "language/dense", switch)
+    found = {"language/low": 0.03, "language/dense": 0.01, switch: 0.7}
+    assert (
+        pre.runs(found)
+        == cell(pretraining=given, trunk="language/dense", rate_factor=0.7).runs(found)
+    )  # fmt: skip
+    assert pre.runs(found)[0].training.learning_rate == pytest.approx(0.021)
+    assert (pre.facts(found)["rate_factor"], pre.facts(found)["swept"]) == (0.7, "switch_rate")
+    with pytest.raises(
+        LowrankError, match=r"needs what was swept of language/low-pre\.switch_rate"
+    ):
+        pre.runs({"language/low": 0.03, "language/dense": 0.01})
 
 
 def run(**changes) -> RunSpec:
@@ -180,13 +212,13 @@ def test_facts_of_a_cell_are_what_tells_it_apart():
 # The grid
 
 
-def grid(**studies):
+def grid(sweep=None, **studies):
     track = {
         "data": {"kind": "text"},
         "model": {"family": "gpt2", "width": 16, "depth": 2, "heads": 2, "context": 16},
         "training": {"steps": 20, "batch": 4},
         "factors": {"rank_fraction": 0.5},
-        "sweep": {"rates": [0.01, 0.02]},
+        "sweep": {"rates": [0.01, 0.02], **(sweep or {})},
         "studies": studies,
     }
     return expand(config.parse({"scale": "test", "seeds": [0, 1], "tracks": {"language": track}}))
@@ -240,6 +272,45 @@ def test_decays_and_layers_are_compared_at_the_plain_arms_rate():
     assert cells["language/spectral-r0.5-mlp"].factors.layers == ("mlp",)
 
 
+def test_strengths_and_rates_after_the_switch_are_swept_at_the_rate_that_was_found():
+    """Half the rate has the strength of the full one, and moments that are reset have the plain switch's rate."""
+    low = "language/spectral-r0.5"
+    found = grid(
+        {"decay_strengths": [0.5, 2], "switch_rates": [0.5, 1], "seed": 7},
+        decay={"decays": [{"kind": "none"}, {"kind": "frobenius", "strength": "swept"}]},
+        pretraining={"fractions": [0.5], "inits": ["spectral"], "variants_at": [0.5]},
+    )
+    cells, strengths, switches = found.cells, f"{low}-frobenius-swept", f"{low}-pre0.5-swept"
+    assert set(cells) == {
+        *("language/dense", low, f"{low}-none", f"{low}-none-halfrate"),
+        *(strengths, f"{strengths}-halfrate"),
+        *(switches, f"{switches}-reset", f"{low}-pre0.5", f"{low}-pre0.5-rate1"),
+    }
+    for name, cell in cells.items():
+        expected = f"{strengths}.decay_strength" if name.startswith(strengths) else None
+        assert cell.strength_from == expected
+        expected = f"{switches}.switch_rate" if name.startswith(switches) else None
+        assert cell.switch_from == expected
+    sweeps = {name: (s.choice, s.values, s.groups) for name, s in found.sweeps.items()}
+    assert sweeps == {
+        "language/dense": ("learning_rate", (0.01, 0.02), ()),
+        low: ("learning_rate", (0.01, 0.02), ()),
+        f"{strengths}.decay_strength": ("decay_strength", (0.05, 0.2), (low,)),
+        f"{switches}.switch_rate": ("switch_rate", (0.5, 1.0), (low, "language/dense")),
+    }
+    assert {s.cell.seeds for s in found.sweeps.values()} == {(7,)}
+    assert {s.extend for s in found.sweeps.values() if s.choice != "learning_rate"} == {0}
+    rates = {low: 0.01, "language/dense": 0.02}
+    run = found.sweeps[f"{switches}.switch_rate"].run(1.0, rates)
+    assert (run.training.learning_rate, run.pretraining.rate_factor, run.seed) == (0.01, 1.0, 7)
+    assert run.pretraining.dense_learning_rate == 0.02
+    varied = {name: cell.varied for name, cell in cells.items()}
+    assert varied[strengths] == ("decay", "swept")
+    assert varied[switches] == ("pretraining", "swept")
+    assert varied[f"{low}-pre0.5"] == ("pretraining",)
+    assert varied[f"{low}-pre0.5-rate1"] == ("pretraining", "rate_factor")
+
+
 def test_widths_keep_the_size_of_a_head_and_have_sweeps_of_their_own():
     found = grid(scaling={"widths": [8, 16, 32], "fraction": 0.25})
     heads = {
@@ -257,7 +328,7 @@ def test_a_dense_arm_is_swept_as_the_model_that_its_cells_are():
     """Heads that a study gives for a width are those of the trunk, too."""
     found = grid(scaling={"widths": [8, 32], "heads": [4, 8], "fraction": 0.25})
     for name, sweep in found.sweeps.items():
-        assert sweep.model == found.cells[name].model
+        assert sweep.cell.model == found.cells[name].model
     heads = {name: cell.model.heads for name, cell in found.cells.items()}
     assert set(heads.values()) == {4, 8}
 

@@ -45,6 +45,24 @@ def test_every_contrast_compares_cells_of_the_grid(path):
             assert cell.startswith(f"{track}/")
 
 
+@pytest.mark.parametrize("path", [p for p in SCALES if p.stem != "smoke"], ids=lambda p: p.stem)
+def test_shipped_sweeps_have_a_seed_of_their_own(path):
+    """Else runs would be chosen for what they are then compared by; only smoke saves them."""
+    settings = config.read_config(path)
+    for name, track in settings.tracks.items():
+        assert track.sweep.seed not in settings.seeds_of(name)
+
+
+def test_strengths_cannot_be_swept_over_a_decay_of_zero():
+    values = config.read_section(ROOT / "config/smoke.yaml")
+    track = values["tracks"]["language"]
+    track["training"]["weight_decay"] = 0
+    track["sweep"]["decay_strengths"] = [1]
+    track["studies"] = {"decay": {"decays": [{"kind": "l2", "strength": "swept"}]}}
+    with pytest.raises(LowrankError, match=r"weight_decay: strengths of decay are swept over"):
+        config.parse(values)
+
+
 def test_arms_that_two_studies_share_are_one_cell():
     cell = expand(config.read_config(ROOT / "config/laptop.yaml")).cells["language/spectral-r0.62"]
     assert {"initialisation", "decay", "scaling", "layers", "posthoc"} <= set(cell.studies)

@@ -169,7 +169,17 @@ BAD = [
     (((*LANGUAGE, "factors", "layers"), []), "layers: [] names no layer"),
     (((*LANGUAGE, "factors", "init"), "spektral"), "did you mean 'spectral'?"),
     (((*LANGUAGE, "sweep", "rates"), []), "rates: [] must have at least 1"),
-    (((*LANGUAGE, "sweep", "rates"), [0.1, 0.1]), "rates: [0.1, 0.1] repeat a rate"),
+    (((*LANGUAGE, "sweep", "rates"), [0.1, 0.1]), "rates: [0.1, 0.1] repeat a value"),
+    (((*LANGUAGE, "sweep", "switch_rates"), [1, 1]), "switch_rates: [1.0, 1.0] repeat a value"),
+    (
+        ((*LANGUAGE, "studies", "decay"), {"decays": [{"strength": "swept"}]}),
+        "sweep.decay_strengths: [] has no value to try, and spectral-r0.5-l2-swept is swept",
+    ),
+    (
+        ((*LANGUAGE, "factors", "decay"), {"strength": "swept"}),
+        "swept is for the decays of a study",
+    ),
+    (((*LANGUAGE, "factors", "decay"), {"strength": "sweep"}), "decay.strength: 'sweep'"),
     (((*LANGUAGE, "studies", "decay", "decays"), []), "decays: [] must have at least 1"),
     (
         ((*LANGUAGE, "studies", "decay", "decays"), [{"kind": "l3"}]),

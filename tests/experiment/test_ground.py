@@ -59,10 +59,12 @@ def tables(of: Experiment) -> dict[str, pd.DataFrame]:
     }
     rates = dict.fromkeys(of.grid.sweeps, 0.02)
     for name, group in of.grid.sweeps.items():
-        for rate in group.sweep.rates:
+        for value in group.values:
+            run = group.run(value, rates)
             row = {"group": name, "track": "language", "at_edge": False, "validation_loss": 1.0}
-            row |= {"learning_rate": rate, "chosen": rate == 0.02}
-            found["rates"].append({**row, "digest": group.run(rate).identity(data)})
+            row |= {"learning_rate": run.training.learning_rate, "choice": group.choice}
+            row |= {group.choice: value, "chosen": value == 0.02}
+            found["rates"].append({**row, "digest": run.identity(data)})
     for cell in of.grid.cells.values():
         for spec in cell.runs(rates):
             row = {"cell": cell.name, "track": "language", "seed": spec.seed, "diverged": False}
@@ -102,6 +104,22 @@ def measured(ground: Ground) -> set[str]:
 
 
 ALL = {"interpolation", "barriers", "posthoc", "baselines", "speed"}
+
+
+def test_a_sweep_at_what_another_found_is_there_if_that_is():
+    switches = ("sweep.switch_rates", [0.02, 1.0])
+    whole = tables(experiment(switches))
+    group = f"{LOW}-pre0.5-swept.switch_rate"
+    built, ground = on(whole, switches)
+    assert not missing(ground) and built.known == {LOW: 0.02, DENSE: 0.02, group: 0.02}
+    rates = whole["rates"]
+    _, ground = on({**whole, "rates": rates[rates["group"] != LOW]}, switches)
+    assert set(ground.rates) == {DENSE}
+    assert set(missing(ground)) == {LOW, f"{LOW}-pre0.5-swept"}
+    none = rates.assign(
+        choice=rates["choice"].mask(rates["choice"] == "switch_rate", "learning_rate")
+    )
+    assert set(on({**whole, "rates": none}, switches)[1].rates) == {LOW, DENSE}
 
 
 @pytest.mark.parametrize("data", [DATA, {}], ids=["prepared", "not yet prepared"])

@@ -36,6 +36,16 @@ SWITCH = PretrainingSpec(fraction=0.25)
             "spectral-r0.5-mine-coupled0.1",
             {"decay", "decay_strength"},
         ),
+        (
+            LOW.with_factors(decay=DecaySpec(kind="frobenius", coupled=True, strength="swept")),
+            "spectral-r0.5-frobenius-coupled-swept",
+            {"decay", "swept"},
+        ),
+        (
+            LOW.with_factors(decay=DecaySpec(coupled=True, strength="swept")),
+            "spectral-r0.5-l2-coupled-swept",
+            {"swept"},
+        ),
         (LOW.with_factors(matricisation="spatial"), "spectral-r0.5-spatial", {"matricisation"}),
         (LOW.with_factors(layers=("mlp",)), "spectral-r0.5-mlp", {"layers"}),
         (
@@ -58,6 +68,13 @@ SWITCH = PretrainingSpec(fraction=0.25)
             LOW.model_copy(update={"pretraining": SWITCH}),
             "spectral-r0.5-pre0.25",
             {"pretraining"},
+        ),
+        (
+            LOW.model_copy(
+                update={"pretraining": SWITCH.model_copy(update={"rate_factor": "swept"})}
+            ),
+            "spectral-r0.5-pre0.25-swept",
+            {"pretraining", "swept"},
         ),
         (
             Arm(

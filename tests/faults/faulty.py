@@ -89,7 +89,7 @@ class Track:
 
     def sweep(self, arm: str) -> list[str]:
         output = f"{self.root}/rates/{NAME}/{arm}.json"
-        return [*self.job("sweep", arm), "--output", output, *self.common]
+        return [*self.job("sweep", arm), *self.rates, "--output", output, *self.common]
 
     def train(self, arm: str) -> list[str]:
         output = f"{self.root}/cells/{NAME}/{arm}"

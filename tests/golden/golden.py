@@ -153,7 +153,8 @@ def make(folder: Path) -> dict[str, pd.DataFrame]:
         data += [{"track": name, **row} for row in _prepared(where[0])]
         for group in (g for g in grid.sweeps.values() if g.track == name):
             rates.append(folder / f"rates/{group.name}.json")
-            jobs.sweep(group, *where, rates[-1], "cpu", _forks(grid, group.name))
+            found = jobs.read_rates(folder / "rates", [group])
+            jobs.sweep(group, found, *where, rates[-1], "cpu", _forks(grid, group.name))
         of_track = grid.of_track(name)
         best = jobs.read_rates(folder / "rates", of_track)
         for cell in of_track:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from stand_ins import MODEL, cell
+from stand_ins import cell
 
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import SweepGroup
 from lowrank.experiment.rates import read_sweep
-from lowrank.experiment.sections import EvaluationSpec, SweepSpec, TrainingSpec
+from lowrank.experiment.sections import (
+    DecaySpec,
+    EvaluationSpec,
+    FactorSpec,
+)
 from lowrank.files import write_sealed
 from lowrank.jobs import train as jobs
 from lowrank.versions import VERSIONS
@@ -43,13 +47,13 @@ def sweep_over(monkeypatch, tmp_path, losses, rates, extend=2):
     monkeypatch.setattr(jobs, "_finished", trained)
     group = SweepGroup(
         name="language/dense",
-        track="language",
-        model=MODEL,
-        training=TrainingSpec(steps=10, batch=4),
-        sweep=SweepSpec(rates=rates, extend=extend, seed=3),
+        choice="learning_rate",
+        values=rates,
+        extend=extend,
+        cell=cell(rate_from="language/dense", seeds=(3,)),
     )
     output = tmp_path / "language/dense.json"
-    jobs.sweep(group, *ANYWHERE, output, "cpu", [5])
+    jobs.sweep(group, {}, *ANYWHERE, output, "cpu", [5])
     return json.loads(output.read_text(encoding="utf-8")), asked
 
 
@@ -64,6 +68,38 @@ def test_a_sweep_keeps_the_rate_with_the_lowest_validation_loss(monkeypatch, tmp
         {"learning_rate": r, "validation_loss": losses[r], "digest": f"run at {r:g}"}
         for r in (0.1, 0.2, 0.4)
     ]
+
+
+def test_a_strength_is_swept_at_the_rate_that_was_found(monkeypatch, tmp_path):
+    """And not beyond what is given."""
+
+    def trained(spec, *_):
+        return Finished(
+            spec, validation_loss=abs(spec.factors.decay.strength - 0.3), digest="of the run"
+        )
+
+    monkeypatch.setattr(jobs, "_finished", trained)
+    decay, name = DecaySpec(kind="frobenius", strength="swept"), "language/low.decay_strength"
+    low = cell(
+        rate_from="language/low",
+        strength_from=name,
+        factors=FactorSpec(rank_fraction=0.5, decay=decay),
+    )
+    group = SweepGroup(name=name, choice="decay_strength", values=(0.2, 0.3), cell=low)
+    output = tmp_path / f"{name}.json"
+    jobs.sweep(group, {"language/low": 0.02}, *ANYWHERE, output, "cpu")
+    found = read_sweep(output)
+    assert (found["choice"], found["decay_strength"], found["at_edge"]) == (
+        *("decay_strength", 0.3, True),
+    )
+    assert found["rates"] == [
+        {"learning_rate": 0.02, "decay_strength": s, "validation_loss": pytest.approx(0.3 - s)}
+        | {"digest": "of the run"}
+        for s in (0.2, 0.3)
+    ]
+    write_sealed(tmp_path / "language/low.json", sweep())
+    assert jobs.read_rates(tmp_path, [low]) == {"language/low": 0.2, name: 0.3}
+    assert jobs.read_rates(tmp_path, [group]) == {"language/low": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +165,7 @@ def sweep(**changes) -> dict:
     ]
     return {
         "group": "language/low",
+        "choice": "learning_rate",
         "learning_rate": 0.2,
         "at_edge": False,
         "rates": rates,
@@ -140,8 +177,8 @@ def sweep(**changes) -> dict:
     ("changes", "message"),
     [
         ({}, None),
-        ({"learning_rate": 0.1}, "0.1 is not the best of its rates"),
-        ({"learning_rate": 0.4}, "0.4 is not the best of its rates"),
+        ({"learning_rate": 0.1}, "0.1 is not the best of what it tried"),
+        ({"learning_rate": 0.4}, "0.4 is not the best of what it tried"),
         ({"learning_rate": 0.3}, "KeyError"),
         ({"rates": None}, "TypeError"),
         ({"group": "language/dense"}, "it is the sweep of language/dense"),

@@ -142,7 +142,7 @@ def test_a_sweep_chooses_the_best_rate_and_extends_beyond_an_edge(text_folder, c
     track["model"]["width"] = 16
     track["sweep"] = {"rates": [0.0001, 0.0002], "extend": 2}
     group = expand(config.parse(values)).sweeps["language/dense"]
-    jobs.sweep(group, text_folder, cache, tmp_path / "dense.json", "cpu")
+    jobs.sweep(group, {}, text_folder, cache, tmp_path / "dense.json", "cpu")
     found = json.loads((tmp_path / "dense.json").read_text(encoding="utf-8"))
     assert [row["learning_rate"] for row in found["rates"]] == [0.0001, 0.0002, 0.0004, 0.0008]
     losses = {row["learning_rate"]: row["validation_loss"] for row in found["rates"]}

@@ -28,6 +28,7 @@ STUDIES = {
     "interpolation": {"points": 5, "fractions": [0.25]},
     "posthoc": {"ranks": [0.25, 0.5], "fine_tune_steps": [0, 5]},
 }
+SWEPT = {"kind": "l2", "strength": "swept"}
 LANGUAGE = {
     "data": {"kind": "text", "source": "embedded", "vocabulary": 300},
     "model": {"family": "gpt2", "width": 32, "depth": 1, "heads": 2, "context": 32},
@@ -41,9 +42,10 @@ IMAGES = {
     "model": {"family": "wide_resnet", "width": 1, "depth": 10, "channels": 1},
     "training": {"steps": 20, "batch": 8, "optimizer": "sgd"},
     "factors": {"rank_fraction": 0.5, "rank_multiple": 1},
-    "sweep": {"rates": [0.05, 0.1]},
+    "sweep": {"rates": [0.05, 0.1], "decay_strengths": [0.3, 1, 3], "switch_rates": [0.5, 1]},
     "studies": {
         **STUDIES,
+        "decay": {"decays": [{"kind": "none"}, SWEPT, {**SWEPT, "kind": "frobenius"}]},
         "scaling": {"widths": [1, 2, 3, 4]},
         "layers": {"dense_blocks": ["last"]},
     },
@@ -92,7 +94,7 @@ def tables(tmp_path_factory, synthetic):
 
 
 def _run(cell, seed, rng):
-    facts = cell.facts()
+    facts = cell.facts(dict.fromkeys(cell.groups, 1.0))
     kept = 1.0 if facts["init"] == "dense" else 0.4 + facts["rank_fraction"]
     loss = 4.0 + 0.3 * (1 - kept) - 0.1 * np.log(facts["width"]) + 0.1 * (facts["init"] == "he")
     loss += 0.01 * seed + 0.002 * rng.standard_normal()
@@ -163,8 +165,8 @@ def _spectra(per_layer, rng):
 def _rates(grid):
     """The best rate is the last but one, or the last for dense: at an edge; the others' last diverges."""
     for sweep in grid.sweeps.values():
-        dense = sweep.factors is None
-        rates = sweep.sweep.rates
+        dense = sweep.cell.factors is None
+        rates = sweep.values
         best = rates[-1] if dense else rates[-2]
         for index, rate in enumerate(rates):
             loss = np.inf if rate > best else 4.0 - 0.1 * index
@@ -173,7 +175,8 @@ def _rates(grid):
                 "track": sweep.track,
                 **sweep.facts(),
                 "seed": 0,
-                "learning_rate": rate,
+                "learning_rate": 0.01,
+                sweep.choice: rate,
                 "validation_loss": loss,
                 "chosen": rate == best,
                 "at_edge": dense,
@@ -182,8 +185,8 @@ def _rates(grid):
 
 def _lines(rng):
     points, barriers = [], []
-    ends = {"spectral-r0.5": 1.2, "spectral-r0.5-pre0.25": 0.5, "dense-other-seed": 1.4}
-    for track in ("language", "small-images"):
+    for track, switch in (("language", "pre0.25"), ("small-images", "pre0.25-swept")):
+        ends = {"spectral-r0.5": 1.2, f"spectral-r0.5-{switch}": 0.5, "dense-other-seed": 1.4}
         for arm, distance in ends.items():
             for seed in SEEDS:
                 key = {"cell": f"{track}/{arm}", "track": track, "seed": seed}

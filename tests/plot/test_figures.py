@@ -180,9 +180,46 @@ def test_sweep_marks_the_chosen_rate_an_edge_and_what_diverged(drawn):
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"chosen", "chosen, at an edge of the sweep", "diverged"} <= set(legend)
     dense = table.numbers.set_index("group").loc["language/dense"]
-    assert dense["learning_rate"] == 0.03
+    assert dense["value"] == 0.03
     assert dense["at_edge"]
     assert "0.03: diverged" in table.numbers.set_index("group").loc["language/he-r0.5", "losses"]
+
+
+def test_strengths_and_rates_after_the_switch_are_shown_beside_the_rates(drawn):
+    figure, table = drawn("small-images", "learning_rate")
+    titles = [ax.get_title(loc="left").split(") ")[1] for ax in figure.axes]
+    assert titles[-5:] == ["decay", "switch", *(f"switch, width {width}" for width in (2, 3, 4))]
+    rows = table.shown()[table.numbers["choice"] == "decay_strength"]
+    assert rows["arm"].tolist() == ["spectral, L2 on the factors", "spectral, Frobenius"]
+    assert set(rows["chosen"]) == {"0.1"}  # the last but one of 0.3, 1 and 3 times 0.1
+    rows = table.shown()[table.numbers["choice"] == "switch_rate"]
+    assert rows["arm"].tolist()[:2] == ["spectral, after 25 % dense", "spectral, after 50 % dense"]
+    assert set(rows["chosen"]) == {"0.5"}
+
+
+def test_arms_of_a_swept_rate_are_the_plain_switches_beside_those_of_a_fixed_one(drawn):
+    _, table = drawn("small-images", "pretraining")
+    switched = table.numbers[table.numbers["pretraining"] > 0].set_index("arm")
+    assert switched["variant"].to_dict() == {
+        **{f"{init}-r0.5-pre{fraction}-swept": "" for init in ("spectral", "spectral_ones")
+           for fraction in ("0.25", "0.5")},
+        "spectral-r0.5-pre0.25-rate1": "rate",
+        "spectral-r0.5-pre0.25": "half",
+        "spectral-r0.5-pre0.25-swept-reset": "reset",
+    }  # fmt: skip
+    labels = switched["label"]
+    assert labels["spectral-r0.5-pre0.5-swept"] == "spectral, after 50 % dense, swept rate × 1"
+    assert switched["to_plain"].notna().equals(switched["variant"] != "")
+
+
+def test_decays_of_swept_strength_are_compared_with_the_tracks_own_swept(drawn):
+    _, table = drawn("small-images", "decay")
+    own = table.numbers.set_index("arm")["to_own_decay"].notna()
+    assert own.to_dict() == {
+        **{f"spectral-r0.5-none{half}": True for half in ("", "-halfrate")},
+        **{f"spectral-r0.5-l2-swept{half}": False for half in ("", "-halfrate")},
+        **{f"spectral-r0.5-frobenius-swept{half}": True for half in ("", "-halfrate")},
+    }
 
 
 def test_perplexity_scale_reads_the_loss_scale(drawn):

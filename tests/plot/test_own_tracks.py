@@ -20,7 +20,8 @@ NAMES = {"language": "wiki", "small-images": "digits-2"}
 
 def renamed(text):
     for old, new in NAMES.items():
-        text = text.replace(f"{old}/", f"{new}/") if isinstance(text, str) else text
+        for before, after in ((f"{old}/", f"{new}/"), (f" on {old} are", f" on {new} are")):
+            text = text.replace(before, after) if isinstance(text, str) else text
         text = new if isinstance(text, str) and text == old else text
     return text
 

@@ -220,7 +220,7 @@ def test_the_command_trains_a_cell_under_torchrun(text_folder, tmp_path):
 
 def test_a_mistake_is_one_sentence_and_a_status(tmp_path, text_folder):
     arguments = ["--config", tmp_path / "config.json", "--cell", "language/dense"]
-    arguments += ["--output", tmp_path / "rates.json"]
+    arguments += ["--rates", tmp_path, "--output", tmp_path / "rates.json"]
     arguments += ["--data", text_folder, "--cache", tmp_path / "runs", "--device", "cpu"]
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     done = torchrun("-m", "lowrank", "sweep", *arguments)

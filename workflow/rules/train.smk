@@ -1,7 +1,11 @@
-# Find an arm's best learning rate on validation data.
+# Find an arm's best learning rate on validation data; and at that rate the best strength of its decay, or
+# the best rate after its switch.
 rule sweep_rate:
     input:
         data=lambda wildcards: SCALE.prepared(wildcards.track),
+        rates=lambda wildcards: SCALE.rates_before(
+            "{track}/{arm}".format(**wildcards)
+        ),
     output:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
     log:
@@ -23,10 +27,11 @@ rule sweep_rate:
         launch=lambda wildcards, resources: SCALE.launch,
         parallel=lambda wildcards, resources: SCALE.config.parallel,
     message:
-        "Sweeping the learning rate of {wildcards.track}/{wildcards.arm}"
+        "Sweeping {wildcards.track}/{wildcards.arm}"
     shell:
         "{params.launch} sweep --config {params.config} --digest {params.digest}"
-        " --cell {wildcards.track}/{wildcards.arm} --output {output} --parallel {params.parallel}"
+        " --cell {wildcards.track}/{wildcards.arm} --rates $(dirname $(dirname {output}))"
+        " --output {output} --parallel {params.parallel}"
         " --data {params.data} --cache {params.cache} --device {params.device} {params.ground} 2>&1 | tee {log}"
 
 

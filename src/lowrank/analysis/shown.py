@@ -11,7 +11,7 @@ from lowrank.analysis.contrasts import contrasts
 from lowrank.experiment.cell import Cell
 from lowrank.experiment.config import Config
 from lowrank.experiment.expand import Grid
-from lowrank.experiment.sections import DECAYS, INITIALISATIONS
+from lowrank.experiment.sections import DECAYS, INITIALISATIONS, SWEPT
 from lowrank.experiment.study import STUDIES
 from lowrank.experiment.track import decay_name
 
@@ -60,5 +60,8 @@ def names_beside(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]
 def _own_names(cell: Cell) -> set[str]:
     if cell.factors is None:
         return set()
-    names = {cell.factors.init, decay_name(cell.factors.decay).removesuffix("-coupled")}
+    decay = cell.factors.decay
+    if decay.strength == SWEPT:
+        decay = decay.model_copy(update={"strength": None})
+    names = {cell.factors.init, decay_name(decay).removesuffix("-coupled")}
     return names - INITIALISATIONS - DECAYS

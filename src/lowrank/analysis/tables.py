@@ -253,7 +253,7 @@ def _beside(
 
 
 def _rates(paths: Iterable[Path]) -> pd.DataFrame:
-    """One row a swept rate: its validation loss, whether it was chosen, and if at the edge."""
+    """One row a value that a sweep tried: its validation loss, whether it was chosen, and if at the edge."""
     rows = []
     for path in paths:
         sweep = read_sweep(path)
@@ -263,8 +263,9 @@ def _rates(paths: Iterable[Path]) -> pd.DataFrame:
                     "group": sweep["group"],
                     "track": sweep["track"],
                     "seed": sweep["seed"],
+                    "choice": (choice := sweep["choice"]),
                     **row,
-                    "chosen": row["learning_rate"] == sweep["learning_rate"],
+                    "chosen": row[choice] == sweep[choice],
                     "at_edge": sweep["at_edge"],
                 }
             )

@@ -7,7 +7,8 @@ the same run share it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,9 +18,9 @@ from lowrank.experiment.sections import (
     EvaluationSpec,
     FactorSpec,
     ModelSpec,
+    Positive,
     PretrainingSpec,
     Strict,
-    SweepSpec,
     TrainingSpec,
 )
 from lowrank.experiment.shares import switch_step
@@ -38,7 +39,10 @@ LEFT_OUT_AT_DEFAULT = {
 }
 """Keys that came after runs had been made: at their defaults those runs keep their digests."""
 
-SWEPT = ("family", "width", "method", "init", "rank_fraction")
+OF_SWEEPS = (
+    *("family", "width", "method", "init", "rank_fraction"),
+    *("decay", "decay_coupled", "pretraining", "varied"),
+)
 """Facts that arms of different sweeps differ in."""
 
 
@@ -105,38 +109,6 @@ class RunSpec(Strict):
         return self.model_copy(update=update)
 
 
-class SweepGroup(Strict):
-    """The arm whose learning rate is swept: its best rate serves every cell that names it."""
-
-    name: str
-    track: str
-    model: ModelSpec
-    training: TrainingSpec
-    factors: FactorSpec | None = None
-    evaluation: EvaluationSpec = EvaluationSpec()
-    sweep: SweepSpec
-    varied: tuple[str, ...] = ()
-    """As of a cell."""
-    extensions: dict[str, Extension] = {}
-
-    def facts(self) -> dict[str, Any]:
-        """What tells sweeps apart, as columns."""
-        own = facts_of(self.model, self.training, self.factors)
-        return {name: own[name] for name in SWEPT} | {"varied": ",".join(self.varied)}
-
-    def run(self, rate: float) -> RunSpec:
-        """The run of this sweep at one learning rate."""
-        return RunSpec(
-            track=self.track,
-            model=self.model,
-            training=self.training.model_copy(update={"learning_rate": rate}),
-            factors=self.factors,
-            evaluation=self.evaluation,
-            seed=self.sweep.seed,
-            extensions=self.extensions,
-        )
-
-
 class Cell(Strict):
     """One point of the grid: a named arm with its seeds."""
 
@@ -151,6 +123,10 @@ class Cell(Strict):
     rate_from: str | None = None
     """The sweep group whose best rate is used; None: the training section gives the rate."""
     rate_factor: float = 1.0
+    strength_from: str | None = None
+    """The sweep group whose best decay strength is used; None: the factors say it."""
+    switch_from: str | None = None
+    """The sweep group whose best rate after the switch, over the arm's, is used; None: `pretraining` says it."""
     length: float = 1.0
     """Steps over the track's steps."""
     varied: tuple[str, ...] = ()
@@ -167,10 +143,9 @@ class Cell(Strict):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The sweep groups whose rates this cell needs."""
-        if self.rate_from is None:
-            return ()
-        return (self.rate_from,) if self.trunk is None else (self.rate_from, self.trunk)
+        """The sweep groups whose choices this cell needs; each needs but those before it."""
+        rates = (self.rate_from, self.trunk) if self.rate_from else ()
+        return tuple(g for g in (*rates, self.strength_from, self.switch_from) if g)
 
     @property
     def fork_step(self) -> int:
@@ -179,24 +154,32 @@ class Cell(Strict):
             self.pretraining.fraction if self.pretraining else 0.0, self.training.steps
         )
 
-    def runs(self, rates: dict[str, float]) -> list[RunSpec]:
-        """The cell's runs, one a seed, given the best rate of each sweep group it names."""
+    def runs(self, rates: Mapping[str, float]) -> list[RunSpec]:
+        """The cell's runs, one a seed, given what each sweep group that it names found best."""
         missing = [group for group in self.groups if group not in rates]
         if missing:
-            raise LowrankError(f"{self.name} needs the learning rate of {', '.join(missing)}.")
+            raise LowrankError(f"{self.name} needs what was swept of {', '.join(missing)}.")
         rate = rates[self.rate_from] if self.rate_from else self.training.learning_rate
         assert rate is not None
-        training = self.training.model_copy(update={"learning_rate": rate * self.rate_factor})
-        pretraining = self.pretraining
+        factors, pretraining, factor = self.factors, self.pretraining, self.rate_factor
+        if factors and self.strength_from:
+            decay = factors.decay.with_strength(rates[self.strength_from], self.training)
+            factors = factors.model_copy(update={"decay": decay})
+        update: dict[str, float] = {}
         if pretraining and pretraining.dense_learning_rate is None and self.trunk:
-            update = {"dense_learning_rate": rates[self.trunk]}
+            update["dense_learning_rate"] = rates[self.trunk]
+        if self.switch_from:
+            factor *= rates[self.switch_from]
+            update["rate_factor"] = rates[self.switch_from]
+        if pretraining:
             pretraining = pretraining.model_copy(update=update)
+        training = self.training.model_copy(update={"learning_rate": rate * factor})
         return [
             RunSpec(
                 track=self.track,
                 model=self.model,
                 training=training,
-                factors=self.factors,
+                factors=factors,
                 pretraining=pretraining,
                 evaluation=self.evaluation,
                 seed=seed,
@@ -205,8 +188,9 @@ class Cell(Strict):
             for seed in self.seeds
         ]
 
-    def facts(self) -> dict[str, Any]:
-        """The columns by which tables and notebooks tell cells apart: `FACTS`."""
+    def facts(self, rates: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """The columns by which tables and notebooks tell cells apart: `FACTS`. What is swept is missing
+        without `rates`, what the sweep groups found best."""
         own = {
             "cell": self.name,
             "track": self.track,
@@ -216,6 +200,54 @@ class Cell(Strict):
             "rate_factor": self.pretraining.rate_factor if self.pretraining else self.rate_factor,
             "length": self.length,
             "sweep": self.rate_from,
+            "swept": ",".join(self.swept),
             "varied": ",".join(self.varied),
         }
+        if self.strength_from:
+            own["decay_strength"] = (rates or {}).get(self.strength_from)
+        if self.switch_from:
+            own["rate_factor"] = (rates or {}).get(self.switch_from)
         return {name: own[name] for name in FACTS}
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """What is chosen on validation data beside the learning rate."""
+        found = {"decay_strength": self.strength_from, "switch_rate": self.switch_from}
+        return tuple(name for name, group in found.items() if group)
+
+
+class SweepGroup(Strict):
+    """One choice of an arm on validation data; what is found serves every cell that names it."""
+
+    name: str = Field(pattern=f"^{CELL_NAME}$")
+    choice: Literal["learning_rate", "decay_strength", "switch_rate"]
+    values: tuple[Positive, ...]
+    """What is tried."""
+    extend: int = 0
+    """How often the sweep may go on beyond an edge at which its best value stands."""
+    cell: Cell
+    """The arm, with the sweep's seed."""
+
+    @property
+    def track(self) -> str:
+        """The arm's track."""
+        return self.cell.track
+
+    @property
+    def extensions(self) -> dict[str, Extension]:
+        """The files that the arm uses."""
+        return self.cell.extensions
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The other sweep groups whose choices are needed first."""
+        return tuple(group for group in self.cell.groups if group != self.name)
+
+    def facts(self) -> dict[str, Any]:
+        """What tells sweeps apart, as columns."""
+        own = self.cell.facts()
+        return {"choice": self.choice} | {name: own[name] for name in OF_SWEEPS}
+
+    def run(self, value: float, rates: Mapping[str, float] | None = None) -> RunSpec:
+        """The run of this sweep at one value, given what the groups that it needs found best."""
+        return self.cell.runs({**(rates or {}), self.name: value})[0]

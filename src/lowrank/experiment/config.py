@@ -19,6 +19,7 @@ from lowrank.experiment.metrics import TASKS
 from lowrank.experiment.sections import (
     DECAYS,
     INITIALISATIONS,
+    SWEPT,
     TRUNCATIONS,
     Few,
     Name,
@@ -27,7 +28,7 @@ from lowrank.experiment.sections import (
     TrackName,
 )
 from lowrank.experiment.study import STUDIES, Figure, Study, studies
-from lowrank.experiment.track import Arm, Track
+from lowrank.experiment.track import Arm, Track, arm_name, swept
 from lowrank.files import read_sealed
 from lowrank.methods import METHODS
 from lowrank.models import FAMILIES
@@ -100,6 +101,9 @@ class TrackConfig(Track):
         for name, section in self.studies.asked().items():
             if problem := STUDIES[name].problem(section, self):
                 raise ValueError(problem)
+        for _, arm in self.arms():
+            if problem := self._not_swept(arm):
+                raise ValueError(problem)
         steps = self.training.steps
         if steps < 2 and any(arm.pretraining for _, arm in self.arms()):
             raise ValueError(
@@ -107,6 +111,20 @@ class TrackConfig(Track):
                 "more, or leave pre-training out"
             )
         return self
+
+    def _not_swept(self, arm: Arm) -> str | None:
+        """What an arm would choose on validation data of which the sweep has nothing to try."""
+        for choice in swept(arm):
+            key = {"decay_strength": "decay_strengths", "switch_rate": "switch_rates"}[choice]
+            if not getattr(self.sweep, key):
+                return f"sweep.{key}: [] has no value to try, and {arm_name(arm, self)} is swept: give some"
+        decay = arm.factors.decay if arm.factors else None
+        if decay and decay.strength == SWEPT and not decay.usual(self.training):
+            return (
+                "training.weight_decay: strengths of decay are swept over the usual one, and that is 0: "
+                "give one above 0"
+            )
+        return None
 
 
 class Config(Strict):

@@ -18,13 +18,14 @@ from lowrank.experiment.extensions import declared
 from lowrank.experiment.sections import (
     DECAYS,
     INITIALISATIONS,
+    SWEPT,
     TRUNCATIONS,
     FactorSpec,
     Strict,
 )
 from lowrank.experiment.shares import nearest
 from lowrank.experiment.study import STUDIES
-from lowrank.experiment.track import Arm, arm_name, varied
+from lowrank.experiment.track import Arm, arm_name, swept, varied
 from lowrank.methods import IMPLIED, METHODS, check_fit, parse_options
 
 
@@ -80,9 +81,8 @@ def _grid(config: Config, extensions: dict[str, Extension]) -> Grid:
                 studies = tuple(dict.fromkeys((*known.studies, study)))
                 cell = known.model_copy(update={"studies": studies})
             cells[cell.name] = cell
-            if track.swept:
-                for group in _sweeps(name, track, arm, extensions):
-                    sweeps[group.name] = group
+            for group in _sweeps(name, track, arm, study, extensions):
+                sweeps[group.name] = group
     unknown_cells = [cell for cell in config.retrain or () if cell not in cells]
     if unknown_cells:
         raise unknown("cell in retrain", unknown_cells[0], cells)
@@ -140,7 +140,9 @@ def _cell(
     if pretraining and not track.swept:
         update = {"dense_learning_rate": track.training.learning_rate}
         pretraining = pretraining.model_copy(update=update)
-    factor = arm.rate_factor * (pretraining.rate_factor if pretraining else 1.0)
+    factor, chosen = arm.rate_factor, swept(arm)
+    if pretraining and pretraining.rate_factor != SWEPT:
+        factor *= pretraining.rate_factor
     called = f"{name}/{arm_name(arm, track)}"
     if not re.fullmatch(CELL_NAME, called) or len(called) > LONGEST_NAME:
         raise LowrankError(
@@ -158,6 +160,8 @@ def _cell(
         evaluation=track.evaluation,
         rate_from=_group_name(name, track, arm) if track.swept else None,
         rate_factor=factor,
+        strength_from=_strength_group(name, track, arm) if "decay_strength" in chosen else None,
+        switch_from=_switch_group(name, track, arm) if "switch_rate" in chosen else None,
         length=arm.length,
         varied=varied(arm, track),
         trunk=f"{name}/{arm_name(_trunk(arm), track)}" if pretraining else None,
@@ -195,23 +199,52 @@ def _swept_arm(track: TrackConfig, arm: Arm) -> Arm:
     return Arm(factors=factors, width=arm.width, heads=arm.heads)
 
 
+def _decaying_arm(track: TrackConfig, arm: Arm) -> Arm:
+    """The arm whose decay strength serves this one: the swept one with this one's decay."""
+    assert arm.factors is not None
+    return _swept_arm(track, arm).with_factors(decay=arm.factors.decay)
+
+
+def _switched_arm(arm: Arm) -> Arm:
+    """The arm whose rate after the switch serves this one: the same of which moments are carried."""
+    assert arm.pretraining is not None
+    pretraining = arm.pretraining.model_copy(update={"moments": "carry"})
+    return arm.model_copy(update={"pretraining": pretraining, "rate_factor": 1.0, "length": 1.0})
+
+
 def _group_name(name: str, track: TrackConfig, arm: Arm) -> str:
     return f"{name}/{arm_name(_swept_arm(track, arm), track)}"
 
 
+def _strength_group(name: str, track: TrackConfig, arm: Arm) -> str:
+    return f"{name}/{arm_name(_decaying_arm(track, arm), track)}.decay_strength"
+
+
+def _switch_group(name: str, track: TrackConfig, arm: Arm) -> str:
+    return f"{name}/{arm_name(_switched_arm(arm), track)}.switch_rate"
+
+
 def _sweeps(
-    name: str, track: TrackConfig, arm: Arm, extensions: dict[str, Extension]
+    name: str, track: TrackConfig, arm: Arm, study: str, extensions: dict[str, Extension]
 ) -> Iterator[SweepGroup]:
-    for swept in (arm, _trunk(arm)) if arm.pretraining else (arm,):
-        swept = _swept_arm(track, swept)
-        yield SweepGroup(
-            name=_group_name(name, track, swept),
-            track=name,
-            model=_model(track, swept),
-            training=track.training,
-            factors=swept.factors,
-            evaluation=track.evaluation,
-            sweep=track.sweep,
-            varied=varied(swept, track),
-            extensions=_used(swept.factors, extensions),
-        )
+    """What is chosen for an arm on validation data, each with the sweep's seed."""
+    sweep, chosen = track.sweep, swept(arm)
+
+    def group(group_name: str, of: Arm, **values: Any) -> SweepGroup:
+        cell = _cell(name, track, of, study, (sweep.seed,), extensions)
+        cell = cell.model_copy(update={"studies": ("sweep",)})
+        return SweepGroup(name=group_name, cell=cell, **values)
+
+    for rated in (arm, _trunk(arm)) if arm.pretraining else (arm,):
+        if track.swept:
+            values = {"choice": "learning_rate", "values": sweep.rates, "extend": sweep.extend}
+            yield group(_group_name(name, track, rated), _swept_arm(track, rated), **values)
+    if "decay_strength" in chosen:
+        assert arm.factors is not None
+        usual = arm.factors.decay.usual(track.training)
+        strengths = tuple(usual * factor for factor in sweep.decay_strengths)
+        values = {"choice": "decay_strength", "values": strengths}
+        yield group(_strength_group(name, track, arm), _decaying_arm(track, arm), **values)
+    if "switch_rate" in chosen:
+        values = {"choice": "switch_rate", "values": sweep.switch_rates}
+        yield group(_switch_group(name, track, arm), _switched_arm(arm), **values)

@@ -68,7 +68,7 @@ class Experiment:
         return self.grid.cell(name)
 
     def sweep(self, name: str) -> SweepGroup:
-        """A learning-rate sweep by the name of its arm's cell."""
+        """A sweep by its name: that of its arm's cell, with what is swept if not the learning rate."""
         if name not in self.grid.sweeps:
             raise unknown("sweep", name, self.grid.sweeps)
         return self.grid.sweeps[name]

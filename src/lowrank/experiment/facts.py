@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowrank.experiment.sections import FactorSpec, ModelSpec, PretrainingSpec, TrainingSpec
+from lowrank.experiment.sections import (
+    SWEPT,
+    FactorSpec,
+    ModelSpec,
+    PretrainingSpec,
+    TrainingSpec,
+)
 
 FACTS = {
     "cell": "track and arm: everything but the seed",
@@ -25,7 +31,7 @@ FACTS = {
     "dense_layers": "patterns of the layers left dense",
     "decay": "what penalises the factors",
     "decay_coupled": "decay added to the gradient (true) or subtracted from the weights (false)",
-    "decay_strength": "strength of that decay; none where it is the track's weight decay",
+    "decay_strength": "strength of that decay, given or found; none where it is the track's weight decay",
     "pretraining": "share of the steps that were dense",
     "moments": "optimiser moments at the switch: carry or reset",
     "rate_factor": "what the arm's best learning rate was multiplied by",
@@ -68,7 +74,7 @@ def facts_of(
         "dense_layers": ",".join(factors.dense_layers) if factors else None,
         "decay": decay.kind if decay else None,
         "decay_coupled": decay.coupled if decay else None,
-        "decay_strength": decay.strength if decay else None,
+        "decay_strength": decay.strength if decay and decay.strength != SWEPT else None,
         "pretraining": pretraining.fraction if pretraining else 0.0,
         "moments": pretraining.moments if pretraining else None,
         "steps": training.steps,

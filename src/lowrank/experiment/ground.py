@@ -84,17 +84,20 @@ class Ground:
 
     def _find(self, group: SweepGroup) -> None:
         data = self.data.get(group.track)
-        if data is None:
+        if data is None or not self.rates.keys() >= set(group.groups):
             return
-        wanted = {group.run(value).identity(data) for value in group.sweep.rates}
+        wanted = {group.run(value, self.rates).identity(data) for value in group.values}
         for name, rows in self._swept.items():
             further = len(rows) - len(wanted)
-            if not wanted <= set(rows["digest"]) or further > group.sweep.extend:
+            if not wanted <= set(rows["digest"]) or further > group.extend:
                 continue
-            if rows["at_edge"].any() and further < group.sweep.extend:
+            if rows["at_edge"].any() and further < group.extend:
                 continue  # it would go on here
+            choice = rows["choice"].iloc[0] if "choice" in rows else "learning_rate"
+            if choice != group.choice:
+                continue
             self.sweeps[group.name] = str(name)
-            self.rates[group.name] = float(rows.loc[rows["chosen"], "learning_rate"].item())
+            self.rates[group.name] = float(rows.loc[rows["chosen"], group.choice].item())
 
     # Runs.
 

@@ -43,6 +43,8 @@ INITIALISATIONS = {"he", "he_scaled", "random_spectral", "spectral", "spectral_o
 DECAYS = {"none", "l2", "frobenius"}
 TRUNCATIONS = {"plain", "whitened", "fisher"}
 LARGEST_SEED = 2**63
+SWEPT: Literal["swept"] = "swept"
+"""In place of a number: chosen on validation data, as the section `sweep` says."""
 
 
 def _distinct_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -259,10 +261,22 @@ class DecaySpec(Strict):
         description="Added to the gradient (rescaled by Adam's second moment) instead of subtracted "
         "from the weights.",
     )
-    strength: NotNegative | None = Field(
+    strength: NotNegative | Literal["swept"] | None = Field(
         None,
-        description="Lambda; null: the training section's weight_decay or coupled_decay.",
+        description="Lambda; null: the training section's weight_decay or coupled_decay; swept (in the "
+        "decays of a study): the best of `sweep.decay_strengths`.",
     )
+
+    def usual(self, training: TrainingSpec) -> float:
+        """Lambda where no strength is given."""
+        if self.coupled and training.coupled_decay is not None:
+            return training.coupled_decay
+        return training.weight_decay
+
+    def with_strength(self, strength: float, training: TrainingSpec) -> DecaySpec:
+        """The same decay with a strength; the usual one is left out, so that it is the same run."""
+        given = None if strength == self.usual(training) else strength
+        return self.model_copy(update={"strength": given})
 
 
 class MethodSpec(Strict):
@@ -311,8 +325,10 @@ class PretrainingSpec(Strict):
     moments: Literal["carry", "reset"] = Field(
         "carry", description="Optimiser moments at the switch: projected into the factors, or zero."
     )
-    rate_factor: Positive = Field(
-        0.5, description="What the arm's learning rate is multiplied by after the switch."
+    rate_factor: Positive | Literal["swept"] = Field(
+        0.5,
+        description="What the arm's learning rate is multiplied by after the switch; swept: the best of "
+        "`sweep.switch_rates`.",
     )
     dense_learning_rate: Positive | None = Field(
         None, description="Peak rate of the dense part; null: the dense arm's best."
@@ -328,7 +344,7 @@ class EvaluationSpec(Strict):
 
 
 class SweepSpec(Strict):
-    """The learning-rate sweep each arm gets, on validation data."""
+    """What each arm chooses on validation data: its learning rate, then at that rate what else is swept."""
 
     rates: tuple[Positive, ...] = Field(min_length=1, description="Learning rates tried.")
     extend: int = Field(
@@ -337,12 +353,29 @@ class SweepSpec(Strict):
         le=100,
         description="How often the sweep is widened while its best rate is at an edge.",
     )
-    seed: int = Field(0, ge=0, description="The seed the sweep is run with.")
+    decay_strengths: tuple[Positive, ...] = Field(
+        (),
+        description="Strengths tried of decays whose strength is `swept`, over the training section's "
+        "weight_decay or coupled_decay.",
+    )
+    switch_rates: tuple[Positive, ...] = Field(
+        (),
+        description="What the learning rate after the switch from dense to factors is tried at, over the "
+        "arm's own rate; none: pre-trained arms go on at half their rate.",
+    )
+    seed: int = Field(
+        1000,
+        ge=0,
+        description="The seed the sweep is run with; none of the runs' seeds, so that no run is chosen "
+        "for what it is then compared by.",
+    )
 
     @model_validator(mode="after")
-    def _different_rates(self) -> SweepSpec:
-        if len(set(self.rates)) != len(self.rates):
-            raise ValueError(f"rates: {list(self.rates)} repeat a rate: give each once")
+    def _different_values(self) -> SweepSpec:
+        for name in ("rates", "decay_strengths", "switch_rates"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: {list(values)} repeat a value: give each once")
         if self.seed >= LARGEST_SEED:
             raise ValueError(f"seed: {self.seed} must be below 2 ** 63")
         return self

@@ -77,7 +77,7 @@ class Study:
     figures: tuple[Figure, ...] = ()
     lines: bool = False
     """Whether its figures join arms that were dense at first, and so give these looks of their own."""
-    wanted: Callable[[Track], bool] = lambda _: False
+    wanted: Callable[[Any], bool] = lambda _: False
     """Of a study without a section: whether a track has it."""
 
 

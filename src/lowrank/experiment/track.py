@@ -10,6 +10,7 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment.metrics import Task, task_of
 from lowrank.experiment.sections import (
+    SWEPT,
     DecaySpec,
     EvaluationSpec,
     FactorSpec,
@@ -33,7 +34,7 @@ class Track(Strict):
     training: TrainingSpec = Field(description="How it is trained.")
     factors: FactorSpec = Field(description="The factorised arm that all studies vary.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Held-out examples.")
-    sweep: SweepSpec = Field(description="The learning-rate sweep of every arm.")
+    sweep: SweepSpec = Field(description="What every arm chooses on validation data.")
 
     @property
     def task(self) -> Task:
@@ -59,9 +60,23 @@ class Track(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _own_decay_given(self) -> Track:
+        if self.factors.decay.strength == SWEPT:
+            raise ValueError(
+                "factors.decay.strength: swept is for the decays of a study, and this one is every arm's: "
+                "give a number or leave it out"
+            )
+        return self
+
     def with_factors(self, **changes: Any) -> FactorSpec:
         """The track's factor section with some of its keys changed."""
         return self.factors.model_copy(update=changes)
+
+    def switched(self, fraction: float, **changes: Any) -> PretrainingSpec:
+        """Dense for a share of the steps; then at the rate that the sweep finds, if it looks for one."""
+        swept = {"rate_factor": SWEPT} if self.sweep.switch_rates else {}
+        return PretrainingSpec.model_validate({"fraction": fraction, **swept, **changes})
 
 
 class Arm(Strict):
@@ -86,8 +101,11 @@ def arm_name(arm: Arm, track: Track) -> str:
     parts = [_factor_name(arm.factors, track)] if arm.factors else ["dense"]
     if arm.pretraining:
         parts.append(f"pre{arm.pretraining.fraction:g}")
-        if arm.pretraining.rate_factor != 0.5:
-            parts.append(f"rate{arm.pretraining.rate_factor:g}")
+        factor = arm.pretraining.rate_factor
+        if factor == SWEPT:
+            parts.append(SWEPT)
+        elif factor != 0.5:
+            parts.append(f"rate{factor:g}")
         if arm.pretraining.moments != "carry":
             parts.append(arm.pretraining.moments)
     if arm.rate_factor != 1.0:
@@ -117,16 +135,27 @@ def _factor_name(factors: FactorSpec, track: Track) -> str:
 
 
 def decay_name(decay: DecaySpec) -> str:
-    """`none`, `l2`, `l2-coupled`, `frobenius`, `frobenius-coupled`, with the strength if it is set."""
+    """`none`, `l2`, `l2-coupled`, `frobenius`, `frobenius-coupled`, with the strength if it is set, and
+    `-swept` if it is chosen."""
     name = decay.kind + ("-coupled" if decay.coupled else "")
+    if decay.strength == SWEPT:
+        return f"{name}-{SWEPT}"
     return name if decay.strength is None else f"{name}{decay.strength:g}"
+
+
+def swept(arm: Arm) -> tuple[str, ...]:
+    """What the arm chooses on validation data beside its learning rate: decay_strength, switch_rate."""
+    strength = arm.factors is not None and arm.factors.decay.strength == SWEPT
+    switch = arm.pretraining is not None and arm.pretraining.rate_factor == SWEPT
+    return (*(("decay_strength",) if strength else ()), *(("switch_rate",) if switch else ()))
 
 
 def varied(arm: Arm, track: Track) -> tuple[str, ...]:
     """The facts in which an arm differs from the track's plain one: its own factors from the first step, or
-    from the switch, at the sweep's rate. The dense model differs in its initialisation, `dense`."""
+    from the switch, at the sweep's rate. The dense model differs in its initialisation, `dense`. An arm
+    whose decay strength or rate after the switch is swept differs in that, whatever is found."""
     own, factors, pre = track.factors, arm.factors, arm.pretraining
-    switch = PretrainingSpec(fraction=pre.fraction if pre else 1.0)
+    switch, chosen = PretrainingSpec(fraction=pre.fraction if pre else 1.0), swept(arm)
     pairs: dict[str, tuple[Any, Any]] = {"init": (None, "dense")}
     if factors:
         same = ("init", "rank_fraction", "matricisation", "layers", "dense_layers", "method")
@@ -134,11 +163,13 @@ def varied(arm: Arm, track: Track) -> tuple[str, ...]:
         decays = factors.decay, own.decay
         pairs["decay"] = decays[0].kind, decays[1].kind
         pairs["decay_coupled"] = decays[0].coupled, decays[1].coupled
-        pairs["decay_strength"] = decays[0].strength, decays[1].strength
+        if "decay_strength" not in chosen:
+            pairs["decay_strength"] = decays[0].strength, decays[1].strength
     pairs["pretraining"] = pre, None
     pairs["moments"] = (pre or switch).moments, switch.moments
-    rates = arm.rate_factor, (pre or switch).rate_factor
-    pairs["rate_factor"] = rates, (1.0, switch.rate_factor)
+    after = switch if "switch_rate" in chosen or pre is None else pre
+    pairs["rate_factor"] = (arm.rate_factor, after.rate_factor), (1.0, switch.rate_factor)
+    pairs["swept"] = chosen, ()
     pairs["length"] = arm.length, 1.0
     pairs["width"] = arm.width or track.model.width, track.model.width
     return tuple(name for name, (its, plain) in pairs.items() if its != plain)

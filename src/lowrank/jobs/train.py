@@ -1,4 +1,4 @@
-"""What each job of the workflow does: sweep a learning rate, train a cell, evaluate a track."""
+"""What each job of the workflow does: sweep a rate or a strength, train a cell, evaluate a track."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from lowrank.versions import VERSIONS
 
 def sweep(
     group: SweepGroup,
+    rates: Mapping[str, float],
     data: Path,
     cache: Path,
     output: Path,
@@ -33,58 +34,59 @@ def sweep(
     keep: Iterable[int] = (),
     mode: str = "ddp",
 ) -> None:
-    """Train the arm at each learning rate and write the best on validation data.
+    """Train the arm at each value of what is swept and write the best on validation data.
 
-    While the best rate is at an edge, the sweep continues beyond that edge by the ratio of its
-    outermost two rates, at most `extend` times; `at_edge` says if it still does at the end. `keep` are
-    steps at which pre-trained cells fork, should they fork from one of these runs.
+    `rates` is what the groups that it needs found. While the best value is at an edge, the sweep continues
+    beyond that edge by the ratio of its outermost two, at most `extend` times; `at_edge` says if it still
+    does at the end. `keep` are steps at which pre-trained cells fork, should they fork from one of these
+    runs.
     """
     losses: dict[float, float] = {}
-    digests: dict[float, str] = {}
+    rows: dict[float, dict[str, Any]] = {}
 
-    def measure(rate: float) -> None:
-        result = _finished(group.run(rate), data, cache, device, keep, mode).result
-        digests[rate] = result["digest"]
-        _say_if_diverged(f"{group.name} at the rate {rate:g}", result)
+    def measure(value: float) -> None:
+        spec = group.run(value, rates)
+        result = _finished(spec, data, cache, device, keep, mode).result
+        what = "rate" if group.choice == "learning_rate" else group.choice.replace("_", " ")
+        _say_if_diverged(f"{group.name} at the {what} {value:g}", result)
         loss = result["validation_loss"]
-        losses[rate] = math.inf if loss is None else loss
+        losses[value] = math.inf if loss is None else loss
+        rows[value] = {
+            "learning_rate": spec.training.learning_rate,
+            group.choice: value,
+            "validation_loss": loss,
+            "digest": result["digest"],
+        }
 
-    for rate in group.sweep.rates:
-        measure(rate)
-    for _ in range(group.sweep.extend):
+    for value in group.values:
+        measure(value)
+    for _ in range(group.extend):
         further = _beyond(losses)
         if further is not None:
             measure(further)
-    best = min(losses, key=lambda rate: losses[rate])
+    best = min(losses, key=lambda value: losses[value])
     if math.isinf(losses[best]):
         raise LowrankError(
-            f"{group.name}: every learning rate of the sweep diverged; lower sweep.rates."
+            f"{group.name}: every {group.choice.replace('_', ' ')} of the sweep diverged; lower sweep.rates."
         )
     if not parallel.is_main():
         return
-    rows = [
-        {
-            "learning_rate": rate,
-            "validation_loss": None if math.isinf(loss) else loss,
-            "digest": digests[rate],
-        }
-        for rate, loss in sorted(losses.items())
-    ]
     write_sealed(
         output,
         {
             "group": group.name,
             "track": group.track,
-            "learning_rate": best,
+            "choice": group.choice,
+            group.choice: best,
             "at_edge": _beyond(losses) is not None,
-            "seed": group.sweep.seed,
-            "rates": rows,
+            "seed": group.cell.seeds[0],
+            "rates": [rows[value] for value in sorted(rows)],
         },
     )
 
 
 def _beyond(losses: dict[float, float]) -> float | None:
-    """The next rate beyond the edge at which the best one stands, rounded to three digits."""
+    """The next value beyond the edge at which the best one stands, rounded to three digits."""
     rates = sorted(losses)
     best = min(losses, key=lambda rate: losses[rate])
     if len(rates) < 2 or best not in (rates[0], rates[-1]):
@@ -95,13 +97,14 @@ def _beyond(losses: dict[float, float]) -> float | None:
 
 
 def read_rates(
-    folder: Path, cells: Iterable[Cell], known: Mapping[str, float] | None = None
+    folder: Path, needing: Iterable[Cell | SweepGroup], known: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """The best learning rate of every sweep group the cells name: a known one, else from
+    """What every sweep group found best that the cells or groups name: a known value, else that in
     `folder/<group>.json`."""
     found = dict(known or {})
-    for group in {group for cell in cells for group in cell.groups} - found.keys():
-        found[group] = read_sweep(folder / f"{group}.json")["learning_rate"]
+    for group in {group for one in needing for group in one.groups} - found.keys():
+        swept = read_sweep(folder / f"{group}.json")
+        found[group] = swept[swept["choice"]]
     return found
 
 
@@ -123,7 +126,7 @@ def train(
     for spec in cell.runs(rates):
         run = _finished(spec, data, cache, device, keep, mode)
         _say_if_diverged(f"{cell.name} seed {spec.seed}", run.result)
-        parts["runs"].append(pd.DataFrame([{**cell.facts(), **run.result}]))
+        parts["runs"].append(pd.DataFrame([{**cell.facts(rates), **run.result}]))
         for name in TABLES:
             parts[name].append(run.table(name).assign(cell=cell.name, seed=spec.seed))
     if not parallel.is_main():

@@ -56,6 +56,7 @@ TRUNCATIONS = {
 SWITCH_COLORS = (VERMILLION, "#7F0000", "#F2A65A")
 SWITCH_MARKERS: tuple[Any, ...] = ("*", (6, 1, 0), (7, 1, 0), (8, 1, 0), (9, 1, 0))
 FULL_RATE = Kind("full rate after the switch", "#1B5E20", ">")
+HALF_RATE = Kind("half rate after the switch", "#66A61E", "h")
 RESET = Kind("moments reset at the switch", "#882255", "<")
 OWN = 26
 """Characters of an own method's name in a legend."""
@@ -92,18 +93,20 @@ def in_words(name: str, known: Mapping[str, Kind]) -> str:
 
 def decay_looks(rows: Iterable[Any]) -> dict[str, Kind]:
     """How each decay among rows of `runs` is drawn, by its `decay_label`, known kinds first. Where a
-    kind has several strengths, the first of them has the kind's look."""
-    kinds = {decay_label(row): (decay_key(row), _strength(row)) for row in rows if decay_key(row)}
+    kind has several strengths, the first of them has the kind's look, and so has one that was swept."""
+    rows = [row for row in rows if decay_key(row)]
+    kinds = {decay_label(row): (decay_key(row), _strength(row)) for row in rows}
+    swept = {decay_label(row) for row in rows if was_swept(row, "decay_strength")}
     places = {key: place for place, key in enumerate(DECAYS)}
     order = sorted(
         kinds, key=lambda label: (places.get(kinds[label][0], len(places)), kinds[label])
     )
     first: dict[str, str] = {}
     for label in order:
-        first.setdefault(kinds[label][0], label)
-    known = {
-        label: replace(DECAYS[key], label=label) for key, label in first.items() if key in DECAYS
-    }
+        if label not in swept:
+            first.setdefault(kinds[label][0], label)
+    alike = [*first.items(), *((kinds[label][0], label) for label in swept)]
+    known = {label: replace(DECAYS[key], label=label) for key, label in alike if key in DECAYS}
     drawn = looks(kinds, known)
     return {label: drawn[label] for label in order}
 
@@ -141,15 +144,22 @@ def varies(row: Any, fact: str) -> bool:
     return fact in str(row.varied).split(",")
 
 
+def was_swept(row: Any, choice: str) -> bool:
+    """Whether an arm chose this on validation data: decay_strength or switch_rate."""
+    return choice in str(getattr(row, "swept", "")).split(",")
+
+
 def _strength(row: Any) -> float:
     """The strength that a decay was given; 0 for the track's weight decay."""
     return 0.0 if pd.isna(row.decay_strength) else float(row.decay_strength)
 
 
 def decay_label(row: Any) -> str:
-    """The decay in words, with its strength where it was given one."""
+    """The decay in words, with its strength where it was given one or one was found."""
     strength = _strength(row)
     words = in_words(decay_key(row), DECAYS)
+    if was_swept(row, "decay_strength"):
+        return f"{words}, swept: {strength:g}"
     return f"{words} {strength:g}" if strength else words
 
 
@@ -182,7 +192,9 @@ def arm_label(row: Any) -> str:
     parts = [init_label(row)]
     if row.pretraining > 0:
         parts.append(f"after {100 * row.pretraining:g} % dense")
-        if row.rate_factor != 0.5:
+        if was_swept(row, "switch_rate"):
+            parts.append(f"swept rate × {row.rate_factor:g}")
+        elif row.rate_factor != 0.5:
             parts.append("full rate" if row.rate_factor == 1 else f"rate × {row.rate_factor:g}")
         if row.moments == "reset":
             parts.append("moments reset")

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from lowrank.experiment.shares import switch_step
 from lowrank.plot import marks
-from lowrank.plot.arms import FULL_RATE, INITS, RESET, Kind, arm_label
+from lowrank.plot.arms import FULL_RATE, HALF_RATE, INITS, RESET, Kind, arm_label, was_swept
 from lowrank.plot.results import Quality, Results, records
 from lowrank.plot.style import GREY, canvas, legend_below, log_axis, title_panels
 from lowrank.plot.summary import arms, compare
@@ -19,7 +19,7 @@ from lowrank.plot.table import Table, costs, count, difference, order, qualities
 
 SWITCHED: Any = (0, (1, 1.5))
 """The line that joins an initialisation's switches, in both panels."""
-VARIANTS = {"rate": FULL_RATE, "reset": RESET}
+VARIANTS = {"rate": FULL_RATE, "half": HALF_RATE, "reset": RESET}
 
 
 def draw(results: Results) -> tuple[Figure, Table]:
@@ -31,7 +31,9 @@ def draw(results: Results) -> tuple[Figure, Table]:
     switches = [switch_step(row.pretraining, int(row.steps)) for row in records(table)]
     table.insert(1, "dense_steps", switches)
     table.loc[table["init"] == "dense", "dense_steps"] = base
-    table["variant"] = [_variant(row) for row in records(table)]
+    swept = any(was_swept(row, "switch_rate") for row in records(table))
+    table["variant"] = [_variant(row, swept) for row in records(table)]
+    table.loc[table["variant"] == "half", "label"] += ", half rate"
     figure, axes = canvas(2, height=3.0, sharey=True)
     handles = _steps(axes[0], table, quality, results.inits)
     handles += _flops(axes[1], table, quality, results.inits)
@@ -48,12 +50,15 @@ def draw(results: Results) -> tuple[Figure, Table]:
     return figure, _table(table, quality)
 
 
-def _variant(row: object) -> str:
-    if getattr(row, "pretraining", 0) == 0:
+def _variant(row: Any, swept: bool) -> str:
+    """What sets a switch apart from the study's plain ones, at half the rate or at the one that was swept."""
+    if row.pretraining == 0:
         return ""
-    if getattr(row, "rate_factor", 0.5) != 0.5:
-        return "rate"
-    return "reset" if getattr(row, "moments", None) == "reset" else ""
+    if row.moments == "reset":
+        return "reset"
+    if was_swept(row, "switch_rate"):
+        return ""
+    return "rate" if row.rate_factor != 0.5 else "half" if swept else ""
 
 
 def _plain(table: pd.DataFrame, init: str) -> pd.DataFrame:

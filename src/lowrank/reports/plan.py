@@ -24,8 +24,8 @@ from lowrank.reports.closing import larger_than_dense
 def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataFrame:
     """One row a cell: parameters, forward FLOPs, training FLOPs of all seeds, hours, bytes of state.
 
-    `hours` is training FLOPs over `flops_per_second` (of all devices), without sweeps; missing
-    without it. `state_bytes` holds weights, gradients and optimiser moments, not activations.
+    `hours` is training FLOPs over `flops_per_second` (of all devices); missing without it. Sweeps have rows
+    of their own, without what they may add beyond their edges. `state_bytes` holds weights, gradients and optimiser moments, not activations.
     """
     grid = expand(config)
     load_extensions(grid.extensions)
@@ -33,18 +33,12 @@ def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataF
     for cell in grid.cells.values():
         rows.append(_row(cell, config.tracks[cell.track], len(cell.seeds), flops_per_second))  # type: ignore[index]
     for sweep in grid.sweeps.values():
-        runs = len(sweep.sweep.rates) - 1  # its seed's run at the best rate is the cell's own
-        cell = Cell(
-            name=sweep.name + "-sweep",
-            track=sweep.track,
-            studies=("sweep",),
-            model=sweep.model,
-            training=sweep.training,
-            factors=sweep.factors,
-            seeds=(sweep.sweep.seed,),
-        )
-        if runs:
-            rows.append(_row(cell, config.tracks[cell.track], runs, flops_per_second))  # type: ignore[index]
+        cell = sweep.cell.model_copy(update={"name": f"{sweep.name}-sweep"})
+        track = config.tracks[cell.track]  # type: ignore[index]
+        # The run at the best value is a cell's own where it has one of the runs' seeds.
+        own = bool(set(cell.seeds) & set(config.seeds_of(cell.track)))
+        if runs := len(sweep.values) - own:
+            rows.append(_row(cell, track, runs, flops_per_second))
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,8 @@
-"""Decays of the factors, each at the arm's learning rate and at half of it."""
+"""Decays of the factors, each at the arm's learning rate and at half of it.
+
+A decay whose strength is swept is compared with the track's own kind of decay, swept as well: at its best
+each, so that neither is judged by a strength that suits the other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from lowrank.experiment.sections import DecaySpec, Positive, Strict
+from lowrank.experiment.sections import SWEPT, DecaySpec, Positive, Strict
 from lowrank.experiment.study import STUDIES, Figure, Study
 from lowrank.experiment.track import Arm, Track
 
@@ -28,9 +32,13 @@ def arms(section: DecayStudy, track: Track) -> Iterator[Arm]:
 
 
 def contrasts(section: DecayStudy, track: Track) -> Iterator[tuple[Arm, Arm]]:
-    """Each decay against the track's own at the same rate; each lower rate against the full one."""
+    """Each decay against the track's own at the same rate, and swept if that is there; each lower rate
+    against the full one."""
+    own = track.factors.decay.model_copy(update={"strength": SWEPT})
     for arm in arms(section, track):
-        yield arm, arm.with_factors(decay=track.factors.decay)
+        fixed = arm.factors and arm.factors.decay.strength not in (SWEPT, None)
+        swept = own in section.decays and not fixed
+        yield arm, arm.with_factors(decay=own if swept else track.factors.decay)
         yield arm, arm.model_copy(update={"rate_factor": 1.0})
 
 

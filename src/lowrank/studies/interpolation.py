@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from lowrank.experiment.sections import Count, Few, Fraction, PretrainingSpec, Strict
+from lowrank.experiment.sections import Count, Few, Fraction, Strict
 from lowrank.experiment.study import STUDIES, Figure, Job, Study
 from lowrank.experiment.track import Arm, Track
 
@@ -28,7 +28,7 @@ def arms(section: InterpolationStudy, track: Track) -> Iterator[Arm]:
     yield Arm()
     yield Arm(factors=track.factors)
     for fraction in section.fractions:
-        yield Arm(factors=track.factors, pretraining=PretrainingSpec(fraction=fraction))
+        yield Arm(factors=track.factors, pretraining=track.switched(fraction))
 
 
 def contrasts(section: InterpolationStudy, track: Track) -> Iterator[tuple[Arm, Arm]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
-from lowrank.experiment.sections import Fraction, Name, Positive, PretrainingSpec, Strict
+from lowrank.experiment.sections import Fraction, Name, Positive, Strict
 from lowrank.experiment.shares import nearest
 from lowrank.experiment.study import STUDIES, Figure, Study
 from lowrank.experiment.track import Arm, Track
@@ -20,7 +21,9 @@ class PretrainingStudy(Strict):
         ("spectral", "spectral_ones"), description="Initialisations at the switch."
     )
     variants_at: tuple[Fraction, ...] = Field(
-        (), description="Dense shares at which full rate and reset moments are run as well."
+        (),
+        description="Dense shares at which full rate and reset moments are run as well, and half the rate "
+        "where the others' is swept.",
     )
     longer: tuple[Positive, ...] = Field(
         (), description="From-scratch runs of so many times the steps, for the equal-FLOPs line."
@@ -33,12 +36,12 @@ def arms(section: PretrainingStudy, track: Track) -> Iterator[Arm]:
     for init in section.inits:
         yield Arm(factors=track.with_factors(init=init))
         for fraction in section.fractions:
-            spec = PretrainingSpec(fraction=fraction)
-            yield Arm(factors=track.with_factors(init=init), pretraining=spec)
+            switched = track.switched(fraction)
+            yield Arm(factors=track.with_factors(init=init), pretraining=switched)
+    half: tuple[dict[str, Any], ...] = ({"rate_factor": 0.5},) if track.sweep.switch_rates else ()
     for fraction in section.variants_at:
-        for changes in ({"rate_factor": 1.0}, {"moments": "reset"}):
-            spec = PretrainingSpec.model_validate({"fraction": fraction, **changes})
-            yield Arm(factors=track.factors, pretraining=spec)
+        for changes in ({"rate_factor": 1.0}, *half, {"moments": "reset"}):
+            yield Arm(factors=track.factors, pretraining=track.switched(fraction, **changes))
     for length in section.longer:
         yield Arm(factors=track.factors, length=length)
 
@@ -51,8 +54,7 @@ def contrasts(section: PretrainingStudy, track: Track) -> Iterator[tuple[Arm, Ar
             yield arm, Arm(factors=arm.factors)
             yield arm, Arm()
         if arm.factors and pre:
-            plain = pre.model_copy(update={"rate_factor": 0.5, "moments": "carry"})
-            yield arm, Arm(factors=arm.factors, pretraining=plain)
+            yield arm, Arm(factors=arm.factors, pretraining=track.switched(pre.fraction))
 
 
 def problem(section: PretrainingStudy, track: Track) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field, model_validator
 
-from lowrank.experiment.sections import Fraction, PretrainingSpec, Size, Strict
+from lowrank.experiment.sections import Fraction, Size, Strict
 from lowrank.experiment.study import STUDIES, Figure, Study
 from lowrank.experiment.track import Arm, Track
 
@@ -61,8 +61,8 @@ def arms(section: ScalingStudy, track: Track) -> Iterator[Arm]:
         yield Arm(width=width, heads=heads)
         yield Arm(width=width, heads=heads, factors=track.factors)
         if section.fraction is not None:
-            spec = PretrainingSpec(fraction=section.fraction)
-            yield Arm(width=width, heads=heads, factors=track.factors, pretraining=spec)
+            switched = track.switched(section.fraction)
+            yield Arm(width=width, heads=heads, factors=track.factors, pretraining=switched)
 
 
 def contrasts(section: ScalingStudy, track: Track) -> Iterator[tuple[Arm, Arm]]:

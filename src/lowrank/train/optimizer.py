@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lowrank.errors import LowrankError
-from lowrank.experiment.sections import DecaySpec, TrainingSpec
+from lowrank.experiment.sections import SWEPT, DecaySpec, TrainingSpec
 from lowrank.factor.convert import factors as factor_modules
 from lowrank.factor.decay import DECAYS, add_decay_, gradients, shrink_
 from lowrank.factor.own import origin
@@ -165,8 +165,5 @@ class Optimizer:
 
 def decay_strength(decay: DecaySpec, spec: TrainingSpec) -> float:
     """Lambda of the factors' decay: its own, or the training section's."""
-    if decay.strength is not None:
-        return decay.strength
-    if decay.coupled and spec.coupled_decay is not None:
-        return spec.coupled_decay
-    return spec.weight_decay
+    assert decay.strength != SWEPT, "a run has a strength that was found"
+    return decay.usual(spec) if decay.strength is None else decay.strength

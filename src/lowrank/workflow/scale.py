@@ -173,6 +173,11 @@ class Scale:
         known = self.experiment.known
         return [f"{self.results}/rates/{g}.json" for g in dict.fromkeys(groups) if g not in known]
 
+    def rates_before(self, name: str) -> list[str]:
+        """The results of the sweeps that this one needs and that are made here."""
+        known, groups = self.experiment.known, self.experiment.sweep(name).groups
+        return [f"{self.results}/rates/{group}.json" for group in groups if group not in known]
+
     def trained_rates(self, track: str | None = None) -> list[str]:
         """The results of the sweeps that the trained cells need, of all or of a track's."""
         names = self.experiment.trained

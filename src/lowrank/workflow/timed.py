@@ -132,7 +132,8 @@ def _train(scale: Scale, name: str, swept: set[str]) -> None:
     for group in cell.groups:
         if group not in swept and group not in experiment.known:
             sweep, forks = experiment.sweep(group), experiment.forks(group)
-            jobs.sweep(sweep, data, cache, rates / f"{group}.json", device, forks)
+            found = jobs.read_rates(rates, [sweep], experiment.known)
+            jobs.sweep(sweep, found, data, cache, rates / f"{group}.json", device, forks)
             swept.add(group)
     best = jobs.read_rates(rates, [cell], experiment.known)
     tables = Path(scale.cell_tables(name)[0]).parent
