@@ -328,3 +328,12 @@ def test_a_small_spread_of_large_values_is_no_rounding():
     found = stats.mean_interval([1e8, 1e8 + 1e-3])
     assert found.standard_deviation == pytest.approx(1e-3 / math.sqrt(2), rel=1e-4)
     assert stats.mean_interval([0.1, 0.1 + 1e-15]).standard_deviation == 0.0
+
+
+def test_differences_that_are_equal_but_for_the_rounding_of_their_values_have_no_interval():
+    """The difference 0.1 of values near 100,000 is known to 1e-11 alone."""
+    base = np.array([100_000.3, 3.7, 0.1])
+    found = stats.paired_difference(base + 0.1, base)
+    assert np.ptp((base + 0.1) - base) > 0
+    assert (found.standard_deviation, found.low, found.high) == (0.0, -math.inf, math.inf)
+    assert math.isnan(found.p)

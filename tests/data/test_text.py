@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from lowrank.data import text_splits, text_tokens
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import TextData, load_text, prepare_text, tokens_file
 from lowrank.errors import LowrankError
@@ -349,3 +351,23 @@ def test_film_reviews_lose_the_reviews_that_are_also_in_test(tmp_path):
     assert not set(documents_of(data, "train")) & set(documents_of(data, "test"))
     bytes_per_token = data.counts("test")["bytes"] / data.counts("test")["tokens"]
     assert 2 < bytes_per_token < 4
+
+
+@pytest.mark.parametrize(("limit", "every"), [(1000, 1), (999, 2), (500, 2), (499, 3)])
+def test_merges_are_counted_on_an_even_sample_of_no_more_than_its_limit(limit, every, monkeypatch):
+    """Of 100 texts of ten characters."""
+
+    class Trained:
+        def __init__(self, *model):
+            pass
+
+        def train_from_iterator(self, batches, trainer):
+            seen.extend(text for batch in batches for text in batch)
+
+    seen: list[str] = []
+    texts = [f"text{number:06}" for number in range(100)]
+    found, _ = text_splits.survey("train", Dataset.from_dict({"text": texts}), "text", 0)
+    monkeypatch.setattr(text_tokens, "TRAINING_CHARACTERS", limit)
+    monkeypatch.setattr(text_tokens, "Tokenizer", Trained)
+    text_tokens.train_tokenizer(found, 300)
+    assert seen == texts[::every]
