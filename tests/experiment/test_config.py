@@ -65,7 +65,7 @@ def test_strengths_cannot_be_swept_over_a_decay_of_zero():
 
 def test_arms_that_two_studies_share_are_one_cell():
     cell = expand(config.read_config(ROOT / "config/laptop.yaml")).cells["language/spectral-r0.62"]
-    assert {"initialisation", "decay", "scaling", "layers", "posthoc"} <= set(cell.studies)
+    assert {"initialisation", "scaling", "layers", "posthoc"} <= set(cell.studies)
 
 
 def test_reference_and_readme_are_in_step_with_what_they_are_written_from(monkeypatch):
