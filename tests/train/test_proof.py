@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lowrank.errors import LowrankError
 from lowrank.files import read_json, read_table, write_json, write_manifest, write_table
+from lowrank.train import proof
 from lowrank.train.run import ensure_run
 
 SPECS = {
@@ -178,3 +180,20 @@ def test_the_norm_of_a_layer_without_weights_is_no_number():
     from lowrank.train.proof import _norm
 
     assert pd.isna(_norm({}, "layer"))
+
+
+def test_costs_are_remembered_of_any_seed_but_not_of_other_ranks(monkeypatch):
+    """Two seeds of a method that learns ranks need not end at the same ones."""
+    counted = []
+    monkeypatch.setattr(proof, "_KNOWN", {})
+    monkeypatch.setattr(proof, "costs", lambda spec, task, life: counted.append(life.record()))
+    task, spec = SimpleNamespace(digest="data"), SPECS["language"]
+    lives = [
+        SimpleNamespace(record=lambda rank=rank: {"ranks": [[0, {"a": rank}]]}) for rank in (2, 3)
+    ]
+    for seed in (0, 1):
+        for life in lives:
+            proof._costs(spec.model_copy(update={"seed": seed}), task, life)
+    assert counted == [life.record() for life in lives]
+    proof._costs(spec, SimpleNamespace(digest="other"), lives[0])
+    assert len(counted) == 3
