@@ -80,6 +80,9 @@ clean: ## Remove results and figures, but not the environment
 .venv/docs: .venv/ready requirements-docs.lock
 	@$(INSTALL) -r requirements-docs.lock && touch $@
 
+.venv/trackers: .venv/ready requirements-trackers.lock
+	@$(INSTALL) -r requirements-trackers.lock && touch $@
+
 # The Slurm plugin apart from .venv: with it installed but no Slurm reachable, every snakemake call takes 10 s longer.
 .venv-slurm/ready: .venv/ready requirements-slurm.lock
 	@$(BIN)/python -m venv --without-pip --clear .venv-slurm

@@ -4,8 +4,8 @@
 
 `make` installs `requirements.lock` and torch, which comes in two builds: `requirements-cpu.lock` where
 pip is offered the one for processors alone, else `requirements-torch.lock`, on Linux with NVIDIA's
-libraries. `requirements-slurm.lock` and `requirements-docs.lock` are what the Slurm executor and the
-manual add. Versions stay as they are unless --upgrade says that all, or the named packages, may move.
+libraries. `requirements-slurm.lock`, `requirements-docs.lock` and `requirements-trackers.lock`
+are what the Slurm executor, the manual and the trackers add. Versions stay as they are unless --upgrade says that all, or the named packages, may move.
 Needs uv (`make lock` brings it).
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK, TORCH, CPU = (ROOT / f"requirements{part}.lock" for part in ("", "-torch", "-cpu"))
-EXTRAS = {extra: ROOT / f"requirements-{extra}.lock" for extra in ("docs", "slurm")}
+EXTRAS = {extra: ROOT / f"requirements-{extra}.lock" for extra in ("docs", "slurm", "trackers")}
 WITH_TORCH = re.compile(r"^(torch$|nvidia-|cuda-|triton$)")
 CPU_BUILD = {"2.13.0": ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"]}
 """Hashes of torch's build for processors, which PyPI does not have, by version: Linux, Python 3.11."""

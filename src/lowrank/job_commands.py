@@ -67,12 +67,13 @@ def sweep(
 ) -> None:
     """Find an arm's best learning rate, decay strength or rate after the switch on validation data."""
     from lowrank.jobs import train as jobs
-    from lowrank.train import parallel
+    from lowrank.train import parallel, trackers
 
     experiment = begin(config, digest, "sweep", cell, published, data)
     group, keep = experiment.sweep(cell), experiment.forks(cell)
     load([group])
-    with parallel.session(device):
+    followed = trackers.session(experiment.config.trackers, cache.parent)
+    with parallel.session(device), followed:
         found = jobs.read_rates(rates, [group], experiment.known)
         jobs.sweep(group, found, data, cache, output, device, keep, mode)
 
@@ -98,12 +99,13 @@ def train(
 ) -> None:
     """Train one cell, all its seeds."""
     from lowrank.jobs import train as jobs
-    from lowrank.train import parallel
+    from lowrank.train import parallel, trackers
 
     experiment = begin(config, digest, "train", cell, published, data)
     one, keep = experiment.here(cell), experiment.forks(cell)
     load([one])
-    with parallel.session(device):
+    followed = trackers.session(experiment.config.trackers, cache.parent)
+    with parallel.session(device), followed:
         best = jobs.read_rates(rates, [one], experiment.known)
         jobs.train(one, best, data, cache, output, device, keep, mode)
 

@@ -117,7 +117,7 @@ def locked(name: str) -> dict[str, tuple[str, int]]:
 
 
 def test_every_dependency_is_locked_with_a_hash():
-    names = ("", "-torch", "-cpu", "-docs", "-slurm")
+    names = ("", "-torch", "-cpu", "-docs", "-slurm", "-trackers")
     locks = {name: locked(f"requirements{name}.lock") for name in names}
     assert all(hashes for lock in locks.values() for _, hashes in lock.values())
     assert locks["-cpu"]["torch"][0] == locks["-torch"]["torch"][0] + "+cpu"
@@ -125,7 +125,7 @@ def test_every_dependency_is_locked_with_a_hash():
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["dev"]]
     assert {re.split(r"[<>=]", name)[0].lower() for name in wanted} <= {*locks[""], "torch"}
-    for extra in ("docs", "slurm"):
+    for extra in ("docs", "slurm", "trackers"):
         assert {name.partition("[")[0] for name in extras[extra]} <= set(locks[f"-{extra}"])
 
 
@@ -148,7 +148,11 @@ def test_the_bill_of_materials_names_what_is_locked():
         re.M,
     )
     bill = {name.replace("_", "-").replace(".", "-"): version for name, version, _ in rows[1:]}
-    locks = {**locked("requirements.lock"), **locked("requirements-docs.lock")}
+    locks = {
+        k: v
+        for part in ("", "-docs", "-trackers")
+        for k, v in locked(f"requirements{part}.lock").items()
+    }
     versions = {name: version for name, (version, _) in locks.items()}
     assert bill.pop("torch").split("+")[0] == locked("requirements-torch.lock")["torch"][0]
     bill.pop("pip", None)

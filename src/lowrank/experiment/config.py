@@ -156,6 +156,12 @@ class Config(Strict):
         description="With `results_from: published`, the cells that are trained; all else is what the published "
         "tables say, whatever made them. Null: what is missing is trained; []: nothing.",
     )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (),
+        description="What is also told of histories while runs train: `tensorboard` writes to "
+        "results/<scale>/tensorboard, `wandb` (Weights & Biases) as its own variables say. Both come with the "
+        "extra `trackers`.",
+    )
     extensions: dict[Name, str] = Field(
         {},
         max_length=100,

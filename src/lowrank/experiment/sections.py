@@ -90,8 +90,7 @@ class Strict(BaseModel):
 
 
 class Pretrained(Strict):
-    """A folder that transformers' save_pretrained wrote: a configuration names its path alone, and what jobs
-    read has its digest too."""
+    """A folder of transformers' save_pretrained: a configuration gives its path, what jobs read its digest too."""
 
     folder: str = Field(description="The folder's path.")
     sha256: str = Field(

@@ -40,6 +40,7 @@ from lowrank.train.build import choose_device
 from lowrank.train.proof import contradiction
 from lowrank.train.result import result_row
 from lowrank.train.task import Task, make_task
+from lowrank.train.trackers import following
 from lowrank.train.trainer import Trainer
 
 TABLES = ("history", "layers", "spectra")
@@ -121,7 +122,10 @@ def ensure_run(
         last = spec.training.steps if until is None else until
         name = f"{spec.track} seed {spec.seed} {folder.name[:6]}"
         stream = None if parallel.is_main() else io.StringIO()
-        with Progress(name, last, "steps", stream=stream) as progress:
+        with (
+            Progress(name, last, "steps", stream=stream) as progress,
+            following(spec, folder.name) as trainer.follow,
+        ):
             progress.advance(trainer.step)
             with in_a_sentence(METHODS.kind, spec.method, METHODS[spec.method].life):
                 forks = {*keep, *([until] if until else [])}

@@ -36,6 +36,7 @@ class Trainer:
         self.sharded = parallel.sharded(mode)
         check_fit(spec.method, spec.training, spec.model, sharded=self.sharded)
         self.mode, self.step, self.first_batch = mode, 0, 0
+        self.follow: Callable[[Mapping[str, Any]], None] = lambda row: None
         self.record: dict[str, Any] = {"history": [], "layers": [], "losses": [], "seconds": 0.0}
         self.life = begin(spec)
         trunk = self.life.trunk()
@@ -219,6 +220,7 @@ class _Observer(Watch):
                 row |= {"train_loss": float(torch.stack(self.losses).mean())}
                 row |= trainer.validate() if step in self.validate_at else {}
                 record["history"].append(row)
+                trainer.follow(row)
                 self.losses.clear()
                 if not math.isfinite(row.get("validation_loss", 0.0)):
                     return False

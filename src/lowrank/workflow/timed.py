@@ -27,6 +27,7 @@ from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.ground import prepared
 from lowrank.files import read_table
 from lowrank.jobs import train as jobs
+from lowrank.train import trackers
 from lowrank.workflow.partial import gather, measure
 from lowrank.workflow.scale import Scale
 
@@ -83,7 +84,8 @@ def train_for(
     started, done = time.monotonic(), []
     swept: set[str] = set()
     try:
-        with _over_after(60 * minutes):
+        followed = trackers.session(experiment.config.trackers, Path(scale.results))
+        with _over_after(60 * minutes), followed:
             scale.begin()
             load_extensions(experiment.grid.extensions)
             for name in names:
