@@ -7,6 +7,7 @@ the core requires, or all.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from test_pipeline import ROOT, planned
 
 from lowrank.command import STUDY
@@ -170,6 +172,19 @@ def test_a_folder_of_the_wheel_runs_the_studies(study, tmp_path):
     assert "train_cell" not in jobs and jobs["render_figure"] > 5
     refused = call(study, "lowrank", "init", "my study", cwd=tmp_path, status=2)
     assert "my study is not empty" in refused
+
+
+def test_the_image_installs_the_locks_on_a_python_that_is_supported():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M)
+    assert all((ROOT / name).exists() for line in copied for name in line.split())
+    locks = re.findall(r"-r /locks/(\S+\.lock)", text)
+    assert locks == ["requirements.lock", "requirements-torch.lock"] == copied[0].split()
+    [version] = set(re.findall(r"^FROM python:(\S+)-slim", text, re.M))
+    assert version in SpecifierSet(PROJECT["project"]["requires-python"])
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    needed = {Path(glob).parts[0] for glob in PROJECT["tool"]["lowrank"]["project"]}
+    assert not needed & {*ignored} and {".git", "results", ".venv*"} <= {*ignored}
 
 
 def test_an_editable_installation_writes_the_same_folder(study, tmp_path):

@@ -18,6 +18,7 @@ from lowrank.factor.convert import factors
 
 pytestmark = pytest.mark.filterwarnings("ignore:At their rank", "ignore::FutureWarning")
 
+HEAD = "AutoModelForCausalLM"
 TOKENS = torch.arange(24).reshape(2, 12) % 61
 
 
@@ -221,3 +222,21 @@ def test_lora_goes_on_the_dense_layers_beside_and_is_refused_by_peft_on_factors(
     adapted.train()(input_ids=TOKENS, labels=TOKENS).loss.backward()
     learning = [name for name, p in adapted.named_parameters() if p.grad is not None]
     assert learning and all("lora" in name for name in learning)
+
+
+def test_a_shared_folder_says_how_to_load_it_and_each_way_does(tmp_path):
+    model = lowrank.factorize(gpt2(), rank=0.25)
+    save_pretrained(model, tmp_path / "this folder")
+    readme = tmp_path / "this folder/README.md"
+    text = readme.read_text(encoding="utf-8")
+    assert "leaves these layers untrained" in text and lowrank.report(model).total() in text
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(blocks) == 3
+    check = "assert type(model.transformer.h[0].mlp.c_fc).__name__ == 'FactorizedLinear'"
+    # First the one that needs lowrank imported least.
+    program = [f"{block.replace('AutoModel', HEAD)}\n{check}\n" for block in reversed(blocks)]
+    (tmp_path / "load.py").write_text("\n".join(program), encoding="utf-8")
+    subprocess.run([sys.executable, "load.py"], cwd=tmp_path, check=True)
+    readme.write_text("mine", encoding="utf-8")
+    save_pretrained(model, tmp_path / "this folder")
+    assert readme.read_text(encoding="utf-8") == "mine"

@@ -20,6 +20,7 @@ from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from lowrank.api.measure import report
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import factors, place
 from lowrank.factor.layers import Factorized, from_dense
@@ -124,8 +125,8 @@ def declare(model: nn.Module) -> None:
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, **options: Any) -> None:
-    """`model.save_pretrained(folder)` of a factorised model of transformers, with a file beside it
-    that registers its layers: loaded by `lowrank.from_pretrained(folder)`, or by transformers'
+    """`model.save_pretrained(folder)` of a factorised model of transformers, with a README.md, unless there
+    is one, that says how to load it, and a file that registers its layers: loaded by `lowrank.from_pretrained(folder)`, or by transformers'
     `AutoModel...from_pretrained(folder, trust_remote_code=True)` where lowrank is installed."""
     if not isinstance(model, PreTrainedModel):
         raise LowrankError(
@@ -139,11 +140,45 @@ def save_pretrained(model: nn.Module, folder: str | Path, **options: Any) -> Non
     finally:
         del model.config.auto_map
     module = type(model).__module__
+    readme = Path(folder) / "README.md"
+    if not readme.exists():
+        readme.write_text(README.format(name=name, report=report(model)), encoding="utf-8")
     (Path(folder) / "modeling_lowrank.py").write_text(
         CODE.format(module=module, name=name), encoding="utf-8"
     )
 
 
+README = """# {name}, factorised
+
+Weights of this model are products of two factors, W = U V^T. Transformers by itself does not know such layers: it
+warns of an unknown quantization method `lowrank` and of missing weights, and leaves these layers untrained. Load it with
+the package lowrank installed, in one of three ways:
+
+```python
+import lowrank
+
+model = lowrank.from_pretrained("this folder")
+```
+
+```python
+import lowrank.api.exchange  # registers the layers
+from transformers import AutoModel  # or AutoModelForCausalLM and its kin
+
+model = AutoModel.from_pretrained("this folder")
+```
+
+```python
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("this folder", trust_remote_code=True)  # runs modeling_lowrank.py
+```
+
+`lowrank.to_dense(model)` multiplies the factors out, after which `model.save_pretrained` writes a model for everybody.
+
+```text
+{report}
+```
+"""
 CODE = '''"""Says how the layers of this model are factorised, W = U V^T; needs the package lowrank."""
 
 from {module} import {name} as Base
