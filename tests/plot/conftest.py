@@ -27,6 +27,17 @@ STUDIES = {
     "layers": {"groups": ["attention"], "dense_blocks": ["first"]},
     "interpolation": {"points": 5, "fractions": [0.25]},
     "posthoc": {"ranks": [0.25, 0.5], "fine_tune_steps": [0, 5]},
+    "methods": {
+        "methods": [
+            {"name": "refactorize"},
+            {"name": "galore"},
+            {"name": "self_guided"},
+            {"name": "khodak", "decay": {"kind": "frobenius"}, "ranks": [0.5]},
+            {"name": "relora", "pretraining": {"fraction": 0.25}, "ranks": [0.5]},
+        ],
+        "ranks": [0.25, 0.5],
+        "flops_ranks": [0.25],
+    },
 }
 SWEPT = {"kind": "l2", "strength": "swept"}
 LANGUAGE = {
@@ -53,6 +64,7 @@ IMAGES = {
 
 DIVERGED = {
     ("language/he-r0.25", 1): 7,
+    ("language/spectral-r0.5-galore", 2): 9,
     **{("small-images/spectral_ones-r0.5", seed): 3 for seed in SEEDS},
 }
 
@@ -128,6 +140,8 @@ def _run(cell, seed, rng):
         "kept_flops": kept,
         "training_flops": 1e4 * kept * size * facts["steps"],
         "train_seconds": kept * size / 1e4 + 0.01 * rng.random(),
+        "state_bytes": round(16 * kept * size),
+        "peak_memory_bytes": 3e8,
         "device": "Some Processor",
     }
 

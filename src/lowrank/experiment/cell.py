@@ -129,6 +129,8 @@ class Cell(Strict):
     """The sweep group whose best rate after the switch, over the arm's, is used; None: `pretraining` says it."""
     length: float = 1.0
     """Steps over the track's steps."""
+    budget: Literal["steps", "flops"] = "steps"
+    """As of an arm."""
     varied: tuple[str, ...] = ()
     """The facts in which it differs from its track's plain arm."""
     trunk: str | None = None
@@ -199,6 +201,7 @@ class Cell(Strict):
             **facts_of(self.model, self.training, self.factors, self.pretraining),
             "rate_factor": self.pretraining.rate_factor if self.pretraining else self.rate_factor,
             "length": self.length,
+            "budget": self.budget,
             "sweep": self.rate_from,
             "swept": ",".join(self.swept),
             "varied": ",".join(self.varied),

@@ -218,9 +218,30 @@ def parse(values: Any, source: str = "configuration") -> Config:
     _expect_section(values, source)
     model = _with_own_studies(values)
     try:
-        return model.model_validate(values)
+        return _settled(model.model_validate(values))
     except ValidationError as error:
         raise complaint(error, source, values, model) from None
+
+
+def _settled(config: Config) -> Config:
+    """The configuration whose studies have found out what takes long; its extensions, of which they may
+    name some, are then imported."""
+    tracks = {}
+    for name, track in config.tracks.items():
+        sections = {}
+        for study, section in track.studies.asked().items():
+            if (settle := STUDIES[study].settle) is None:
+                continue
+            load_extensions({n: declared(n, Path(f)) for n, f in config.extensions.items()})
+            settled = settle(section, track)
+            if settled is not section:
+                sections[study] = settled
+        if sections:
+            studies_ = track.studies.model_copy(update=sections)
+            tracks[name] = track.model_copy(update={"studies": studies_})
+    if not tracks:
+        return config
+    return config.model_copy(update={"tracks": {**config.tracks, **tracks}})
 
 
 def _with_own_studies(values: dict[str, Any]) -> type[Config]:

@@ -163,6 +163,7 @@ def _cell(
         strength_from=_strength_group(name, track, arm) if "decay_strength" in chosen else None,
         switch_from=_switch_group(name, track, arm) if "switch_rate" in chosen else None,
         length=arm.length,
+        budget=arm.budget,
         varied=varied(arm, track),
         trunk=f"{name}/{arm_name(_trunk(arm), track)}" if pretraining else None,
         seeds=seeds,
@@ -191,10 +192,12 @@ def _trunk(arm: Arm) -> Arm:
 
 def _swept_arm(track: TrackConfig, arm: Arm) -> Arm:
     """The arm whose sweep serves this one: same initialisation, rank, method and width, from scratch,
-    with the track's own decay and layers. Decays, layer choices and switches are compared at that rate."""
+    with the track's own layers, and its own decay but under a method. Decays, layer choices and switches are compared at that rate."""
     factors = arm.factors
     if factors is not None:
-        kept = {name: getattr(factors, name) for name in ("init", "rank_fraction", "method")}
+        # A method may demand its decay.
+        names = ("init", "rank_fraction", "method", *(("decay",) if factors.method else ()))
+        kept = {name: getattr(factors, name) for name in names}
         factors = track.with_factors(**kept)
     return Arm(factors=factors, width=arm.width, heads=arm.heads)
 

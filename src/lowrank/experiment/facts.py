@@ -37,6 +37,7 @@ FACTS = {
     "rate_factor": "what the arm's best learning rate was multiplied by",
     "steps": "optimiser steps",
     "length": "steps over the track's steps",
+    "budget": "what gave the steps: steps (the configuration), or flops (those of the dense model's run)",
     "sweep": "the sweep that gave the learning rate; none where the configuration did",
     "swept": "what it chose on validation beside its learning rate, comma-separated: decay_strength, "
     "switch_rate",

@@ -69,6 +69,8 @@ class Study:
     """Table: metrics of it in which the same arms are compared, beside those of the track's task."""
     problem: Callable[[Any, Track], str | None] = lambda *_: None
     """Why a section does not fit its track: the key, the value, what would be right."""
+    settle: Callable[[Any, Track], Any] | None = None
+    """Returns the section with what takes long to find out, so that it is found out once for all jobs."""
     timed: Callable[[Any, Track], Iterable[Arm]] = _none
     """The arms whose steps are worth timing."""
     truncations: Callable[[Any], Iterable[str]] = _none

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -89,6 +89,8 @@ class Arm(Strict):
     rate_factor: float = 1.0
     length: float = 1.0
     """Steps over the track's steps."""
+    budget: Literal["steps", "flops"] = "steps"
+    """flops: the length is that at which the arm takes as many as the dense model's run."""
 
     def with_factors(self, **changes: Any) -> Arm:
         """The same arm with some keys of its factor section changed."""
@@ -110,7 +112,9 @@ def arm_name(arm: Arm, track: Track) -> str:
             parts.append(arm.pretraining.moments)
     if arm.rate_factor != 1.0:
         parts.append("halfrate" if arm.rate_factor == 0.5 else f"rate{arm.rate_factor:g}")
-    if arm.length != 1.0:
+    if arm.budget != "steps":
+        parts.append(arm.budget)
+    elif arm.length != 1.0:
         parts.append(f"long{arm.length:g}")
     if arm.width and arm.width != track.model.width:
         parts.append(f"w{arm.width}")
@@ -170,6 +174,7 @@ def varied(arm: Arm, track: Track) -> tuple[str, ...]:
     after = switch if "switch_rate" in chosen or pre is None else pre
     pairs["rate_factor"] = (arm.rate_factor, after.rate_factor), (1.0, switch.rate_factor)
     pairs["swept"] = chosen, ()
-    pairs["length"] = arm.length, 1.0
+    pairs["length"] = arm.length if arm.budget == "steps" else 1.0, 1.0
+    pairs["budget"] = arm.budget, "steps"
     pairs["width"] = arm.width or track.model.width, track.model.width
     return tuple(name for name, (its, plain) in pairs.items() if its != plain)

@@ -20,6 +20,7 @@ from lowrank.experiment import config, sections
 from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, write_text
 from lowrank.reports.scales import published_scales, side_by_side
+from lowrank.studies.methods import MethodEntry
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Config,
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation": sections.EvaluationSpec,
     "sweep": sections.SweepSpec,
     "studies": config.Studies,
+    "studies.methods.methods": MethodEntry,
     **{f"studies.{name}": study.section for name, study in studies().items() if study.section},
 }
 

@@ -73,7 +73,10 @@ class Figures:
         module, study = drawn_by[figure]
         # The figure of a study of one's own stands in the file of its study.
         own = self.scale.config.extensions.get(study) or self._modules[module]
-        computed = [*self.scale.table_sources, *self.scale.analysis("evidence", "power_law")]
+        computed = [
+            *self.scale.table_sources,
+            *self.scale.analysis("evidence", "groups", "power_law"),
+        ]
         return [*shared, own, *computed]
 
     # Results.

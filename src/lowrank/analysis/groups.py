@@ -1,0 +1,53 @@
+"""Which of several arms the tests tell apart, and which no other arm beats on every count.
+
+**Groups.** The first holds the best arm by its mean and every arm that a paired t test does not find to
+differ from it, Holm-corrected over all arms that are compared with that best; what is left is grouped in the
+same way. So arms of one group stand together because none was found worse than the group's best, not
+because they were found equal; few seeds make large groups. An arm with a diverged run is in none, and where
+there are no tests, as with one seed, all are in the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from lowrank.analysis.stats import paired_contrasts
+
+
+def groups(
+    runs: pd.DataFrame, cells: Sequence[str], metric: str, better: int, alpha: float = 0.05
+) -> dict[str, int]:
+    """The group of each of `cells`, from 1; those without a group are left out.
+
+    runs: columns cell, seed, `metric`, and diverged if known. better: +1 where more is, -1 where less.
+    """
+    rows = runs[runs["cell"].isin(cells)]
+    bad = ~np.isfinite(rows[metric].to_numpy(dtype=float))
+    if "diverged" in rows:
+        bad |= rows["diverged"].eq(True).to_numpy()
+    rows = rows[~rows["cell"].isin(rows.loc[bad, "cell"])]
+    means = rows.groupby("cell", sort=False)[metric].mean()
+    left = list(means.sort_values(ascending=better < 0, kind="stable").index)
+    found: dict[str, int] = {}
+    number = 0
+    while left:
+        number += 1
+        best, *others = left
+        tests = paired_contrasts(rows, [(other, best) for other in others], metric)
+        apart = set(tests.loc[tests["p_corrected"] < alpha, "arm"])
+        found |= {cell: number for cell in left if cell not in apart}
+        left = [cell for cell in left if cell in apart]
+    return found
+
+
+def pareto(costs: ArrayLike) -> NDArray[np.bool_]:
+    """Of arms by their costs, shape (arms, kinds), less being better: whether no other arm is at most as
+    costly in every kind and less in one; never where a cost is missing. Shape (arms,)."""
+    x = np.asarray(costs, dtype=float)
+    at_most = (x[:, None] <= x[None]).all(-1)
+    less = (x[:, None] < x[None]).any(-1)
+    return np.isfinite(x).all(-1) & ~(at_most & less).any(0)
