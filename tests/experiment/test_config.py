@@ -21,7 +21,7 @@ from lowrank.reports.reference import SECTIONS, write_reference
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = [ROOT / "environment.yml", ROOT / "workflow/envs/lowrank.yaml"]
-SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem != "claims")
+SCALES = sorted(p for p in (ROOT / "config").glob("*.yaml") if p.stem not in ("claims", "field"))
 
 
 @pytest.mark.parametrize("path", SCALES, ids=lambda path: path.stem)

@@ -91,9 +91,11 @@ def test_a_name_and_the_facts_say_what_is_not_the_tracks_own(arm, name, facts):
     assert set(varied(arm, TRACK)) == facts
 
 
-def test_an_arm_is_swept_with_its_own_method_from_scratch_with_the_tracks_decay():
+def test_an_arm_is_swept_from_scratch_with_its_own_method_and_its_decay_else_with_the_tracks():
     method = MethodSpec(name="refactorize")
     arm = LOW.with_factors(method=method, decay=DecaySpec(kind="none"), layers=("mlp",))
     arm = arm.model_copy(update={"rate_factor": 0.5, "length": 2.0})
     track = TrackConfig(**{name: getattr(TRACK, name) for name in Track.model_fields})
-    assert _swept_arm(track, arm) == LOW.with_factors(method=method)
+    kept = LOW.with_factors(method=method, decay=DecaySpec(kind="none"))
+    assert _swept_arm(track, arm) == kept
+    assert _swept_arm(track, arm.with_factors(method=None)) == LOW

@@ -205,6 +205,7 @@ def test_studies_stand_in_the_order_of_the_report():
     assert [(study.place, name) for name, study in studies().items()] == [
         *((1, "initialisation"), (2, "decay"), (3, "pretraining"), (4, "scaling"), (5, "layers")),
         *((6, "interpolation"), (7, "posthoc"), (8, "learning_rate")),
+        (9, "methods"),
     ]
     assert {name for name, study in studies().items() if study.lines} >= {
         "scaling",

@@ -162,6 +162,9 @@ class Config(Strict):
         "results/<scale>/tensorboard, `wandb` (Weights & Biases) as its own variables say. Both come with the "
         "extra `trackers`.",
     )
+    ledger: Name = Field(
+        "claims", description="The claims that are judged: a file of config/, without its ending."
+    )
     extensions: dict[Name, str] = Field(
         {},
         max_length=100,

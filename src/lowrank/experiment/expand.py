@@ -192,7 +192,7 @@ def _trunk(arm: Arm) -> Arm:
 
 def _swept_arm(track: TrackConfig, arm: Arm) -> Arm:
     """The arm whose sweep serves this one: same initialisation, rank, method and width, from scratch,
-    with the track's own layers, and its own decay but under a method. Decays, layer choices and switches are compared at that rate."""
+    with the track's own layers, and under no method its own decay. Decays, layer choices and switches are compared at that rate."""
     factors = arm.factors
     if factors is not None:
         # A method may demand its decay.

@@ -36,8 +36,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation": sections.EvaluationSpec,
     "sweep": sections.SweepSpec,
     "studies": config.Studies,
-    "studies.methods.methods": MethodEntry,
     **{f"studies.{name}": study.section for name, study in studies().items() if study.section},
+    "studies.methods.methods": MethodEntry,
+    "studies.methods.methods.pretraining": sections.PretrainingSpec,
 }
 
 MARKS = ("<!-- verdicts: written by `lowrank reference` -->", "<!-- end of verdicts -->")

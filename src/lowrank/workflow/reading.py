@@ -11,6 +11,7 @@ from lowrank import interrupt
 from lowrank.experiment import config as settings
 from lowrank.experiment.config import Config
 from lowrank.experiment.targets import check_targets
+from lowrank.workflow.own_method import with_own_method
 from lowrank.workflow.scale import Scale, one_sentence
 
 HERE = Path("config")
@@ -28,7 +29,8 @@ def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:
         if workflow.modifier.is_main_snakefile():
             interrupt.on_signals()
             overrides = dict(workflow.config_settings.config)
-            found = read_config(workflow.configfiles, overrides, root)
+            usual = "methods" if "methods" in _asked_for() else "laptop"
+            found = read_config(workflow.configfiles, overrides, root, usual)
         else:
             found = read_config([], config, root)
         scale = Scale(found, root, workflow)
@@ -44,8 +46,11 @@ def _root(workflow: Any) -> Path:
     return Path() if root.resolve() == Path.cwd().resolve() else root
 
 
-def read_config(files: Sequence[str | Path], overrides: dict[str, Any], root: Path) -> Config:
-    """The configuration of these files (--configfile), or of the scale's, with its overrides (--config).
+def read_config(
+    files: Sequence[str | Path], overrides: dict[str, Any], root: Path, usual: str = "laptop"
+) -> Config:
+    """The configuration of these files (--configfile), or of the scale's, with its overrides (--config);
+    `usual` is the scale where none is given. The override `try` names the file of a method of one's own.
 
     The files are read anew: Snakemake's own reader takes the last of two equal keys, and 1:30 for 90.
     """
@@ -58,12 +63,16 @@ def read_config(files: Sequence[str | Path], overrides: dict[str, Any], root: Pa
     if "tracks" in {**values, **overrides}:
         source = str(files[-1]) if files else "config"
     else:
-        scale = overrides.pop("scale", values.pop("scale", "laptop"))
+        scale = overrides.pop("scale", values.pop("scale", usual))
         file = HERE / f"{scale}.yaml"
         source = str(file if file.is_file() else root / file)
         values = {**settings.read_section(source), **values}
+    own = overrides.pop("try", None)
     update_config(values, overrides)
-    return settings.parse(values, source)
+    found = settings.parse(values, source)
+    if own is None:
+        return found
+    return with_own_method(found, str(own), overrides.get("results_from", "published"))
 
 
 def check_call(workflow: Any, scale: Scale) -> None:

@@ -61,6 +61,14 @@ class Scale:
             if config.retrain is None:
                 self.experiment, self.said = build(config, manifest.parent, Path(self.results))
 
+    @property
+    def ledger(self) -> str:
+        """The file of the claims that are judged; it comes with the workflow."""
+        file = self.root / f"config/{self.config.ledger}.yaml"
+        if not file.is_file():
+            raise LowrankError(f"ledger: {file} is missing: name another ledger of claims.")
+        return str(file)
+
     # What happens outside of the rules.
 
     def check_memory(self) -> None:
@@ -79,9 +87,8 @@ class Scale:
     @property
     def ground(self) -> str:
         """The option by which jobs build on what is published."""
-        if self.experiment.ground is None:
-            return ""
-        return f"--published {Path(self.published[0]).parent}"
+        there = self.experiment.ground is not None
+        return f"--published {Path(self.published[0]).parent}" if there else ""
 
     def announce(self) -> None:
         """Say what is trained beside published results, and which files of the user's own will be run, if
