@@ -45,7 +45,8 @@ def snakemake(folder: Path, *arguments: str, scale: str = "smoke", status: int =
     """Run Snakemake in `folder`; what it printed. The status is asserted."""
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
-    settings = [] if any("scale=" in a for a in arguments) else ["--config", f"scale={scale}"]
+    given = not scale or any("scale=" in a for a in arguments)
+    settings = [] if given else ["--config", f"scale={scale}"]
     if "--config" in arguments and settings:
         at = arguments.index("--config") + 1
         arguments, settings = (*arguments[:at], settings[1], *arguments[at:]), []

@@ -91,7 +91,7 @@ def test_a_track_that_it_does_not_fit_is_left_out_and_said(mine, capsys):
 
 
 def test_what_is_no_method_of_that_name_is_refused(mine, tmp_path):
-    with pytest.raises(LowrankError, match="extensions.other: .* registers the method 'mine'"):
+    with pytest.raises(LowrankError, match=r"extensions\.other: .* registers the method 'mine'"):
         with_own_method(config_of(text=TEXT), mine(name="other"))
     with pytest.raises(LowrankError, match="galore is built in"):
         with_own_method(config_of(text=TEXT), mine(name="galore"))
