@@ -49,6 +49,8 @@ format: .venv/ready ## Rewrite the sources in the project's style
 showcase: .venv/ready ## The README's pictures and verdicts, from the published tables
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) figures --config results_from=published
 	@mkdir -p docs/images && cp $(addprefix figures/laptop/language/,initialisation.png posthoc.png) docs/images/
+	@test ! -d published/methods || { PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) methods \
+	  --config results_from=published && cp figures/methods/language/leaderboard.png docs/images/; }
 	@$(BIN)/lowrank reference
 
 lock: .venv-lock/ready ## Rewrite the locks and their bill after a change of pyproject.toml; UPGRADE=--upgrade renews

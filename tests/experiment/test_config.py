@@ -70,7 +70,7 @@ def test_arms_that_two_studies_share_are_one_cell():
 
 def test_reference_and_readme_are_in_step_with_what_they_are_written_from(monkeypatch):
     monkeypatch.chdir(ROOT)
-    readme, published = ROOT / "README.md", ROOT / "published/laptop"
+    readme, published = ROOT / "README.md", ROOT / "published"
     assert write_reference(ROOT / "config", True, readme, published) == []
     assert "supported" in readme.read_text(encoding="utf-8")
 

@@ -109,7 +109,7 @@ def test_the_override_is_taken_with_whatever_configuration_is_given(mine, tmp_pa
     found = read_config([path], {"try": file}, ROOT)
     assert len(found.retrain) == 3 and found.extensions == {"mine": file}
     assert read_config([path], {"try": file, "results_from": "train"}, ROOT).results_from == "train"
-    assert read_config([path], {}, ROOT).retrain == ()
+    assert read_config([path], {}, ROOT).retrain is None
 
 
 def test_the_usual_scale_is_the_calls():

@@ -1,8 +1,9 @@
 # What the rules ask Python: which files there are, and what each of them is made from.
-from lowrank.workflow import check_call, open_scale
+from lowrank.workflow import check_call, ledger_of, open_scale
 
 SCALE = open_scale(workflow, config)
 RESULTS = SCALE.results
+LEDGER = ledger_of(SCALE)
 
 
 wildcard_constraints:

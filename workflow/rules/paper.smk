@@ -8,7 +8,7 @@ rule write_paper:
         figures=SCALE.figures.files,
         runs=SCALE.table("runs"),
         claims=SCALE.table("claims"),
-        ledger=SCALE.ledger,
+        ledger=LEDGER,
         code=[str(SCALE.package / "reports/paper.py"), *SCALE.analysis("evidence")],
         published=SCALE.published,
     output:

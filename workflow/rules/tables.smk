@@ -35,7 +35,7 @@ rule collect_tables:
 rule judge_claims:
     input:
         tables=SCALE.gathered,
-        ledger=SCALE.ledger,
+        ledger=LEDGER,
         code=SCALE.analysis("claims", "described", "ledger", "matching"),
     output:
         SCALE.table("claims"),
@@ -58,7 +58,7 @@ rule publish:
     input:
         tables=SCALE.gathered,
         claims=SCALE.table("claims"),
-        ledger=SCALE.ledger,
+        ledger=LEDGER,
     log:
         f"{RESULTS}/logs/publish.log",
     conda:

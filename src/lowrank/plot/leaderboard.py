@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowrank import escape
-from lowrank.analysis.evidence import NONE, number
 from lowrank.analysis.groups import groups, pareto
+from lowrank.analysis.measures import NONE, number
 from lowrank.methods import METHODS
 from lowrank.plot import marks
 from lowrank.plot.arms import INITS, Kind, decay_label, init_label, varies

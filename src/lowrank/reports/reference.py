@@ -41,7 +41,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "studies.methods.methods.pretraining": sections.PretrainingSpec,
 }
 
-MARKS = ("<!-- verdicts: written by `lowrank reference` -->", "<!-- end of verdicts -->")
+BENCH, PICTURE = "methods", "docs/images/leaderboard.png"
+"""The scale of the bench of methods, and where `make showcase` puts its board."""
 
 INTRODUCTION = """# Configuration
 
@@ -52,7 +53,8 @@ Files mean what they look like: a key may stand once, `014`, `1:30`, `1_000`, `y
 versions of YAML read differently, need quotes or plain digits, and every size, list and text has an upper
 bound (`schema.json`). Snakemake reads a file of `--configfile` with its own reader first; one that is
 named by `scale=` is read here alone. `extensions` run code with the rights of whoever starts the workflow.
-`claims.yaml` holds the paper's claims, how each is tested, and the margins.
+`claims.yaml` holds the paper's claims, how each is tested, and the margins; `field.yaml` those of other papers, which
+`methods.yaml` is about.
 
 This page and `schema.json` are written by `lowrank reference` from the typed configuration in
 `src/lowrank/experiment/config.py`, `track.py` and `sections.py` beside it, and the files of `src/lowrank/studies`.
@@ -64,14 +66,13 @@ def write_reference(
 ) -> list[Path]:
     """Write the files; with `check`, only return those that are not up to date.
 
-    The README's verdicts, between two marks, come from the published tables of all scales in `published`.
+    The README's parts come from the published tables of all scales in `published`.
     """
     schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
     wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
     if readme is not None and published is not None and any(published.glob(f"*/{MANIFEST}")):
-        before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        wanted[readme] = f"{before}{MARKS[0]}\n\n{verdicts(published)}\n\n{MARKS[1]}{after}"
+        texts = {"verdicts": verdicts(published), "methods": methods(published)}
+        wanted[readme] = _with_parts(readme.read_text(encoding="utf-8"), texts)
     stale = [path for path, text in wanted.items() if not _says(path, text)]
     if check:
         return stale
@@ -80,10 +81,28 @@ def write_reference(
     return []
 
 
-def verdicts(published: Path) -> str:
-    """The claims' verdicts at all published scales, as Markdown."""
-    ledger = read_ledger(Path("config/claims.yaml"))
-    table = side_by_side(list(published_scales(published, ledger)))
+def _with_parts(text: str, texts: dict[str, str]) -> str:
+    """The text with each part between its marks."""
+    for name, part in texts.items():
+        first, last = f"<!-- {name}: written by `lowrank reference` -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(first)
+        _, _, after = rest.partition(last)
+        text = f"{before}{first}\n\n{part}\n\n{last}{after}"
+    return text
+
+
+def methods(published: Path) -> str:
+    """The leaderboard's picture and the verdicts on the claims of other papers, as Markdown."""
+    if not (published / f"{BENCH}/{MANIFEST}").is_file():
+        return "No results of it are published yet."
+    picture = f"![Published methods of training side by side]({PICTURE})"
+    return f"{picture}\n\n{verdicts(published, 'field')}"
+
+
+def verdicts(published: Path, name: str = "claims") -> str:
+    """The verdicts on the claims of a ledger at all published scales that have it, as Markdown."""
+    ledger = read_ledger(Path(f"config/{name}.yaml"))
+    table = side_by_side(list(published_scales(published, ledger, name)))
     rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

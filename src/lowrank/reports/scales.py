@@ -15,11 +15,13 @@ from lowrank.experiment.config import parse
 from lowrank.files import MANIFEST, read_json
 
 
-def published_scales(root: Path, ledger: Ledger) -> Iterator[pd.DataFrame]:
-    """The table `claims` of each scale in the folder `published`, from its runs and this ledger; without
-    scales at which nothing could be judged."""
+def published_scales(root: Path, ledger: Ledger, name: str = "claims") -> Iterator[pd.DataFrame]:
+    """The table `claims` of each scale in the folder `published` whose ledger is the one of this name, from
+    its runs and this ledger; without scales at which nothing could be judged."""
     for folder in sorted(path.parent for path in root.glob(f"*/{MANIFEST}")):
         config = parse(read_json(folder / "config.json"), str(folder / "config.json"))
+        if config.ledger != name:
+            continue
         tables = {k: v for k, v in read_published(folder).items() if k != "claims"}
         claims = judge_scale(ledger, config, tables)
         if (claims["verdict"] != "not run").any():

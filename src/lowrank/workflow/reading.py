@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank import interrupt
+from lowrank.errors import LowrankError
 from lowrank.experiment import config as settings
 from lowrank.experiment.config import Config
 from lowrank.experiment.targets import check_targets
@@ -34,9 +35,18 @@ def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:
         else:
             found = read_config([], config, root)
         scale = Scale(found, root, workflow)
+        if not Path(ledger_of(scale)).is_file():
+            raise LowrankError(
+                f"ledger: {ledger_of(scale)} is missing: name another, such as claims."
+            )
         scale.check_memory()
         scale.announce()
     return scale
+
+
+def ledger_of(scale: Scale) -> str:
+    """The file of the claims that are judged; it comes with the workflow."""
+    return scale.source(f"config/{scale.config.ledger}.yaml")
 
 
 def _root(workflow: Any) -> Path:

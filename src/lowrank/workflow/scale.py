@@ -61,14 +61,6 @@ class Scale:
             if config.retrain is None:
                 self.experiment, self.said = build(config, manifest.parent, Path(self.results))
 
-    @property
-    def ledger(self) -> str:
-        """The file of the claims that are judged; it comes with the workflow."""
-        file = self.root / f"config/{self.config.ledger}.yaml"
-        if not file.is_file():
-            raise LowrankError(f"ledger: {file} is missing: name another ledger of claims.")
-        return str(file)
-
     # What happens outside of the rules.
 
     def check_memory(self) -> None:
