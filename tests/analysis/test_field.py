@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 EXPECTED = {
     "low-rank-alone": {("galore", "steps", 0.25), ("galore", "steps", 0.5)},
     "restarts": {("relora", "steps", 0.25)},
-    "spectral-frobenius": {("khodak", "steps", 0.1)},
+    "spectral-frobenius": {("factored", "steps", 0.1)},
     "refactorisation": {("refactorize", "steps", 0.25), ("refactorize", "steps", 0.5)},
     "self-guided": {("self_guided", "flops", 0.25)},
     "spectron": {("spectron", "flops", 0.25)},
@@ -35,7 +35,7 @@ def judged():
         facts = cell.facts()
         for seed in range(3):
             gain = GAIN.get(facts["method"], 0.0) + 0.001 * rng.normal() + 0.1 * seed
-            both = facts["method"] == "khodak"
+            both = (facts["init"], facts["decay"]) == ("spectral", "frobenius")
             row = {**facts, "seed": seed, "diverged": False, "kept_parameters": 0.5}
             row["kept_parameters"] = (
                 1.0 if facts["method"] in ("dense", "galore", "relora") else 0.5

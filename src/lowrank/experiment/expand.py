@@ -192,13 +192,16 @@ def _trunk(arm: Arm) -> Arm:
 
 def _swept_arm(track: TrackConfig, arm: Arm) -> Arm:
     """The arm whose sweep serves this one: same initialisation, rank, method and width, from scratch,
-    with the track's own layers, and under no method its own decay. Decays, layer choices and switches are compared at that rate."""
+    with the track's own layers, and its own decay but under a method, which may demand another. Decays, layer
+    choices and switches are compared at that rate."""
     factors = arm.factors
     if factors is not None:
-        # A method may demand its decay.
         names = ("init", "rank_fraction", "method", *(("decay",) if factors.method else ()))
         kept = {name: getattr(factors, name) for name in names}
         factors = track.with_factors(**kept)
+        if factors.decay.strength == SWEPT:
+            decay = factors.decay.model_copy(update={"strength": track.factors.decay.strength})
+            factors = factors.model_copy(update={"decay": decay})
     return Arm(factors=factors, width=arm.width, heads=arm.heads)
 
 
