@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -21,8 +22,8 @@ from lowrank.optimizers import OPTIMIZERS
 
 PRETRAINED_VOCABULARY = 50_257
 """Tokens assumed for a pretrained tokeniser (GPT-2's)."""
-HUB_CLASSES = {"uoft-cs/cifar100": (100, 32), "ILSVRC/imagenet-1k": (1000, 224)}
-"""Classes and image side of the hub data sets the configurations name."""
+CLASSES = {"cifar100": (100, 32), "imagenet-1k": (1000, 224)}
+"""Classes and image side of data sets by the last part of their name on the hub, or of the folder of a copy."""
 
 
 def shape(track: Track) -> tuple[int, int]:
@@ -32,13 +33,13 @@ def shape(track: Track) -> tuple[int, int]:
         return (PRETRAINED_VOCABULARY if data.tokenizer else data.vocabulary), 0
     assert isinstance(data, ImageSpec)
     classes, side = (
-        (10, 8) if data.source == "embedded" else HUB_CLASSES.get(data.path or "", (0, 0))
+        (10, 8) if data.source == "embedded" else CLASSES.get(Path(data.path or "").name, (0, 0))
     )
     side = track.training.crop or data.size or side
     if not classes or not side:
         raise LowrankError(
             f"{data.path}: classes and image size are known after preparation only; planning needs "
-            f"one of {', '.join(HUB_CLASSES)} or the embedded data."
+            f"a data set called {' or '.join(CLASSES)}, or the embedded data."
         )
     return classes, side
 
