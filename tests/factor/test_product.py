@@ -127,3 +127,18 @@ def test_it_can_be_switched_off(monkeypatch):
         assert not module._faster()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert not module._faster()
+
+
+def test_a_weight_that_is_part_of_a_larger_matrix_takes_no_longer(monkeypatch):
+    """As where a kernel of one pixel skips pixels: oneDNN is given whole matrices."""
+    given = []
+
+    def onednn(x, weight, *_):
+        given.append(weight.is_contiguous() or weight.T.is_contiguous())
+        return x @ weight.T
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", onednn)
+    x, large = torch.randn(3, 8), torch.randn(10, 16)
+    for weight in (large[:, :8], large[::2, :8], torch.randn(16, 5)[::2].T, torch.randn(8, 5).T):
+        torch.testing.assert_close(module._by_onednn(x, weight, None), x @ weight.T)
+    assert all(given) and len(given) == 4

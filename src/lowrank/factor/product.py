@@ -73,6 +73,10 @@ def _faster() -> bool:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product; a weight that is a part of a larger matrix, which oneDNN takes a thousand times as long for,
+    is copied first."""
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
