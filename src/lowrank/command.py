@@ -11,11 +11,13 @@ import tempfile
 import threading
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lowrank import warm
 from lowrank.errors import LowrankError, cause
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -82,6 +84,14 @@ class Commands(click.Group):
     status 1, and its traceback is kept in a file that the sentence names. SIGTERM and a closed
     terminal become an exit that removes temporary files.
     """
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
+        """Run a command, in a fork of the workflow's warm process if there is one."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        status = warm.forward(arguments) if arguments else None
+        if status is not None:
+            sys.exit(status)
+        return super().main(arguments, *others, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -1,5 +1,5 @@
-# A figure of one track, by its notebook; the executed copy lies beside the results. What kernels say stays
-# in the log.
+# A figure of one track, by its notebook; the executed copy lies beside the results. What cells say stays in
+# the log.
 rule render_figure:
     input:
         notebook=lambda wildcards: SCALE.figures.notebook(wildcards.name),

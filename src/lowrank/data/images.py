@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,7 +69,7 @@ def prepare_images(
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         record = originals.take(spec, folder, state)
-        with quiet_datasets():
+        with quiet_datasets() if spec.source != "embedded" else nullcontext():
             rows, classes, notes = read_rows(spec, str(cache))
         writer = _Writer(spec, target, pool)
         for name in SPLITS:
@@ -184,17 +185,18 @@ def _decode(
     `mode` and `background` are those of `eight_bit`. Where `size` is given, the shorter side is
     resized to it (bilinear, antialiased) and the centre cropped.
     """
-    import datasets
     from PIL import Image, ImageOps
 
     try:
         if value is None:
             raise ValueError("there is no image")
-        image: Any = (
-            Image.fromarray(value)
-            if isinstance(value, np.ndarray)
-            else datasets.Image().decode_example(value)
-        )
+        image: Any
+        if isinstance(value, np.ndarray):
+            image = Image.fromarray(value)
+        else:
+            import datasets
+
+            image = datasets.Image().decode_example(value)
         image, transparent = eight_bit(image, mode, background)
         if size is not None and image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)

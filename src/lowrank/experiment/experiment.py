@@ -221,11 +221,29 @@ def read_experiment(
     path: Path, published: Path | None = None, data: Path | None = None
 ) -> Experiment:
     """The experiment of a configuration file, or of the one (JSON) that the workflow wrote; built on what is
-    `published`, if that is given, and on the data that are prepared in `data`."""
-    config = read_config(path)
+    `published`, if that is given, and on the data that are prepared in `data`. A file that has not changed is
+    read once."""
     if published is None or data is None:
-        return Experiment(config)
+        return _read(path)
+    config = _read(path).config
     return Experiment(config, read_ground(published, data, config.tracks))
+
+
+def _read(path: Path) -> Experiment:
+    if not path.is_file():
+        return Experiment(read_config(path))  # which says so
+    state = path.stat()
+    key = path.absolute(), state.st_ino, state.st_mtime_ns, state.st_size
+    if key not in _READ:
+        experiment = Experiment(read_config(path))
+        if experiment.config.extensions:  # whose files change by themselves
+            return experiment
+        _READ.clear()
+        _READ[key] = experiment
+    return _READ[key]
+
+
+_READ: dict[tuple[Path, int, int, int], Experiment] = {}
 
 
 def expect(found: str, sent_with: str | None, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Running a figure's notebook by papermill, whatever kernels and settings the home folder has."""
+"""Running a figure's notebook by papermill, whatever settings the home folder has."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ def render(notebook: Path, tables: Path, track: str, output: Path, executed: Pat
     make_folder(executed.parent)
     with scratch(executed) as folder:
         os.environ |= {
-            "JUPYTER_PREFER_ENV_PATH": "1",  # the environment's own kernel
-            "JUPYTER_PATH": "",
-            "JUPYTER_NO_CONFIG": "1",
-            "JUPYTER_RUNTIME_DIR": str(folder.absolute()),
             "IPYTHONDIR": str(folder.absolute()),
             "MPLBACKEND": "agg",  # a misspelt one would stop matplotlib from being imported
         }
         import papermill
         from papermill.exceptions import PapermillExecutionError
 
+        from lowrank.reports import notebook as here
+
         parameters = {"tables": str(tables), "track": track, "output": str(output)}
         try:
             papermill.execute_notebook(
-                notebook, executed, parameters, kernel_name="python3", progress_bar=False
+                notebook,
+                executed,
+                parameters,
+                engine_name=here.NAME,
+                request_save_on_cell_execute=False,
+                progress_bar=False,
             )
         except PapermillExecutionError as error:
             what = error.evalue if error.ename == "LowrankError" else f"{error}\n{error.ename}"

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lowrank import warm
 from lowrank.data import originals
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
@@ -97,6 +98,8 @@ class Scale:
             remember(self.experiment.grid.extensions, self._extensions)
             for track, section in self.config.tracks.items():
                 originals.state(section.data, self.data(track), remember=True)
+        if self.workflow and self.workflow.local_exec:
+            warm.start()
 
     def closing(self) -> str:
         """The last lines of a call that made figures: where they are and what they say."""
