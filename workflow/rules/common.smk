@@ -1,4 +1,5 @@
 # What the rules ask Python: which files there are, and what each of them is made from.
+from lowrank import warm
 from lowrank.workflow import check_call, ledger_of, open_scale
 
 SCALE = open_scale(workflow, config)

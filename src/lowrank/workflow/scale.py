@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lowrank import warm
 from lowrank.data import originals
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
@@ -84,8 +83,7 @@ class Scale:
         return f"--published {Path(self.published[0]).parent}" if there else ""
 
     def announce(self) -> None:
-        """Say what is trained beside published results, and which files of the user's own will be run, if
-        that was not said before."""
+        """Say what is trained beside published results, and files of the user's own not announced before."""
         if self.said:
             print(self.said, file=sys.stderr)
         for line in announce(self.experiment.grid.extensions, self._extensions):
@@ -98,8 +96,6 @@ class Scale:
             remember(self.experiment.grid.extensions, self._extensions)
             for track, section in self.config.tracks.items():
                 originals.state(section.data, self.data(track), remember=True)
-        if self.workflow and self.workflow.local_exec:
-            warm.start()
 
     def closing(self) -> str:
         """The last lines of a call that made figures: where they are and what they say."""
