@@ -3,9 +3,7 @@
 rule sweep_rate:
     input:
         data=lambda wildcards: SCALE.prepared(wildcards.track),
-        rates=lambda wildcards: SCALE.rates_before(
-            "{track}/{arm}".format(**wildcards)
-        ),
+        rates=lambda wildcards: SCALE.rates_before("{track}/{arm}".format(**wildcards)),
     output:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
     log:
