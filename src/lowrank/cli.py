@@ -191,6 +191,41 @@ def plan(
 
 
 @main.command()
+@click.option("--scale", default="laptop", show_default=True, help="Reads config/<scale>.yaml.")
+@click.option("--config", type=FILE, help="A configuration file, instead of a scale.")
+@click.option(
+    "--ledger", type=FILE, default="config/claims.yaml", show_default=True, help="The claims."
+)
+@click.option("--published", type=FOLDER, help="Folder of the scale's published results.")
+@click.option("--seeds", type=click.IntRange(2, 10_000), help="Instead of the configuration's.")
+@click.option(
+    "--sd",
+    "spreads",
+    type=(str, FiniteRange(0, 1e9, min_open=True)),
+    multiple=True,
+    help="METRIC and standard deviation of its paired differences, where none is published.",
+)
+def power(
+    scale: str,
+    config: Path | None,
+    ledger: Path,
+    published: Path | None,
+    seeds: int | None,
+    spreads: tuple[tuple[str, float], ...],
+) -> None:
+    """Print what each test of the claims can settle with the planned seeds, before anything is launched."""
+    from lowrank.analysis.ledger import read_ledger
+    from lowrank.experiment.config import read_config
+    from lowrank.reports.power import power_table, show
+    from lowrank.reports.scales import judged_now
+
+    settings = read_config(config or Path("config") / f"{scale}.yaml")
+    claims = read_ledger(ledger)
+    known = judged_now(published or Path("published") / settings.scale, claims)
+    click.echo(show(power_table(claims, settings, known, dict(spreads), seeds)))
+
+
+@main.command()
 @click.argument("file", type=FILE)
 def check(file: Path) -> None:
     """Import a FILE of methods of your own and try each on small matrices (status 1 if one fails)."""

@@ -263,8 +263,9 @@ def test_controls_stand_at_the_end_of_the_evidence_and_are_not_counted():
 
 def test_an_interaction_says_what_its_difference_is_compared_with():
     row = member(against="frobenius-r0.5 less spectral-r0.5")
-    assert ", less that of frobenius-r0.5 against spectral-r0.5, margin" in evidence.contrast_text(
-        next(pd.DataFrame([row]).itertuples())
+    assert (
+        ", less that of frobenius-r0.5 against spectral-r0.5, on language: test loss"
+        in evidence.contrast_text(next(pd.DataFrame([row]).itertuples()))
     )
 
 

@@ -71,7 +71,7 @@ RESULTS = {
     "rates": "track|seed|validation_loss|chosen|at_edge",
 }
 """Columns that are results: the others are the arm's own description, or the machine's."""
-NOT_RECORDED = ("seconds", "paper_value", "note", "arm_facts", "reference_facts")
+NOT_RECORDED = ("seconds", "seconds_a_pair", "paper_value", "note", "arm_facts", "reference_facts")
 """Columns of the other tables that are times or words."""
 
 

@@ -18,7 +18,7 @@ from lowrank.experiment.config import Config, parse
 from lowrank.files import read_json
 from lowrank.plot.claims import draw, of_tests
 from lowrank.plot.table import Table
-from lowrank.plot.verdicts import READING, columns
+from lowrank.plot.verdicts import NEXT, READING, columns, following
 
 INTRODUCTION = """# The paper's claims
 
@@ -31,6 +31,16 @@ Each claim of the paper is put to tests with margins that were fixed before any 
 A verdict says at how many contrasts of how many it holds: *mixed (2 of 3)* is supported at two of three, *not
 reproduced (1 of 3)* refuted at one and supported at none. A test *cannot tell* where the smallest effect that its seeds
 settle is larger than its margin, and that is no refutation.
+
+## What would change our mind
+
+{reason}
+
+{following}
+
+## What was chosen after looking
+
+{looked}
 
 ## How a claim is judged
 
@@ -119,7 +129,14 @@ def pages(root: Path) -> dict[str, str | bytes]:
         )
         written[f"claims/{claim.id}.svg"] = _figure(own)
     runs = len(tables["runs"])
-    text = INTRODUCTION.format(scale=config.scale, runs=runs, table="\n".join(rows))
+    text = INTRODUCTION.format(
+        scale=config.scale,
+        runs=runs,
+        table="\n".join(rows),
+        reason=NEXT,
+        following=following(judged).markdown(),
+        looked=ledger.chosen_after_looking,
+    )
     return {"claims/index.md": text, **written}
 
 

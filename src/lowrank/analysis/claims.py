@@ -61,7 +61,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,7 @@ from lowrank.analysis.ledger import (
     Margin,
 )
 from lowrank.analysis.matching import Member, NotRun, members
-from lowrank.analysis.power import smallest_settled
+from lowrank.analysis.power import pairs_needed, smallest_settled
 from lowrank.analysis.stats import Difference, Known, Pairs, holm, pair, paired_difference
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
@@ -93,6 +93,7 @@ COLUMNS = [
     *("arm", "reference", "against", "metric", "kind"),
     *("estimate", "low", "high", "p", "p_corrected", "p_against", "margin", "unit"),
     *("standard_deviation", "pairs", "dropped", "smallest_settled", "verdict", *COUNTS),
+    *("pairs_needed", "seconds_a_pair"),
     *("paper_value", "note", "arm_facts", "reference_facts", "against_facts"),
 ]
 
@@ -117,10 +118,13 @@ def judge(
     p_against the corrected p for the opposite; pairs and dropped are counts; estimate, low, high,
     margin and smallest_settled are in `unit`, standard_deviation is of the paired differences that
     are tested (of logarithms, unless the unit is absolute); `COUNTS` are of a test's or claim's
-    members; facts are JSON: what was asked for, with the values found in place of placeholders.
+    members; pairs_needed would settle an undecided contrast of seeds with a power of four in five if the
+    true difference is the estimated one, and seconds_a_pair is what one costs (processor time of the runs of
+    its cells; missing where `runs` does not say); facts are JSON: what was asked for, with the values found in place of placeholders.
     """
     runs = tables.get("runs")
     asked = {rows.table for c in claims.claims for t in c.tests for rows in t.sides}
+    asked |= {"runs"}
     known = {name: of_cells(table, runs) for name, table in tables.items() if name in asked}
     rows: list[Row] = []
     for claim in claims.claims:
@@ -139,7 +143,7 @@ def judge(
         ],
         columns=COLUMNS,
     )
-    return table.astype(dict.fromkeys(("pairs", "dropped", *COUNTS), "Int64"))
+    return table.astype(dict.fromkeys(("pairs", "dropped", "pairs_needed", *COUNTS), "Int64"))
 
 
 def judge_scale(claims: Ledger, config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -184,6 +188,7 @@ def _judge_test(
         for member in members(test, track, tables):
             row = {**common, "level": "member", **_named(test, member)}
             row |= _compare(test, margin, member, alpha)
+            row["seconds_a_pair"] = _seconds(member, track, tables.get("runs"))
             row["paper_value"] = _paper(ledger, test.metric, track, member)
             rows.append(row)
         reason = ""
@@ -248,7 +253,7 @@ def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: floa
         low = high = d.estimate
     turn = 1 if unit == "factor" else sign
     natural = sorted(_in_unit(turn * value, unit) for value in (low, high))
-    support, against = _p_values(test, d, _threshold(margin))
+    support, against = _p_values(test, d, margin.threshold if margin else 0.0)
     return {
         "estimate": _in_unit(turn * d.estimate, unit),
         "low": natural[0],
@@ -259,6 +264,7 @@ def _compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: floa
         "pairs": d.pairs,
         "dropped": pairs.dropped,
         "spoilt": _spoilt(test, lost),
+        "tested": d.estimate,
         "note": "; ".join(_notes(test, d, alpha, lost, pairs.missing)),
     }
 
@@ -297,11 +303,15 @@ def _paired(test: ClaimTest, member: Member, unit: str) -> tuple[Pairs, dict[str
     return replace(both, missing=missing, dropped=len(seeds) - len(both.seeds)), lost
 
 
-def _threshold(margin: Margin | None) -> float:
-    if margin is None:
-        return 0.0
-    scales: dict[str, Callable[[float], float]] = {"relative": math.log1p, "factor": math.log}
-    return scales.get(margin.unit, float)(margin.value)
+def _seconds(member: Member, track: str, runs: pd.DataFrame | None) -> float:
+    """Processor time of one more seed: of a run of each trained side, on all its threads."""
+    if runs is None or not {"cell", "train_seconds"} <= set(runs.columns):
+        return math.nan
+    cells = {f"{track}/{side.name}" for side in member.sides}
+    own = runs[runs["cell"].isin(cells)]
+    threads = pd.to_numeric(own["threads"]) if "threads" in own else 1
+    seconds = (own["train_seconds"] * threads).groupby(own["cell"]).mean()
+    return float(seconds.sum()) if len(seconds) else math.nan
 
 
 def _in_unit(value: float, unit: str) -> float:
@@ -361,7 +371,7 @@ def _notes(
 def _decide(row: Row, test: ClaimTest, margin: Margin | None, alpha: float, each: float) -> None:
     """Set a member's verdict from its corrected p values, and what it could have settled at the level of
     `each` test of the family."""
-    spoilt = row.pop("spoilt", ())
+    spoilt, tested = row.pop("spoilt", ()), row.pop("tested", math.nan)
     if "verdict" in row:
         return
     unit = row["unit"]
@@ -376,8 +386,15 @@ def _decide(row: Row, test: ClaimTest, margin: Margin | None, alpha: float, each
         note = f"would be {row['verdict']} without the diverged runs"
         row["note"] = "; ".join(filter(None, (row["note"], note)))
         row["verdict"] = "inconclusive"
-    if row["verdict"] == "inconclusive" and margin and smallest > _threshold(margin):
-        row["note"] = "; ".join(filter(None, (row["note"], CANNOT_TELL)))
+    if row["verdict"] == "inconclusive":
+        m = margin.threshold if margin else 0.0
+        if margin and smallest > m:
+            row["note"] = "; ".join(filter(None, (row["note"], CANNOT_TELL)))
+        if metric(test.metric).pairs == "seed":
+            # How far the estimate lies from what it would have to pass.
+            far = {"not_worse": abs(tested + m), "equivalence": abs(m - abs(tested))}
+            effect = far.get(test.kind, abs(tested - m))
+            row["pairs_needed"] = pairs_needed(test.kind, effect, row["standard_deviation"], each)
 
 
 def _aggregate(verdicts: Iterable[str], rule: str) -> str:

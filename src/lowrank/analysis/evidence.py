@@ -62,17 +62,23 @@ def side_text(row: Any, side: str) -> str:
     return str(getattr(row, side))
 
 
+def contrast_sides(row: Any) -> str:
+    """`spectral-r0.5 against he-r0.5`, and what an interaction compares that with."""
+    own = f"{side_text(row, 'arm')} against {side_text(row, 'reference')}"
+    if not isinstance(row.against, str):
+        return own
+    return f"{own}, less that of {row.against.replace(' less ', ' against ')},"
+
+
 def contrast_text(row: Any) -> str:
     """A contrast in one clause: sides, estimate with interval, margin, seeds and p."""
     shown = measure(row.metric, row.unit)
-    sides = f"{side_text(row, 'arm')} against {side_text(row, 'reference')} on {row.track}: {shown.name}"
+    sides = f"{contrast_sides(row)} on {row.track}: {shown.name}"
     if not math.isfinite(row.estimate):
         return f"{sides} has {row.note or 'no estimate'}"
     parts = [f"{sides} {shown.number(row.estimate)} {shown.unit}".strip()]
     if (interval := shown.interval(row.low, row.high)) != NONE:
         parts[0] += f" {interval}"
-    if isinstance(row.against, str):
-        parts.append(f"less that of {row.against.replace(' less ', ' against ')}")
     parts.append("no margin" if margin_text(row) == NONE else f"margin {margin_text(row)}")
     parts.append(counted(int(row.pairs), shown.pairs))
     if (p := p_text(row)) != NONE:

@@ -7,6 +7,7 @@ values that its placeholders take among the results. Facts that are not given ar
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,12 @@ class Margin(_Section):
     unit: Literal["absolute", "relative", "factor"]
     """absolute: the metric's unit; relative: a part of the reference; factor: a ratio."""
     reason: str = Field(min_length=1)
+
+    @property
+    def threshold(self) -> float:
+        """On the scale of the test: logarithms, unless it is absolute."""
+        scales = {"relative": math.log1p, "factor": math.log}
+        return scales.get(self.unit, float)(self.value)
 
     @model_validator(mode="after")
     def _factor_above_one(self) -> Margin:
@@ -212,6 +219,8 @@ class Ledger(_Section):
     margins: dict[str, Margin]
     paper: tuple[PaperNumber, ...]
     claims: tuple[Claim, ...] = Field(min_length=1)
+    chosen_after_looking: str = ""
+    """What of earlier results was chosen after they were seen, in words for their readers."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Ledger:

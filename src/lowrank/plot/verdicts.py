@@ -10,7 +10,8 @@ import pandas as pd
 
 from lowrank.analysis import evidence
 from lowrank.analysis.evidence import judged, margin_text, p_text, side_text
-from lowrank.analysis.measures import counted, measure
+from lowrank.analysis.measures import counted, measure, number
+from lowrank.analysis.next_runs import next_runs
 from lowrank.plot.page import Page, Part
 from lowrank.plot.table import NONE, Column, Table, words
 
@@ -25,6 +26,13 @@ READING = (
     "Holm-corrected within a test, for the claim or against it. Margins were fixed beforehand. "
     "Arms are named as their cells are; a name leaves out what its track does by default, such as its decay. "
     "Verdicts hold for this scale."
+)
+
+
+NEXT = (
+    "Of each claim the undecided contrast that is cheapest to settle: the seeds that it has, those at which it would "
+    "be settled with a power of four in five if the true difference is the estimated one, and the price of the "
+    "runs that are missing, by the times of those that ran."
 )
 
 
@@ -45,6 +53,9 @@ def page(claims: pd.DataFrame) -> Page:
         Part(text=evidence.not_run(claims)),
         Part("How to read", READING),
     ]
+    undecided = following(claims)
+    if len(undecided.numbers):
+        parts.append(Part("What would change our mind", NEXT, undecided))
     for claim in found:
         contrasts = judged(claims[claims["claim"] == claim.claim]).reset_index(drop=True)
         text = f"{claim.tracks[:1].upper()}{claim.tracks[1:]}."
@@ -53,6 +64,19 @@ def page(claims: pd.DataFrame) -> Page:
     contrasts = judged(claims).reset_index(drop=True)
     whole = Table(contrasts, [words("claim", "claim"), *columns(contrasts)])
     return Page(title, parts, whole, claims)
+
+
+def following(claims: pd.DataFrame) -> Table:
+    """What would change our mind, as a table."""
+    return Table(
+        next_runs(claims),
+        [
+            *(words(name, name) for name in ("claim", "where", "contrast")),
+            Column("seeds", lambda row: str(row.seeds)),
+            Column("needed", lambda row: str(row.needed)),
+            Column("core-minutes", lambda row: number(row.core_minutes, 0)),
+        ],
+    )
 
 
 def columns(contrasts: pd.DataFrame) -> list[Column]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.measures import NONE, number
 from lowrank.analysis.stats import mean_interval
 from lowrank.experiment.metrics import PAPER_METRICS, PaperMetric
 from lowrank.exponential import exp
@@ -15,7 +17,8 @@ from lowrank.exponential import exp
 
 def beside(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
     """The paper's verified numbers beside ours of the same arm, with what each differs from its
-    dense: in nats for perplexities, which are compared by their logarithm, else in points."""
+    dense: in nats for perplexities, which are compared by their logarithm, else in points, and both as a part
+    of dense in per cent."""
     dense = {n.track: n.value for n in ledger.paper if n.arm == "dense"}
     rows = []
     for verified in ledger.paper:
@@ -24,16 +27,19 @@ def beside(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
         ours = _values(runs, verified.track, verified.arm, metric)
         base = _values(runs, verified.track, "dense", metric)
         row: dict[str, Any] = verified.model_dump() | {"gap": None, "ours": None, "our_gap": None}
+        row |= {"percent": None, "our_percent": None}
         row |= {"unit": metric.difference, "digits": 3 if log else 2}
         if verified.arm != "dense" and verified.track in dense:
             there = dense[verified.track]
             row["gap"] = math.log(verified.value / there) if log else verified.value - there
+            row["percent"] = 100 * (verified.value / there - 1)
         if len(ours):
             found = mean_interval(ours)
             ends = (found.estimate, found.low, found.high)
             row["ours"] = [exp(x) if log else x for x in ends]
             if row["gap"] is not None and len(base):
-                row["our_gap"] = found.estimate - float(base.mean())
+                row["our_gap"] = gap = found.estimate - float(base.mean())
+                row["our_percent"] = 100 * (math.expm1(gap) if log else gap / float(base.mean()))
         rows.append(row)
     return rows
 
@@ -44,3 +50,21 @@ def _values(runs: pd.DataFrame, track: str, arm: str, metric: PaperMetric) -> pd
     rows = runs[(runs["track"] == track) & (runs["arm"] == arm)]
     values = rows[metric.column].dropna() * metric.factor
     return values.map(math.log) if metric.logarithmic else values
+
+
+def percentages(ledger: Ledger, scales: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row a verified arm: its difference to dense in per cent (of perplexity or of top-1), the paper's and
+    at each scale, whose tables of runs are given; a dash where it did not run."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for scale, runs in scales.items():
+        for row in beside(ledger, runs):
+            if row["percent"] is not None:
+                key = row["track"], row["arm"]
+                names = {"track": row["track"], "arm": row["arm"], "measure": row["metric"]}
+                known = found.setdefault(key, {**names, "the paper": _percent(row["percent"])})
+                known[scale] = _percent(row["our_percent"])
+    return pd.DataFrame(found.values())
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{'+' if value > 0 else ''}{number(value, 1)} %"

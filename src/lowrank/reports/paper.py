@@ -25,6 +25,7 @@ from lowrank.analysis.evidence import (
 )
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.measures import NONE
+from lowrank.analysis.next_runs import next_runs
 from lowrank.analysis.processors import differences, in_words
 from lowrank.analysis.publish import commit
 from lowrank.data.images_spec import ImageSpec
@@ -36,6 +37,7 @@ from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.reports.numbers import beside
+from lowrank.reports.scales import published_scales, side_by_side
 
 MEMBER = ("arm", "reference", "estimate", "p_corrected", "verdict")
 
@@ -76,6 +78,11 @@ def export(
             for name, study in studies().items()
         ],
         "claims": _claims(ledger, claims),
+        "scales": _rows(side_by_side(published_scales(published.parent, ledger)))
+        if published
+        else [],
+        "next": next_runs(claims).to_dict("records"),
+        "chosen_after_looking": ledger.chosen_after_looking,
         "not_run": not_run(claims),
         "verdicts": {
             v: claims.loc[(claims["level"] == "claim") & (claims["verdict"] == v), "claim"].tolist()
@@ -195,6 +202,11 @@ def _track(runs: pd.DataFrame, track: str) -> dict[str, Any]:
         if "data_digest" in rows
         else [],
     }
+
+
+def _rows(table: pd.DataFrame) -> list[list[str]]:
+    """A table of texts, its head first."""
+    return [list(table.columns), *table.to_numpy().tolist()]
 
 
 def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:

@@ -10,15 +10,18 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from lowrank.analysis.evidence import controls
 from lowrank.analysis.ledger import read_ledger
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
 from lowrank.experiment.study import studies
-from lowrank.files import MANIFEST, write_text
+from lowrank.files import MANIFEST, read_table, write_text
+from lowrank.reports.numbers import percentages
 from lowrank.reports.scales import published_scales, side_by_side
 from lowrank.studies.methods import MethodEntry
 
@@ -100,9 +103,35 @@ def methods(published: Path) -> str:
 
 
 def verdicts(published: Path, name: str = "claims") -> str:
-    """The verdicts on the claims of a ledger at all published scales that have it, as Markdown."""
+    """The verdicts on the claims of a ledger at all published scales that have it, their controls, and the
+    arms of which the paper's numbers are verified, as Markdown."""
     ledger = read_ledger(Path(f"config/{name}.yaml"))
-    table = side_by_side(list(published_scales(published, ledger, name)))
+    scales = published_scales(published, ledger, name)
+    parts = [_markdown(side_by_side(scales))]
+    for claims in scales:
+        first = claims[claims["track"].eq(claims["track"].iloc[0])]
+        quoted = [
+            clause for _, rows in first.groupby("claim", sort=False) for clause in controls(rows)
+        ]
+        if quoted:
+            title = f"Controls at the scale {claims['scale'].iloc[0]}, beside the claims and without a say in them:"
+            parts.append(
+                "\n".join([title, "", *(f"- {text.removeprefix('control: ')}" for text in quoted)])
+            )
+    runs = {
+        claims["scale"].iloc[0]: read_table(published / claims["scale"].iloc[0] / "runs.parquet")
+        for claims in scales
+    }
+    numbers = percentages(ledger, runs)
+    if len(numbers):
+        parts.append(
+            "Difference to the dense model of the same track, where the paper's is verified:"
+        )
+        parts.append(_markdown(numbers))
+    return "\n\n".join(parts)
+
+
+def _markdown(table: pd.DataFrame) -> str:
     rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from lowrank.analysis.claims import judge_scale
-from lowrank.analysis.evidence import apart, deciding_tests
+from lowrank.analysis.evidence import apart, deciding_tests, judged
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.publish import read_published
 from lowrank.experiment.config import parse
 from lowrank.files import MANIFEST, read_json
 
 
-def published_scales(root: Path, ledger: Ledger, name: str = "claims") -> Iterator[pd.DataFrame]:
-    """The table `claims` of each scale in the folder `published` whose ledger is the one of this name, from
-    its runs and this ledger; without scales at which nothing could be judged."""
-    for folder in sorted(path.parent for path in root.glob(f"*/{MANIFEST}")):
-        config = parse(read_json(folder / "config.json"), str(folder / "config.json"))
-        if config.ledger != name:
-            continue
-        tables = {k: v for k, v in read_published(folder).items() if k != "claims"}
-        claims = judge_scale(ledger, config, tables)
-        if (claims["verdict"] != "not run").any():
-            yield claims
+def judged_now(folder: Path, ledger: Ledger, name: str = "claims") -> pd.DataFrame | None:
+    """The table `claims` of a published scale, from its runs and this ledger; None if nothing is published, or
+    its ledger is not the one of this name."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    config = parse(read_json(folder / "config.json"), str(folder / "config.json"))
+    if config.ledger != name:
+        return None
+    tables = {k: v for k, v in read_published(folder).items() if k != "claims"}
+    return judge_scale(ledger, config, tables)
+
+
+def published_scales(root: Path, ledger: Ledger, name: str = "claims") -> list[pd.DataFrame]:
+    """Those of each scale in the folder `published` whose ledger has this name and at which something could
+    be judged, that with most contrasts first."""
+    folders = sorted(path.parent for path in root.glob(f"*/{MANIFEST}"))
+    found = [judged_now(folder, ledger, name) for folder in folders]
+    known = [claims for claims in found if claims is not None and len(judged(claims))]
+    return sorted(known, key=lambda claims: -len(judged(claims)))
 
 
 def side_by_side(scales: list[pd.DataFrame]) -> pd.DataFrame:
