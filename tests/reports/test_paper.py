@@ -16,6 +16,7 @@ from named_arms import facts
 from lowrank import escape
 from lowrank.analysis.claims import Ledger, judge
 from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.next_runs import next_runs
 from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config, Studies, read_config
@@ -153,6 +154,21 @@ def test_every_published_scale_makes_its_report(scale, project):
     assert compiled(project).startswith(b"%PDF")
     boxes = sum(claim["verdict"] != "not run" for claim in facts["claims"].values())
     assert boxes and len(elements(project, "figure.where(kind: image)")) > 1
+    assert facts["next"] == next_runs(claims).to_dict("records")
+    assert facts["scales"] == []
+    paper.export(
+        settings,
+        ledger,
+        folder,
+        project / "figures",
+        project / "data",
+        ROOT / "published" / scale,
+    )
+    facts = json.loads((project / "data/facts.json").read_text(encoding="utf-8"))
+    assert len(facts["scales"]) == 1 + len(ledger.claims)
+    assert compiled(project).startswith(b"%PDF")
+    said = json.dumps(elements(project, "par"))
+    assert "chosen after looking" in said and "of seeds alone" in said
     shown = "".join(json.dumps(it) for it in elements(project, "image"))
     for name, track in settings.tracks.items():
         for study in ("initialisation", "pretraining", "posthoc"):

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from lowrank.analysis.ledger import Ledger
 from lowrank.reports import paper
-from lowrank.reports.numbers import beside
+from lowrank.reports.numbers import beside, percentages
 
 
 def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:
@@ -67,6 +67,27 @@ def test_a_lower_accuracy_than_dense_is_a_gap_below_zero_in_points():
     assert low["our_gap"] == pytest.approx(74 - 85)
     assert low["ours"][0] == pytest.approx(74)
     assert low["ours"][1] < 74 < low["ours"][2]
+
+
+def test_differences_to_dense_in_per_cent_stand_beside_the_papers():
+    numbers = ledger(
+        ("language", "dense", "perplexity", 40.0),
+        ("language", "spectral-r0.5", "perplexity", 42.0),
+    )
+    scales = {
+        "small": runs("language", dense=[20.0, 22.0], low=[30.0, 33.0]),
+        "none": runs("language", dense=[20.0, 22.0], low=[]),
+    }
+    (row,) = percentages(numbers, scales).to_dict("records")
+    assert row["the paper"] == "+5.0 %"
+    assert (row["small"], row["none"]) == ("+50.0 %", "–")
+    accuracy = ledger(
+        ("large-images", "dense", "top-1 (%)", 80.0),
+        ("large-images", "spectral-r0.5", "top-1 (%)", 76.0),
+    )
+    table = runs("large-images", dense=[0.8, 0.8], low=[0.6, 0.6])
+    (row,) = percentages(accuracy, {"small": table}).to_dict("records")
+    assert (row["the paper"], row["small"]) == ("−5.0 %", "−25.0 %")
 
 
 def test_a_gap_needs_a_dense_model_of_the_same_track_and_runs_that_ended():

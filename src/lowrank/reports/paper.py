@@ -15,12 +15,13 @@ import pandas as pd
 
 from lowrank.analysis.claims import VERDICTS
 from lowrank.analysis.evidence import (
+    apart,
+    deciding_tests,
     evidence,
     not_run,
     p_text,
     quoted,
     resolution,
-    told,
     word,
 )
 from lowrank.analysis.ledger import Ledger
@@ -220,11 +221,14 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
                 members.append({key: row[key] for key in MEMBER})
             elif row["level"] == "test":
                 keys = ("track", "metric", "verdict", "control")
-                known = {**{key: row[key] for key in keys}, "told": told(row)}
-                tests.append({**known, "members": members})
+                tests.append({**{key: row[key] for key in keys}, "members": members})
                 members = []
         if not (rows["level"] == "claim").any():
             continue  # the table was judged by another ledger
+        for track, own in deciding_tests(rows).groupby("track", sort=False):
+            said = [test for test in tests if test["track"] == track and not test["control"]]
+            for test, words in zip(said, apart(list(own.itertuples(index=False))), strict=True):
+                test["told"] = words
         overall = rows[rows["level"] == "claim"].iloc[0]
         found[claim.id] = {
             "statement": claim.sentence,
