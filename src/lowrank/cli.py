@@ -193,9 +193,7 @@ def plan(
 @main.command()
 @click.option("--scale", default="laptop", show_default=True, help="Reads config/<scale>.yaml.")
 @click.option("--config", type=FILE, help="A configuration file, instead of a scale.")
-@click.option(
-    "--ledger", type=FILE, default="config/claims.yaml", show_default=True, help="The claims."
-)
+@click.option("--ledger", type=FILE, help="The claims, instead of the configuration's ledger.")
 @click.option("--published", type=FOLDER, help="Folder of the scale's published results.")
 @click.option("--seeds", type=click.IntRange(2, 10_000), help="Instead of the configuration's.")
 @click.option(
@@ -208,7 +206,7 @@ def plan(
 def power(
     scale: str,
     config: Path | None,
-    ledger: Path,
+    ledger: Path | None,
     published: Path | None,
     seeds: int | None,
     spreads: tuple[tuple[str, float], ...],
@@ -220,8 +218,8 @@ def power(
     from lowrank.reports.scales import judged_now
 
     settings = read_config(config or Path("config") / f"{scale}.yaml")
-    claims = read_ledger(ledger)
-    known = judged_now(published or Path("published") / settings.scale, claims)
+    claims = read_ledger(ledger or Path("config") / f"{settings.ledger}.yaml")
+    known = judged_now(published or Path("published") / settings.scale, claims, settings.ledger)
     click.echo(show(power_table(claims, settings, known, dict(spreads), seeds)))
 
 

@@ -79,7 +79,7 @@ def export(
             for name, study in studies().items()
         ],
         "claims": _claims(ledger, claims),
-        "scales": _rows(side_by_side(published_scales(published.parent, ledger)))
+        "scales": _rows(side_by_side(published_scales(published.parent, ledger, config.ledger)))
         if published
         else [],
         "next": next_runs(claims).to_dict("records"),
