@@ -12,7 +12,7 @@ from lowrank.command import DEVICE_OPTION, FILE, FOLDER, FiniteRange
 from lowrank.errors import LowrankError, unknown
 
 if TYPE_CHECKING:
-    from torch import nn
+    from lowrank.jobs.advise import Advised
 
 
 @click.command()
@@ -30,29 +30,38 @@ if TYPE_CHECKING:
 )
 @DEVICE_OPTION
 @click.option("--turns", type=click.IntRange(1, 1000), default=9, show_default=True)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 65536),
+    default=2048,
+    show_default=True,
+    help="Of the product that tells the peak.",
+)
+@click.option("--json", "output", type=FILE, help="Also write all of it as JSON.")
 def advise(
-    model: Path, track: str | None, batch: int, length: int, device: str, turns: int
+    model: Path,
+    track: str | None,
+    batch: int,
+    length: int,
+    device: str,
+    turns: int,
+    size: int,
+    output: Path | None,
 ) -> None:
-    """Time the layers of MODEL, dense against factorised, and say from which rank on factors pay.
+    """Time MODEL, dense against factorised, and say up to which rank factors pay.
 
     MODEL is a configuration, whose tracks are timed at their batch, or a folder that transformers'
-    save_pretrained wrote.
+    save_pretrained wrote. First its layers, one by one, then the whole: training steps, memory, and how fast it
+    writes tokens, if it does.
     """
-    import torch
-
-    from lowrank.api.advise import advise as measure
-    from lowrank.api.advise import table
+    from lowrank.jobs.advise import measure
     from lowrank.train.build import choose_device
 
-    where = choose_device(device)
     found = _of_folder(model, batch, length) if model.is_dir() else _of_config(model, track)
-    for title, built, inputs in found:
-        advice = measure(built.to(where), inputs, turns=turns)
-        click.echo(f"{title}, on {where.type}, {torch.get_num_threads()} threads\n")
-        click.echo(table(advice) + "\n")
+    measure(found, choose_device(device), turns, size, click.echo, output)
 
 
-def _of_config(path: Path, track: str | None) -> Iterator[tuple[str, nn.Module, Any]]:
+def _of_config(path: Path, track: str | None) -> Iterator[Advised]:
     import torch
 
     from lowrank.experiment.config import read_config
@@ -73,10 +82,13 @@ def _of_config(path: Path, track: str | None) -> Iterator[tuple[str, nn.Module, 
             else torch.zeros((count, spec.channels, side, side))
         )
         torch.manual_seed(0)
-        yield f"{name}: {spec.family}", family(spec.family).build(spec, outputs), inputs
+        record, writer = family(spec.family), None
+        if section.task.language and record.transformers is not None:
+            writer = record.transformers(spec, outputs)
+        yield f"{name}: {spec.family}", record.build(spec, outputs), inputs, writer
 
 
-def _of_folder(folder: Path, batch: int, length: int) -> Iterator[tuple[str, nn.Module, Any]]:
+def _of_folder(folder: Path, batch: int, length: int) -> Iterator[Advised]:
     import torch
 
     import lowrank
@@ -98,7 +110,7 @@ def _of_folder(folder: Path, batch: int, length: int) -> Iterator[tuple[str, nn.
             f"{folder}: {type(model).__name__} takes {', '.join(dummy)}, and inputs are made up here for "
             "tokens and images only: call lowrank.api.advise.advise(model, batch)."
         )
-    yield f"{folder}: {type(model).__name__}", model, inputs
+    yield f"{folder.name}: {type(model).__name__}", model, inputs, None
 
 
 @click.command()

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.api.advise import Advice, advise, table, take_turns
+from lowrank.api.advise import Advice, advise, table
+from lowrank.api.advise_model import advise_model
+from lowrank.api.advise_model import table as whole_table
+from lowrank.api.timing import Device, take_turns
 from lowrank.errors import LowrankError
 
 
@@ -72,3 +75,51 @@ def test_a_batch_that_reaches_no_layer_is_refused():
         advise(Idle(), torch.zeros(1, 4))
     with pytest.raises(LowrankError, match="turns"):
         advise(model(), torch.zeros(1, 8), turns=0)
+
+
+def test_the_roofline_stands_beside_the_clock():
+    """By hand: 4 rows through 8 x 32, where only FLOPs count: even at 6.4; where only bytes do, dense reads
+    4 x 32 + 8 x 32 + 4 x 8 numbers, and factors 4 x 32 + 32 r + 4 r and 4 r + 8 r + 4 x 8: even at 5.33."""
+    net = nn.Sequential(nn.Linear(4, 32), nn.Linear(32, 8), nn.Linear(8, 4))
+    for flops, bandwidth, least, even in (
+        (1e9, 1e30, 3 * 2 * 4 * 8 * 32 / 1e9, 6),
+        (1e30, 1e9, 3 * 4 * (4 * 32 + 8 * 32 + 4 * 8) / 1e9, 5),
+    ):
+        on = Device(torch.device("cpu"), torch.float32, flops, bandwidth)
+        found = advise(net, torch.randn(4, 4), fractions=(1.0,), turns=1, seconds=0.0, on=on)
+        assert found[0].least == pytest.approx(least) and found[0].even_roofline == even
+        assert f"| {even} | 6 |" in table(found)
+    assert "| - | 6 |" in table(advise(net, torch.randn(4, 4), turns=1, seconds=0.0))
+
+
+def test_a_whole_model_is_timed_at_each_rank_and_stays_as_it_is():
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(2)))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = advise_model(net, torch.randn(4, 32), fractions=(0.25,), turns=2, seconds=0.0)
+    assert [one.fraction for one in found] == [None, 0.25]
+    assert [one.parameters for one in found] == [2 * (32 * 32 + 32), 2 * (2 * 8 * 32 + 32)]
+    assert [one.state_bytes for one in found] == [16 * one.parameters for one in found]
+    assert found[0].speed == 1 and found[1].speed > 0 and found[1].seconds > 0
+    assert all(one.token_seconds is None and one.peak_bytes is None for one in found)
+    assert whole_table(found).splitlines()[3].startswith("| 0.25 | 1,088 |")
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_much_smaller_rank_makes_a_large_model_faster(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(768, 768), nn.ReLU()) for _ in range(2)))
+    found = advise_model(net, torch.randn(64, 768), fractions=(0.03125,), turns=3, seconds=0.01)
+    assert found[1].speed > 1.5
+
+
+def test_a_model_that_writes_is_timed_as_it_writes():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    special = {"vocab_size": 20, "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, **special))
+    batch = {"input_ids": torch.zeros((2, 4), dtype=torch.long)}
+    found = advise_model(model, batch, fractions=(0.5,), turns=1, seconds=0.0)
+    assert all(one.token_seconds > 0 and one.token_speed > 0 for one in found)
+    assert found[0].token_speed == 1

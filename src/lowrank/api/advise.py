@@ -2,16 +2,16 @@
 
 A layer gets inputs of the shape that the model gives it, forward and backward. The dense layer and its
 factorised ones take turns, so that whatever else the machine does falls on all of them alike; a ratio
-is the median over turns. FLOPs say where factors ought to be faster, below the break-even rank; the
-clock says where they are.
+is the median over turns. FLOPs say where factors ought to be faster, below the break-even rank; the roofline,
+which also counts what is read and written, where they could be; the clock says where they are. Whole models:
+`lowrank.api.advise_model`.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.api.choose import MULTIPLE, choose_layers
+from lowrank.api.timing import Device, Timed, take_turns
 from lowrank.api.transform import moved, run
 from lowrank.errors import LowrankError
 from lowrank.factor.convert import choose_rank, evaluating
@@ -27,7 +28,6 @@ from lowrank.factor.init import initialise
 from lowrank.factor.layers import from_dense, matricise
 
 FRACTIONS = (0.0625, 0.125, 0.25, 0.375, 0.5, 0.75)
-Timed = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Advice:
     """Of the dense layer, forward and backward."""
     speed: dict[int, float]
     """By rank: how many times faster than dense; median over the turns."""
+    least: float | None = None
+    """Seconds that the device's roofline allows the dense layer; None: it was not measured."""
+    even_roofline: int | None = None
+    """The largest rank that the roofline lets be faster than dense; None: none, or it was not measured."""
 
     @property
     def even_flops(self) -> float:
@@ -71,13 +75,15 @@ def advise(
     fractions: Sequence[float] = FRACTIONS,
     turns: int = 9,
     seconds: float = 0.02,
+    on: Device | None = None,
 ) -> list[Advice]:
     """Time every kind of layer that `factorize` would take, dense against factorised.
 
     `batch` is what the model takes (a mapping of keywords, a tuple, or one tensor): the layers' inputs
     have the shapes that it leads to, and it is moved to the model's device, where the layers are timed
     in the model's precision. An nn.Linear is timed as `lowrank.factor.dense` computes one, which on some
-    processors is faster than torch's way. `seconds` is how long each layer runs in a turn. The model is not changed.
+    processors is faster than torch's way. `seconds` is how long each layer runs in a turn; `on`, by
+    `lowrank.api.timing.measure_device`, is what the roofline is drawn from. The model is not changed.
     """
     if turns < 1:
         raise LowrankError(f"turns: {turns} is not a number of 1 or more.")
@@ -92,7 +98,7 @@ def advise(
     if not kinds:
         raise LowrankError("The batch reaches none of the layers: there is nothing to time.")
     return [
-        _advice(model, found, inputs, fractions, turns, seconds)
+        _advice(model, found, inputs, fractions, turns, seconds, on)
         for (_, _, inputs), found in kinds.items()
     ]
 
@@ -104,6 +110,7 @@ def _advice(
     fractions: Sequence[float],
     turns: int,
     seconds: float,
+    on: Device | None,
 ) -> Advice:
     dense = model.get_submodule(names[0])
     weight = matricise(dense).detach()
@@ -124,9 +131,28 @@ def _advice(
         for rank, found in taken.items()
         if rank is not None
     }
-    return Advice(
-        tuple(names), type(dense).__name__, (m, n), inputs, statistics.median(dense_seconds), speed
-    )
+    middle = statistics.median(dense_seconds)
+    advice = Advice(tuple(names), type(dense).__name__, (m, n), inputs, middle, speed)
+    if on is None or isinstance(dense, nn.Embedding):  # which multiplies nothing
+        return advice
+    with torch.no_grad():
+        outputs = dense(x).numel()
+    groups = weight.shape[0] if weight.ndim == 3 else 1
+    least = partial(_least, on, m, n, groups, x.numel(), outputs)
+    even = [rank for rank in range(1, min(m, n) + 1) if least(rank) < least(None)]
+    return replace(advice, least=least(None), even_roofline=even[-1] if even else None)
+
+
+def _least(
+    on: Device, m: int, n: int, groups: int, inputs: int, outputs: int, rank: int | None
+) -> float:
+    """Seconds of a layer's bare products at least, given how many numbers go in and come out."""
+    rows = outputs / m  # positions times groups
+    if rank is None:
+        return on.least(2 * rows * m * n, inputs + groups * m * n + outputs)
+    between = rows * rank
+    first = on.least(2 * rows * n * rank, inputs + groups * n * rank + between)
+    return first + on.least(2 * rows * m * rank, between + groups * m * rank + outputs)
 
 
 def _step(layer: nn.Module, x: Tensor) -> Timed:
@@ -142,35 +168,6 @@ def _step(layer: nn.Module, x: Tensor) -> Timed:
         torch.autograd.grad(compute(x), parameters, gradient)
 
     return step
-
-
-def take_turns(
-    timed: dict[Any, Timed], turns: int, seconds: float, device: torch.device
-) -> dict[Any, list[float]]:
-    """Seconds a call of each function, one figure a turn; a turn calls each for about `seconds`."""
-
-    def measure(function: Timed, calls: int) -> float:
-        _wait(device)
-        started = time.perf_counter()
-        for _ in range(calls):
-            function()
-        _wait(device)
-        return (time.perf_counter() - started) / calls
-
-    calls = {}
-    for key, function in timed.items():
-        function()  # the first call allocates and chooses kernels
-        calls[key] = max(1, round(seconds / max(measure(function, 1), 1e-9)))
-    taken: dict[Any, list[float]] = {key: [] for key in timed}
-    for _ in range(turns):
-        for key, function in timed.items():
-            taken[key].append(measure(function, calls[key]))
-    return taken
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _input_shapes(model: nn.Module, names: list[str], batch: Any) -> dict[str, tuple[int, ...]]:
@@ -195,15 +192,18 @@ def _input_shapes(model: nn.Module, names: list[str], batch: Any) -> dict[str, t
 def table(advice: Iterable[Advice]) -> str:
     """The advice as a Markdown table: a row a kind of layer, times dense speed at each rank."""
     lines = [
-        "| layers | kind | matrix | dense, ms | times its speed at rank | faster up to rank | even FLOPs at |",
-        "|---|---|---|---|---|---|---|",
+        "| layers | kind | matrix | dense, ms | of its roofline | times its speed at rank | faster up to rank | "
+        "by the roofline | even FLOPs at |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for found in advice:
         m, n = found.shape
         speeds = ", ".join(f"{rank}: {ratio:.2f}" for rank, ratio in sorted(found.speed.items()))
+        reached = "-" if found.least is None else f"{found.least / found.seconds:.0%}"
+        limit = "-" if found.least is None else found.even_roofline or "none"
         lines.append(
-            f"| {_names(found.names)} | {found.kind} | {m} x {n} | {found.seconds * 1e3:.2f} | {speeds} | "
-            f"{found.pays_up_to or 'none'} | {found.even_flops:.0f} |"
+            f"| {_names(found.names)} | {found.kind} | {m} x {n} | {found.seconds * 1e3:.2f} | {reached} | "
+            f"{speeds} | {found.pays_up_to or 'none'} | {limit} | {found.even_flops:.0f} |"
         )
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank import models
-from lowrank.api.advise import take_turns
+from lowrank.api.timing import Device, measure_device, take_turns
 from lowrank.experiment.sections import ModelSpec, TrainingSpec
 from lowrank.factor.convert import factorize_model
 from lowrank.factor.flops import forward_flops
@@ -29,39 +29,6 @@ from lowrank.optimizers.base import standard_groups
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.result import provenance
 from lowrank.train.step import train_step
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where it is measured, in which precision, and how far this goes."""
-
-    device: torch.device
-    dtype: torch.dtype
-    flops: float
-    """FLOPs a second of a large product."""
-    bandwidth: float
-    """Bytes a second that a large copy reads and writes."""
-
-    def bound(self, rows: int, sizes: Sequence[int]) -> float:
-        """Seconds of the products of a chain of matrices, forward and backward, at least."""
-        total, item = 0.0, self.dtype.itemsize
-        for inputs, outputs in pairwise(sizes):
-            read = item * (rows * inputs + inputs * outputs + rows * outputs)
-            total += 3 * max(2 * rows * inputs * outputs / self.flops, read / self.bandwidth)
-        return total
-
-
-def measure_device(device: torch.device, size: int, turns: int, seconds: float) -> Device:
-    """The device's peak FLOPs and bandwidth, by a product and a copy of size x size."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a, b, out = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
-    calls: dict[str, Callable[[], Any]] = {
-        "product": lambda: torch.matmul(a, b, out=out),
-        "copy": lambda: out.copy_(a),
-    }
-    taken = {k: min(v) for k, v in take_turns(calls, turns, seconds, device).items()}
-    moved = 2 * a.numel() * a.element_size()
-    return Device(device, dtype, 2 * size**3 / taken["product"], moved / taken["copy"])
 
 
 def ranks_to_break_even(inputs: int, outputs: int) -> list[int]:
