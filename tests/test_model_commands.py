@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers as hf
@@ -10,17 +12,23 @@ from click.testing import CliRunner
 import lowrank
 from lowrank.cli import main
 
-OPTIONS = ["--turns", "1", "--device", "cpu"]
+OPTIONS = ["--turns", "1", "--device", "cpu", "--size", "64"]
 
 
 def lowrank_(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_advise_times_the_layers_of_a_configurations_tracks():
-    done = lowrank_("advise", "config/smoke.yaml", "--track", "language", *OPTIONS)
+def test_advise_times_the_layers_of_a_configurations_tracks(tmp_path):
+    file = tmp_path / "advice.json"
+    done = lowrank_("advise", "config/smoke.yaml", "--track", "language", *OPTIONS, "--json", file)
     assert done.exit_code == 0, done.output
-    assert "language: gpt2, on cpu" in done.output
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["processor"] and found["models"][0]["title"] == "language: gpt2"
+    assert found["models"][0]["layers"][0]["even_roofline"]
+    assert found["models"][0]["whole"][1]["token_seconds"] > 0
+    assert "GFLOP/s" in done.output and "language: gpt2\n" in done.output
+    assert "| dense | " in done.output and "| 0.25 | " in done.output
     assert "| transformer.h.0.attn.c_attn" in done.output
     assert "images" not in done.output
 

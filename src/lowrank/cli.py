@@ -270,7 +270,7 @@ def methods() -> None:
 @click.option("--output", type=FOLDER, default="config", show_default=True, help="Folder to write.")
 @click.option("--check", is_flag=True, help="Only say if the files are out of date (status 1).")
 def reference(output: Path, check: bool) -> None:
-    """Write config/README.md and the JSON schema, and the README's verdicts (published/)."""
+    """Write config/README.md and the JSON schema, and the README's verdicts (published/) and advice (bench/advice/)."""
     from lowrank.reports.reference import write_reference
 
     stale = write_reference(output, check, Path("README.md"), Path("published"))

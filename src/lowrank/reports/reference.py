@@ -21,6 +21,7 @@ from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
 from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, read_table, write_text
+from lowrank.reports.advice import ADVICE, advice
 from lowrank.reports.numbers import percentages
 from lowrank.reports.scales import published_scales, side_by_side
 from lowrank.studies.methods import MethodEntry
@@ -69,12 +70,14 @@ def write_reference(
 ) -> list[Path]:
     """Write the files; with `check`, only return those that are not up to date.
 
-    The README's parts come from the published tables of all scales in `published`.
+    The README's parts come from the published tables of all scales in `published`, and from what was measured
+    with `lowrank advise` in `bench/advice` beside it.
     """
     schema = json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
     wanted = {folder / "README.md": _page(), folder / "schema.json": schema}
     if readme is not None and published is not None and any(published.glob(f"*/{MANIFEST}")):
         texts = {"verdicts": verdicts(published), "methods": methods(published)}
+        texts["advice"] = advice(published.parent / ADVICE)
         wanted[readme] = _with_parts(readme.read_text(encoding="utf-8"), texts)
     stale = [path for path, text in wanted.items() if not _says(path, text)]
     if check:
