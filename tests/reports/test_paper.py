@@ -377,11 +377,11 @@ def test_every_setting_of_the_configuration_is_listed():
     assert rows["factors.decay.kind"]["small-images"] == "l2"
     assert rows["studies.scaling.widths"] == {
         "key": "studies.scaling.widths",
-        "language": "32, 48, 64, 96",
+        "language": "32, 64, 96",
         "small-images": "–",
         "large-images": "–",
     }
-    assert rows["seeds"]["language"] == "0, 1, 2"
+    assert rows["seeds"]["language"] == "100, 101, 102, 103, 104"
 
 
 def test_the_report_is_written_in_another_folder_than_its_source(project, tmp_path, monkeypatch):
