@@ -70,6 +70,9 @@ class Task:
         self.evaluated.append((split, limit, batch))
         return {"loss": self.value(model)}
 
+    def predictions(self, model: nn.Module, split: str, limit: int, batch: int) -> torch.Tensor:
+        return model(self.batch(0, 0, 1)[:, :-1]).argmax(-1).flatten()
+
 
 def install(monkeypatch, module, runs: dict[str, list[Run]], task: Task) -> SimpleNamespace:
     """Let `module` find these runs by the name of the cell, and this task."""

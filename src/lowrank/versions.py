@@ -26,7 +26,7 @@ VERSIONS = {
     "images": 2,
     "training": 3,
     "evaluation": 1,
-    "interpolation": 2,
+    "interpolation": 3,
     "posthoc": 2,
     "baselines": 2,
     "speed": 1,

@@ -102,6 +102,39 @@ def test_the_distance_is_relative_to_the_start_and_over_the_layers_that_may_be_f
     assert summary["distance"].tolist() == pytest.approx([math.sqrt(moved / size)], rel=1e-5)
 
 
+def test_the_cosine_distance_is_that_of_the_layers_weights_as_one_vector(monkeypatch):
+    start, end = run(0), run(0, low=True)
+    _, summary, _, _ = line(monkeypatch, LOSSES, [end], [start])
+    first, last = effective_weights(start.build()), effective_weights(end.build())
+    one, two = (torch.cat([w[n].double().flatten() for n in LAYERS]) for w in (first, last))
+    cosine = float(nn.functional.cosine_similarity(one, two, dim=0))
+    assert summary["cosine_distance"].tolist() == pytest.approx([1 - cosine], rel=1e-5)
+
+
+def test_predictions_of_the_ends_are_compared_position_by_position(monkeypatch):
+    """Not those of the points between them."""
+    start, end = run(0), run(0, low=True)
+    _, summary, _, task = line(monkeypatch, LOSSES, [end], [start])
+    tokens = task.batch(0, 0, 1)[:, :-1]
+    one, two = (each.build().eval()(tokens).argmax(-1) for each in (start, end))
+    expected = float((one != two).double().mean())
+    assert 0 < expected < 1
+    assert summary["disagreement"].tolist() == pytest.approx([expected])
+    _, summary, _, _ = line(monkeypatch, LOSSES, [run(0)], [run(0)])
+    assert summary[["disagreement", "distance"]].to_numpy().tolist() == [[0, 0]]
+
+
+def test_the_floor_is_the_distance_to_the_best_matrices_of_the_ends_ranks(monkeypatch):
+    """By Eckart and Young the singular values beyond the rank, 4 of 8 in every layer."""
+    start, end = run(0), run(0, low=True)
+    _, summary, _, _ = line(monkeypatch, LOSSES, [end], [start])
+    weights = [effective_weights(start.build())[name].double() for name in LAYERS]
+    lost = sum(float(torch.linalg.svdvals(weight)[4:].square().sum()) for weight in weights)
+    size = sum(float(weight.square().sum()) for weight in weights)
+    assert summary["floor"].tolist() == pytest.approx([math.sqrt(lost / size)], rel=1e-4)
+    assert (summary["floor"] < summary["distance"]).all()
+
+
 def test_the_control_goes_from_each_dense_solution_to_the_next_seeds(monkeypatch):
     starts = [run(0), run(1), run(2)]
     ends = [run(seed, low=True) for seed in range(3)]
@@ -116,6 +149,7 @@ def test_the_control_goes_from_each_dense_solution_to_the_next_seeds(monkeypatch
             assert one[name] == pytest.approx(dense[seed][name], abs=1e-7)
             assert two[name] == pytest.approx(dense[(seed + 1) % 3][name], abs=1e-7)
     assert len(points) == 18
+    assert summary["floor"].notna().tolist() == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize("side", ["start", "end"])
@@ -125,7 +159,7 @@ def test_a_line_with_a_diverged_end_is_left_out(side, monkeypatch):
     points, summary, _, _ = line(monkeypatch, [], ends, starts)
     assert len(points) == len(summary) == 0
     assert list(points.columns) == ["cell", "track", "seed", "t", "loss"]
-    assert list(summary.columns) == ["cell", "track", "seed", "barrier", "distance"]
+    assert list(summary.columns) == ["cell", "track", "seed", *interpolation.CLOSENESS]
 
 
 class Formless(nn.Module):

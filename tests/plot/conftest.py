@@ -210,6 +210,11 @@ def _lines(rng):
                 noise = 0.01 * rng.random()
                 barriers.append(
                     {**key, "barrier": distance / 4 + noise, "distance": distance + noise}
+                    | {
+                        "cosine_distance": distance / 3 + noise,
+                        "disagreement": distance / 2 + noise,
+                    }
+                    | {"floor": None if "other" in arm else 0.4 + noise}
                 )
     return pd.DataFrame(points), pd.DataFrame(barriers)
 

@@ -26,9 +26,11 @@ class Watched(nn.Module):
         super().__init__()
         self.table, self.seen, self.modes = table, [], []
 
-    def forward(self, tokens, targets):
+    def forward(self, tokens, targets=None):
         self.seen.append(tokens)
         self.modes.append((self.training, torch.is_grad_enabled()))
+        if targets is None:
+            return self.table[tokens]
         return nn.functional.cross_entropy(self.table[tokens].flatten(0, 1), targets.flatten())
 
 
@@ -192,6 +194,24 @@ def test_a_loss_whose_exponential_overflows_has_an_infinite_perplexity(invented_
     assert metrics["loss"] > 710
     assert metrics["perplexity"] == math.inf
     assert task.possible(metrics, "test", 4)
+
+
+def test_predictions_are_the_likeliest_at_the_positions_that_are_evaluated(
+    invented_text, invented_images
+):
+    table = table_of(invented_text)
+    task, model, other = language(invented_text), Watched(table), Watched(table)
+    task.evaluate(model, "validation", 7, 3)
+    found = task.predictions(other, "validation", 7, 3)
+    assert torch.cat(other.seen).equal(torch.cat(model.seen))
+    assert found.equal(table.argmax(-1)[torch.cat(model.seen)].flatten())
+    task, model, other = images(invented_images), WatchedImages(), WatchedImages()
+    accuracy = task.evaluate(model, "test", 11, 4)["accuracy"]
+    found = task.predictions(other, "test", 11, 4)
+    assert torch.cat(other.seen).equal(torch.cat(model.seen))
+    labels = load_images(invented_images).labels["test"][np.linspace(0, 39, 11).astype(int)]
+    assert float((found.numpy() == labels).mean()) == pytest.approx(accuracy)
+    assert set(other.modes) == {(False, False)} and other.training
 
 
 @pytest.mark.parametrize("kind", ["text", "images"])

@@ -46,7 +46,7 @@ STUDIES.add(
         section=InterpolationStudy,
         arms=arms,
         contrasts=contrasts,
-        measures={"barriers": ("barrier", "distance")},
+        measures={"barriers": ("barrier", "distance", "cosine_distance", "disagreement")},
         job=Job(("interpolation", "barriers"), arms),
         figures=(Figure("interpolation", ("runs", "contrasts", "interpolation", "barriers")),),
         lines=True,

@@ -48,6 +48,10 @@ class Task(Protocol):
         """Held-out metrics over at most `limit` examples spread evenly over the split."""
         ...
 
+    def predictions(self, model: nn.Module, split: str, limit: int, batch: int) -> Tensor:
+        """The likeliest class or next token at every position that `evaluate` reads, one after the other."""
+        ...
+
     def possible(self, metrics: dict[str, float], split: str, limit: int) -> bool:
         """Whether `evaluate` can have returned these metrics, of whatever model."""
         ...
@@ -72,6 +76,12 @@ def example_indices(seed: int, step: int, batch: int, examples: int) -> np.ndarr
             for epoch in np.unique(positions // examples)
         ]
     )
+
+
+def _spread(available: int, limit: int, batch: int) -> list[np.ndarray]:
+    """At most `limit` of the held-out examples, spread evenly over all, in parts of about `batch`."""
+    chosen = np.linspace(0, available - 1, min(limit, available)).astype(int)
+    return np.array_split(chosen, math.ceil(len(chosen) / batch))
 
 
 def _part(indices: np.ndarray, part: int, parts: int) -> np.ndarray:
@@ -137,16 +147,24 @@ class LanguageTask(_Common):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:
         """`loss` in nats a token, perplexity a token and a word, bits a byte."""
-        available = self.examples(split)
-        chosen = np.linspace(0, available - 1, min(limit, available)).astype(int)
         model.eval()
-        losses = [
-            self.loss(model, self._windows(split, part)) * len(part)
-            for part in np.array_split(chosen, math.ceil(len(chosen) / batch))
-        ]
+        parts = _spread(self.examples(split), limit, batch)
+        losses = [self.loss(model, self._windows(split, part)) * len(part) for part in parts]
         model.train()
-        loss = float(torch.stack(losses).sum() / len(chosen))
+        loss = float(torch.stack(losses).sum() / sum(map(len, parts)))
         return {"loss": loss, **self.data.measures(split, loss)}
+
+    @torch.no_grad()
+    def predictions(self, model: nn.Module, split: str, limit: int, batch: int) -> Tensor:
+        """The likeliest token at each position of the windows that `evaluate` reads."""
+        model.eval()
+        found = []
+        for part in _spread(self.examples(split), limit, batch):
+            with self.precision():
+                logits = model(self._windows(split, part)[:, :-1])
+            found.append(logits.argmax(-1).flatten())
+        model.train()
+        return torch.cat(found)
 
     def possible(self, metrics: dict[str, float], split: str, limit: int) -> bool:
         """Whether perplexities and bits are those of the loss."""
@@ -227,19 +245,31 @@ class ImageTask(_Common):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, split: str, limit: int, batch: int) -> dict[str, float]:
         """`loss` in nats an image (no label smoothing) and top-1 `accuracy` in 0..1."""
-        available = len(self.data.labels[split])
-        chosen = np.linspace(0, available - 1, min(limit, available)).astype(int)
+        parts = _spread(len(self.data.labels[split]), limit, batch)
         model.eval()
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        for part in np.array_split(chosen, math.ceil(len(chosen) / batch)):
+        for part in parts:
             images, labels = self._take(split, part)
             with self.precision():
                 logits = model(self.augment.evaluate(images))
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
             correct += (logits.argmax(-1) == labels).sum()
         model.train()
-        return {"loss": float(loss) / len(chosen), "accuracy": float(correct) / len(chosen)}
+        count = sum(map(len, parts))
+        return {"loss": float(loss) / count, "accuracy": float(correct) / count}
+
+    @torch.no_grad()
+    def predictions(self, model: nn.Module, split: str, limit: int, batch: int) -> Tensor:
+        """The likeliest class of each image that `evaluate` reads."""
+        model.eval()
+        found = []
+        for part in _spread(len(self.data.labels[split]), limit, batch):
+            images, _ = self._take(split, part)
+            with self.precision():
+                found.append(model(self.augment.evaluate(images)).argmax(-1))
+        model.train()
+        return torch.cat(found)
 
     def possible(self, metrics: dict[str, float], split: str, limit: int) -> bool:
         """Whether the accuracy is that of a whole number of images."""
