@@ -218,7 +218,6 @@ def baselines(config: Path, digest: str | None, track: str, data: Path, output: 
 @click.command()
 @configured
 @TRACK
-@RATES
 @DATA
 @DEVICE_OPTION
 @PUBLISHED
@@ -234,7 +233,6 @@ def speed(
     config: Path,
     digest: str | None,
     track: str,
-    rates: Path,
     data: Path,
     device: str,
     rounds: int,
@@ -243,14 +241,12 @@ def speed(
 ) -> None:
     """Time training steps of a track's models, taking turns."""
     from lowrank.files import write_table
-    from lowrank.jobs import train as jobs
     from lowrank.jobs.speed import measure_speed
 
     experiment = begin(config, digest, "speed", track, published, data)
-    cells = experiment.timed(track)
-    load(cells)
-    best = jobs.read_rates(rates, cells, experiment.known)
-    table = measure_speed(cells, best, data, device, rounds)
+    timed = experiment.timed(track)
+    load(timed)
+    table = measure_speed(timed, data, device, rounds)
     write_table(output, table.assign(digest=experiment.measured_from("speed", track, "")))
 
 

@@ -29,7 +29,7 @@ VERSIONS = {
     "interpolation": 3,
     "posthoc": 2,
     "baselines": 2,
-    "speed": 1,
+    "speed": 2,
 }
 
 

@@ -13,7 +13,7 @@ from lowrank.analysis.stats import pair
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import load_text, prepare_text
 from lowrank.experiment import config
-from lowrank.experiment.expand import expand
+from lowrank.experiment.expand import Timed, expand
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.truncate import truncate_model
 from lowrank.jobs import train as jobs
@@ -179,7 +179,8 @@ def test_perplexities_beyond_floats_are_missing_and_the_rest_stands(tmp_path):
 
 def test_models_take_turns_when_steps_are_timed(grid, text_folder):
     cells = [grid.cells["language/dense"], grid.cells["language/spectral-r0.5"]]
-    table = measure_speed(cells, {}, text_folder, "cpu", rounds=2, seconds=0.02)
+    timed = [Timed(cell=cell) for cell in cells]
+    table = measure_speed(timed, text_folder, "cpu", rounds=2, seconds=0.02)
     assert table["cell"].tolist() == [cell.name for cell in cells] * 2
     assert (table["step_seconds"] > 0).all()
     assert table.groupby("cell")["state_bytes"].nunique().eq(1).all()

@@ -8,7 +8,7 @@ import pytest
 
 from lowrank.analysis.tables import all_contrasts
 from lowrank.experiment import config as settings
-from lowrank.experiment.expand import expand
+from lowrank.experiment.expand import expand, timed_cells
 from lowrank.files import write_table
 
 SEEDS = (0, 1, 2)
@@ -27,6 +27,7 @@ STUDIES = {
     "layers": {"groups": ["attention"], "dense_blocks": ["first"]},
     "interpolation": {"points": 5, "fractions": [0.25]},
     "posthoc": {"ranks": [0.25, 0.5], "fine_tune_steps": [0, 5]},
+    "speed": {"widths": [16, 32], "ranks": [0.25, 0.5], "kept": [0.5]},
     "methods": {
         "methods": [
             {"name": "refactorize"},
@@ -58,6 +59,7 @@ IMAGES = {
         **STUDIES,
         "decay": {"decays": [{"kind": "none"}, SWEPT, {**SWEPT, "kind": "frobenius"}]},
         "scaling": {"widths": [1, 2, 3, 4]},
+        "speed": {"widths": [1, 2], "ranks": [0.5], "kept": [0.5]},
         "layers": {"dense_blocks": ["last"]},
     },
 }
@@ -99,6 +101,7 @@ def tables(tmp_path_factory, synthetic):
     write_table(folder / "barriers.parquet", barriers)
     write_table(folder / "posthoc.parquet", pd.DataFrame(_posthoc(rng)))
     write_table(folder / "baselines.parquet", _baselines())
+    write_table(folder / "speed.parquet", pd.DataFrame(_speed(config, rng)))
     write_table(
         folder / "contrasts.parquet", all_contrasts(config, {"runs": runs, "barriers": barriers})
     )
@@ -242,6 +245,24 @@ def _posthoc(rng):
                             "kept_flops": 0.4 + rank,
                             "training_flops": 1e9,
                         }
+
+
+def _speed(config, rng):
+    """On two processors; a factorised step takes half as long on the second."""
+    for track, section in config.tracks.items():
+        for one in timed_cells(track, section, {}).values():
+            dense = one.cell.factors is None
+            for processor, seconds in (("One", 0.9), ("Other", 0.5)):
+                for turn in range(3):
+                    yield {
+                        **one.cell.facts(),
+                        "kept_share": one.kept,
+                        "kept_parameters": 1.0 if dense else 0.8,
+                        "processor": processor,
+                        "seed": turn,
+                        "step_seconds": (1.0 if dense else seconds) * (1 + 0.01 * rng.random()),
+                        "state_bytes": 1000 if dense else 800,
+                    }
 
 
 def _baselines():

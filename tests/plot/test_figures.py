@@ -222,6 +222,20 @@ def test_decays_of_swept_strength_are_compared_with_the_tracks_own_swept(drawn):
     }
 
 
+def test_speed_is_shown_by_processor_width_and_reading_of_the_rank(drawn):
+    figure, table = drawn("language", "speed")
+    titles = [ax.get_title(loc="left").split(") ")[1] for ax in figure.axes]
+    assert titles == ["One", "Other"]
+    rows = table.numbers.set_index(["processor", "arm"])["speedup"]
+    assert rows["One", "spectral-kept0.5-w16"] == pytest.approx(1 / 0.9, rel=0.02)
+    assert rows["Other", "spectral-r0.25"] == pytest.approx(2, rel=0.02)
+    assert set(table.numbers["label"]) == {
+        *("dense", "0.5 of the parameters"),
+        *(f"rank {rank} of the smaller side" for rank in (0.25, 0.5)),
+    }
+    assert set(table.shown()["training state over dense"]) == {"1.00", "0.80"}
+
+
 def test_perplexity_scale_reads_the_loss_scale(drawn):
     figure, _ = drawn("language", "initialisation")
     (ax,) = figure.axes

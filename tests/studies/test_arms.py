@@ -9,6 +9,7 @@ import pytest
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.cell import Extension
+from lowrank.experiment.expand import timed_cells
 from lowrank.experiment.study import STUDIES, studies
 from lowrank.experiment.track import Arm, arm_name
 
@@ -131,6 +132,22 @@ def test_steps_are_timed_where_arms_cost_differently():
     }
 
 
+def test_speed_is_timed_over_sizes_by_both_readings_of_a_rank_and_trains_nothing():
+    asked = track(speed={"widths": [8, 32], "ranks": [0.25, 0.62], "kept": [0.62]})
+    assert asked.arms() == []
+    arms = asked.timed()
+    assert [(arm.width, arm.heads) for arm in arms] == [(8, 1)] * 4 + [(32, 4)] * 4
+    assert [arm.kept for arm in arms] == [None, None, None, 0.62] * 2
+    of = timed_cells("t", asked, {})
+    assert [one.cell.arm for one in of.values()] == [
+        *("dense-w8", "spectral-r0.25-w8", "spectral-r0.62-w8", "spectral-kept0.62-w8"),
+        *("dense-w32", "spectral-r0.25-w32", "spectral-r0.62-w32", "spectral-kept0.62-w32"),
+    ]
+    assert {one.cell.runs({})[0].training.learning_rate for one in of.values()} == {0.01}
+    with pytest.raises(LowrankError, match=r"studies\.speed\.widths: 20 is not divisible by its 3"):
+        track(speed={"widths": [20], "heads": [3], "ranks": [0.5]})
+
+
 def test_a_switch_is_compared_with_scratch_and_a_variant_with_the_plain_switch():
     """Whatever rate and moments the variant has."""
     asked = track(pretraining=FULL["pretraining"])
@@ -204,8 +221,8 @@ def test_every_notebook_is_a_figure_of_some_study_but_that_of_the_claims():
 def test_studies_stand_in_the_order_of_the_report():
     assert [(study.place, name) for name, study in studies().items()] == [
         *((1, "initialisation"), (2, "decay"), (3, "pretraining"), (4, "scaling"), (5, "layers")),
-        *((6, "interpolation"), (7, "posthoc"), (8, "learning_rate")),
-        (9, "methods"),
+        *((6, "interpolation"), (7, "posthoc"), (8, "speed"), (9, "learning_rate")),
+        (10, "methods"),
     ]
     assert {name for name, study in studies().items() if study.lines} >= {
         "scaling",

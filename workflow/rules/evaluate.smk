@@ -111,12 +111,11 @@ rule measure_speed:
     params:
         **JOB,
         digest=lambda wildcards: SCALE.experiment.of_speed(wildcards.track),
-        rates=f"{RESULTS}/rates",
         rounds=5 if SCALE.measured else 2,
     message:
         "Timing training steps of {wildcards.track}"
     shell:
         "OMP_NUM_THREADS=1 lowrank speed --config {params.config} --digest {params.digest}"
-        " --track {wildcards.track} --rates {params.rates} --rounds {params.rounds}"
+        " --track {wildcards.track} --rounds {params.rounds}"
         " --data {params.data} --device {params.device} {params.ground}"
         " --output {output} 2>&1 | tee {log}"

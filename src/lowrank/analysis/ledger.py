@@ -26,6 +26,8 @@ Kind = Literal["equivalence", "better", "not_worse", "lower", "higher", "ratio_a
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 OF_CELLS = ("runs", "barriers", "speed")
 """Tables whose rows are of cells, and chosen by their facts; those of others by their columns."""
+BESIDE = {"speed": ("processor",)}
+"""Columns of such tables that rows are chosen by as well."""
 
 NEEDS_DIRECTION = ("better", "not_worse", "ratio_at_least")
 NEEDS_MARGIN = ("equivalence", "not_worse", "ratio_at_least")
@@ -84,9 +86,10 @@ class Rows(_Section):
 
     @model_validator(mode="after")
     def _sensible(self) -> Rows:
+        known = (*FACTS, *BESIDE.get(self.table, ()))
         for fact in self.facts if self.table in OF_CELLS else ():
-            if fact not in FACTS:
-                raise ValueError(str(unknown("fact", fact, FACTS)))
+            if fact not in known:
+                raise ValueError(str(unknown("fact", fact, known)))
         names = list(self.free.values())
         if len(set(names)) != len(names):
             raise ValueError(f"'{self}' needs placeholders of different names")

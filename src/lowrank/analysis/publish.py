@@ -144,6 +144,9 @@ def as_now(tables: dict[str, pd.DataFrame], config: Config) -> dict[str, pd.Data
     if "processor" not in runs and "device" in runs:
         runs["processor"] = runs["device"]
     found = described(config, {**tables, "runs": runs})
+    speed = tables.get("speed")
+    if speed is not None and "processor" not in speed:
+        found["speed"] = speed.assign(processor=runs["processor"].iloc[0])
     baselines = tables.get("baselines")
     if baselines is not None and "track" not in baselines:
         tracks = zip(runs["family"], runs["track"], strict=True)

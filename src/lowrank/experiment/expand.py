@@ -29,6 +29,19 @@ from lowrank.experiment.track import Arm, arm_name, swept, varied
 from lowrank.methods import IMPLIED, METHODS, check_fit, parse_options
 
 
+class Timed(Strict):
+    """A cell whose steps are timed: at a given rate, which no time depends on."""
+
+    cell: Cell
+    kept: float | None = None
+    """As of an arm."""
+
+    @property
+    def extensions(self) -> dict[str, Extension]:
+        """The files that the cell uses."""
+        return self.cell.extensions
+
+
 class Grid(Strict):
     """All cells and sweeps of a configuration, by name."""
 
@@ -169,6 +182,24 @@ def _cell(
         seeds=seeds,
         extensions=_used(arm.factors, extensions),
     )
+
+
+def timed_cells(
+    name: str, track: TrackConfig, extensions: dict[str, Extension]
+) -> dict[str, Timed]:
+    """What is timed of a track, by name."""
+    training, found = track.training, {}
+    rate = training.learning_rate or min(track.sweep.rates)
+    given = track.model_copy(
+        update={"training": training.model_copy(update={"learning_rate": rate})}
+    )
+    for arm in track.timed():
+        cell = _cell(name, given, arm, "speed", (0,), extensions)
+        if arm.kept is not None:
+            share = f"-r{arm.kept:g}", f"-kept{arm.kept:g}"
+            cell = cell.model_copy(update={"name": cell.name.replace(*share, 1)})
+        found[cell.name] = Timed(cell=cell, kept=arm.kept)
+    return found
 
 
 def _used(factors: FactorSpec | None, extensions: dict[str, Extension]) -> dict[str, Extension]:

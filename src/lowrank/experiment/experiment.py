@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.cell import Cell, SweepGroup
 from lowrank.experiment.config import Config, TrackConfig, read_config
-from lowrank.experiment.expand import Grid, expand
+from lowrank.experiment.expand import Grid, Timed, expand, timed_cells
 from lowrank.experiment.ground import Ground, Published, read_ground
 from lowrank.experiment.study import STUDIES
 from lowrank.experiment.track import Arm, arm_name
@@ -99,11 +99,11 @@ class Experiment:
         assert job is not None
         return self._cells(track, job.arms(section.studies.asked()[study], section))
 
-    def timed(self, track: str) -> list[Cell]:
-        """The cells whose steps are timed."""
+    def timed(self, track: str) -> list[Timed]:
+        """What is timed, trained or not."""
         if self.config.parallel == "fsdp" and self.config.devices > 1:
             return []  # one device would have to hold whole models, side by side
-        return self._cells(track, self.track(track).timed())
+        return list(timed_cells(track, self.track(track), self.grid.extensions).values())
 
     def _cells(self, track: str, arms: Iterable[Arm]) -> list[Cell]:
         section = self.track(track)
@@ -185,8 +185,8 @@ class Experiment:
         that are timed."""
         if table == "baselines":
             return digest([table, VERSIONS[table], data])
-        specs = [cell.runs(dict.fromkeys(cell.groups, 1.0))[0] for cell in self.timed(track)]
-        return digest([table, VERSIONS[table], [spec.identity("") for spec in specs]])
+        timed = [[one.cell.runs({})[0].identity(""), one.kept] for one in self.timed(track)]
+        return digest([table, VERSIONS[table], timed])
 
     def digests(self) -> dict[str, str]:
         """The digests of all jobs that compute, by job and name, whatever is published."""

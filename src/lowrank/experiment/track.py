@@ -89,6 +89,9 @@ class Arm(Strict):
     rate_factor: float = 1.0
     length: float = 1.0
     """Steps over the track's steps."""
+    kept: float | None = None
+    """Share of the factorised layers' parameters that is kept, in place of the rank fraction, which then
+    follows from shapes: of arms that are timed only."""
     budget: Literal["steps", "flops"] = "steps"
     """flops: the length is that at which the arm takes as many as the dense model's run."""
 

@@ -14,7 +14,7 @@ def wanted(track: Any) -> bool:
 STUDIES.add(
     "learning_rate",
     Study(
-        place=8,
+        place=9,
         title="Learning rates and what else is swept",
         figures=(Figure("learning_rate", ("rates", "runs")),),
         wanted=wanted,

@@ -174,7 +174,7 @@ def problem(section: MethodsStudy, track: Track) -> str | None:
 STUDIES.add(
     "methods",
     Study(
-        place=9,
+        place=10,
         title="Published methods",
         section=MethodsStudy,
         arms=arms,

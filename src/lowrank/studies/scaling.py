@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -31,8 +32,8 @@ class ScalingStudy(Strict):
         return self
 
 
-def _sizes(section: ScalingStudy, track: Track) -> Iterator[tuple[int, int | None]]:
-    """Each width with its heads."""
+def sizes(section: Any, track: Track) -> Iterator[tuple[int, int | None]]:
+    """Each of a section's `widths` with its heads: those given, else as many as keep their size."""
     model = track.model
     for index, width in enumerate(section.widths):
         heads = None
@@ -42,22 +43,27 @@ def _sizes(section: ScalingStudy, track: Track) -> Iterator[tuple[int, int | Non
         yield width, heads
 
 
-def problem(section: ScalingStudy, track: Track) -> str | None:
-    """Heads divide their width, and there are several widths."""
+def unfit(study: str, section: Any, track: Track) -> str | None:
+    """Why a study's widths do not fit: their heads do not divide them, or there is but one."""
     if track.model.pretrained is not None:
-        return "studies.scaling: a pretrained model has one width: leave the study out"
-    for width, heads in _sizes(section, track):
+        return f"studies.{study}: a pretrained model has one width: leave the study out"
+    for width, heads in sizes(section, track):
         if heads and width % heads:
             return (
-                f"studies.scaling.widths: {width} is not divisible by its {heads} heads: give heads "
+                f"studies.{study}.widths: {width} is not divisible by its {heads} heads: give heads "
                 "that divide it"
             )
     return None
 
 
+def problem(section: ScalingStudy, track: Track) -> str | None:
+    """Widths, each with heads that divide it."""
+    return unfit("scaling", section, track)
+
+
 def arms(section: ScalingStudy, track: Track) -> Iterator[Arm]:
     """Dense, low-rank and pre-trained at each width."""
-    for width, heads in _sizes(section, track):
+    for width, heads in sizes(section, track):
         yield Arm(width=width, heads=heads)
         yield Arm(width=width, heads=heads, factors=track.factors)
         if section.fraction is not None:

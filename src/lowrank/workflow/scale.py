@@ -196,8 +196,7 @@ class Scale:
 
     def timed(self, track: str) -> list[str]:
         """What step times depend on: no trained model is among it."""
-        names = [cell.name for cell in self.experiment.timed(track)]
-        return [*self.rates(*names), self.prepared(track)]
+        return [self.prepared(track)]
 
     def trained_before_timing(self, track: str) -> list[str]:
         """The timing of steps waits until all is trained, for nothing else may run meanwhile."""
