@@ -46,7 +46,7 @@ OPTIONS = [
         ([*start, *(part for pair in JOB.items() for part in pair), *option], option[0])
         for start in (
             ["train", "--config", "x", "--cell", "c", "--rates", "r", "--output", "o"],
-            ["sweep", "--config", "x", "--cell", "c", "--output", "o"],
+            ["sweep", "--config", "x", "--cell", "c", "--rates", "r", "--output", "o"],
         )
         for option in (["--device", "gpu"], ["--device", "cuda:0"], ["--parallel", "dp"])
     ),
@@ -97,7 +97,7 @@ def readers(path: Path) -> dict[str, list[object]]:
     tables = ["tables", "--config", smoke, "--output", "o"]
     return {
         "prepare": ["prepare", "--config", path, "--track", "t", "--output", "o"],
-        "sweep": ["sweep", "--config", path, "--cell", "t/dense", *job[2:]],
+        "sweep": ["sweep", "--config", path, "--cell", "t/dense", *job],
         "train": ["train", "--config", path, "--cell", "t/dense", *job],
         "evaluate": ["evaluate", "--config", path, "--track", "t", *job],
         "evaluation": [*tables, "--evaluation", path],

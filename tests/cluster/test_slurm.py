@@ -28,6 +28,7 @@ CLOCKS = [
     "positions_per_second",
     "peak_memory_bytes",
     "finished_at",
+    "seconds_a_pair",
 ]
 # Not all figures: one shows that notebooks run in a job, and every job costs ten seconds.
 FIGURE = "figures/cluster/language/initialisation.pdf"

@@ -23,7 +23,14 @@ from lowrank.files import read_json, read_table, write_sealed
 
 ROOT = Path(__file__).parents[2]
 NAME = "small-images"
-CLOCKS = ["seconds", "train_seconds", "positions_per_second", "peak_memory_bytes", "finished_at"]
+CLOCKS = [
+    "seconds",
+    "train_seconds",
+    "positions_per_second",
+    "peak_memory_bytes",
+    "finished_at",
+    "seconds_a_pair",
+]
 
 VALUES = {
     "scale": "tiny",
