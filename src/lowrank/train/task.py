@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from lowrank.data.text import load_text
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.metrics import task_of
+from lowrank.train import order
 
 
 class Task(Protocol):
@@ -57,11 +57,6 @@ class Task(Protocol):
         ...
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(examples)
-
-
 def example_indices(seed: int, step: int, batch: int, examples: int) -> np.ndarray:
     """The examples of a step: each epoch is a fresh permutation that depends on seed and epoch."""
     if batch > examples:
@@ -72,7 +67,9 @@ def example_indices(seed: int, step: int, batch: int, examples: int) -> np.ndarr
     positions = np.arange(first, first + batch)
     return np.concatenate(
         [
-            _order(seed, int(epoch), examples)[positions[positions // examples == epoch] % examples]
+            order.shown(
+                seed, int(epoch), examples, positions[positions // examples == epoch] % examples
+            )
             for epoch in np.unique(positions // examples)
         ]
     )
