@@ -69,7 +69,7 @@ def test_what_starts_by_itself_imports_nothing_large(processes):
         assert not {"pandas", "pydantic", "yaml"} & {*process["late"]}
         assert len(process["late"]) < 300
     for process in others:
-        assert not {"torch", "matplotlib", "scipy", "transformers"} & {*process["late"]}
+        assert not {"torch", "matplotlib", "scipy", "sklearn"} & {*process["late"]}
 
 
 def test_a_fork_imports_hardly_anything(processes):

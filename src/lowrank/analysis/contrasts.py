@@ -1,15 +1,19 @@
-"""The families of paired contrasts that the studies ask for, and their table."""
+"""The families of paired contrasts that the studies ask for, and their table.
+
+Reading the workflow asks for the families alone, and waits for neither pandas nor scipy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from lowrank.experiment.config import Config
 from lowrank.experiment.study import STUDIES
 from lowrank.experiment.track import arm_name
-from lowrank.frames import concat
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def contrasts(config: Config) -> dict[tuple[str, str], list[tuple[str, str]]]:
@@ -33,6 +37,8 @@ def all_contrasts(config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.Data
     tables: by name, `runs` and what else studies measure. An estimate is arm minus reference; contrasts
     whose cells are not there are left out.
     """
+    from lowrank.frames import concat
+
     parts = []
     for (track, study), pairs in contrasts(config).items():
         measures = {"runs": config.tracks[track].task.compared, **STUDIES[study].measures}
@@ -45,13 +51,12 @@ def all_contrasts(config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.Data
 def _family(
     table: pd.DataFrame, pairs: list[tuple[str, str]], metric: str, track: str, study: str
 ) -> pd.DataFrame:
-    # Here, because it imports scipy, which reading the workflow would wait for.
     from lowrank.analysis.stats import paired_contrasts
 
     there = set(table["cell"])
     known = [pair for pair in pairs if there.issuperset(pair)]
     if metric not in table or not known:
-        return pd.DataFrame()
+        return table.iloc[:0]
     needed = [name for name in ("cell", "seed", metric, "diverged") if name in table]
     table = table.loc[table["cell"].isin({cell for pair in known for cell in pair}), needed]
     return paired_contrasts(table, known, metric).assign(track=track, study=study)

@@ -17,13 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from lowrank.experiment.cell import Cell, SweepGroup
 from lowrank.files import MANIFEST, check_manifest, read_json, read_table
 from lowrank.versions import VERSIONS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lowrank.experiment.experiment import Experiment
 
 READ = ("runs", "rates", "barriers", "posthoc", "baselines", "speed")
@@ -79,8 +79,10 @@ class Ground:
     @cached_property
     def _swept(self) -> dict[str, pd.DataFrame]:
         """The published sweeps whose runs are known by digest."""
-        rates = self.tables.get("rates", pd.DataFrame())
-        return dict(list(rates.groupby("group"))) if "digest" in rates else {}
+        rates = self.tables.get("rates")
+        if rates is None or "digest" not in rates:
+            return {}
+        return dict(list(rates.groupby("group")))
 
     def _find(self, group: SweepGroup) -> None:
         data = self.data.get(group.track)
@@ -157,6 +159,8 @@ class Ground:
 
     def _rows(self, table: str, track: str) -> pd.DataFrame:
         """A track's published rows of a table, if they say what they are made from."""
+        import pandas as pd
+
         rows = self.tables.get(table, pd.DataFrame())
         if not {"track", "digest"} <= set(rows):
             return pd.DataFrame(columns=["track", "seed", "digest"])
@@ -201,6 +205,8 @@ def _told_by(study: str) -> str:
 
 def _renamed(table: pd.DataFrame, key: list[str], names: list[tuple[Any, ...]]) -> pd.DataFrame:
     """The rows of these keys, each (old, ..., new, ...), under their new ones."""
+    import pandas as pd
+
     new = [f"{name} here" for name in key]
     if not len(table) or not names:
         return table[:0]
