@@ -9,14 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 READ = """
 import sys
-from pathlib import Path
 import snakemake.cli
 before = set(sys.modules)
 from lowrank.experiment.config import read_config
-from lowrank.experiment.experiment import Experiment
 from lowrank.workflow.reading import open_scale
 from lowrank.workflow.scale import Scale
-scale = Scale(Experiment(read_config("config/laptop.yaml")), Path())
+scale = Scale(read_config("config/laptop.yaml"))
 scale.products, scale.experiment.digests()
 for track in scale.tracks:
     for figure in scale.config.tracks[track].figures():
