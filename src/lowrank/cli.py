@@ -102,8 +102,13 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
 def publish(tables: Path, config: Path, ledger: Path, output: Path, replace: bool) -> None:
     """Add a scale's tables, thinned, to a folder of published ones with a SHA-256 manifest."""
     from lowrank.analysis.publish import publish as publish_tables
+    from lowrank.jobs.calibrate import calibration_step
+    from lowrank.processor import processor
+    from lowrank.train.build import choose_device
 
-    click.echo(publish_tables(tables, config, ledger, output, replace=replace))
+    calibration = {processor(choose_device("cpu")): calibration_step()}
+    said = publish_tables(tables, config, ledger, output, replace=replace, calibration=calibration)
+    click.echo(said)
 
 
 @main.command()

@@ -166,11 +166,24 @@ def export(cell: Path, output: Path, seed: int | None, to: str) -> None:
 @click.option("--size", type=click.IntRange(16, 65536), default=8192, help="Of the peak's product.")
 @click.option("--turns", type=click.IntRange(1, 1000), default=9, show_default=True)
 @click.option("--output", type=FOLDER, help="Also write device.json, layers.csv and steps.csv.")
-def bench(device: str, output: Path | None, turns: int, **sizes: Any) -> None:
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Time only the step by which the cost of published results is said.",
+)
+def bench(device: str, output: Path | None, turns: int, calibrate: bool, **sizes: Any) -> None:
     """Measure a device: its peak, layers by rank up to break-even, and training steps of GPT-2 with MFU."""
+    from lowrank.train.build import choose_device
+
+    if calibrate:
+        from lowrank.jobs.calibrate import WORDS, calibration_step
+        from lowrank.processor import processor
+
+        seconds, on = calibration_step(), processor(choose_device("cpu"))
+        click.echo(f"{1000 * seconds:.2f} ms on {on}: {WORDS}.")
+        return
     from lowrank.jobs.bench import bench as measure
     from lowrank.jobs.bench import show, write
-    from lowrank.train.build import choose_device
 
     found = measure(choose_device(device), turns=turns, **sizes)
     click.echo(show(found))

@@ -8,7 +8,7 @@ contrasts and verdicts are derived anew whenever published tables are read.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,18 @@ HISTORY_POINTS = 12
 
 
 def publish(
-    tables: Path, config: Path, ledger: Path, output: Path, *, replace: bool = False
+    tables: Path,
+    config: Path,
+    ledger: Path,
+    output: Path,
+    *,
+    replace: bool = False,
+    calibration: Mapping[str, float] | None = None,
 ) -> str:
     """Add a scale's tables to those published in `output` (`adding.add`), histories thinned, with the
     configuration, the ledger of claims, and a manifest of every file with commit, versions, processors and
     date. Contrasts and verdicts are of all that is published then. Returns what was added, in a sentence.
+    `calibration` is what `lowrank bench --calibrate` times, by processor; what was published of others stays.
 
     Tables that do not follow from one another, such as those of two states of a study, or contradict what
     was published (see `replace` there) are a LowrankError, and then what was published before stays.
@@ -75,14 +82,23 @@ def publish(
         raise LowrankError(
             f"{tables} cannot be published beside what {output} holds: {contradiction}."
         )
-    _write(output, found, read_sealed(config), ledger)
+    before = read_json(output / MANIFEST) if old else {}
+    known = {**before.get("calibration_seconds", {}), **(calibration or {})}
+    _write(output, found, read_sealed(config), ledger, known)
     return sentence
 
 
 def _write(
-    output: Path, tables: dict[str, pd.DataFrame], config: dict[str, Any], ledger: Path
+    output: Path,
+    tables: dict[str, pd.DataFrame],
+    config: dict[str, Any],
+    ledger: Path,
+    calibration: Mapping[str, float],
 ) -> None:
     runs = tables["runs"]
+    seconds = runs.groupby("processor")["train_seconds"].sum()
+    timed = {name: calibration[name] for name in seconds.index if name in calibration}
+    steps = sum(seconds[name] / step for name, step in timed.items())
     with atomic_dir(output) as folder:
         for name, table in tables.items():
             table.to_parquet(folder / f"{name}.parquet", index=False, compression="zstd")
@@ -97,7 +113,9 @@ def _write(
             processors=_values(runs, "processor"),
             data_digests=_values(runs, "data_digest"),
             runs=len(runs),
-            train_seconds=round(float(runs["train_seconds"].sum()), 1),
+            train_seconds={name: round(float(spent), 1) for name, spent in seconds.items()},
+            calibration_seconds=timed,
+            calibration_steps=round(steps) if len(timed) == len(seconds) else None,
         )
 
 

@@ -18,7 +18,10 @@ from lowrank.experiment.track import decay_name
 
 def shown(config: Config, grid: Grid) -> dict[tuple[str, str], list[str]]:
     """The cells that each (track, study) shows."""
-    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    tracks = config.tracks.items()
+    cells: dict[tuple[str, str], dict[str, Any]] = {
+        (name, study): {} for name, track in tracks for study in track.studies.asked()
+    }
     for cell in grid.cells.values():
         for study in cell.studies:
             cells.setdefault((cell.track, study), {})[cell.name] = None

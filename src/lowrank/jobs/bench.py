@@ -114,7 +114,7 @@ def steps(
         for mode in modes:
             dense: list[float] = []
             for fraction in (None, *fractions):
-                run, flops, state = _step(on, spec, tokens, batch, fraction, mode)
+                run, flops, state = training_step(on, spec, tokens, batch, fraction, mode)
                 run()
                 if on.device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
@@ -136,7 +136,7 @@ def steps(
                 }
 
 
-def _step(
+def training_step(
     on: Device, spec: ModelSpec, tokens: int, batch: int, fraction: float | None, mode: str
 ) -> tuple[Callable[[], Any], int, int]:
     """A training step, the forward FLOPs of one example, and the bytes of training state."""
