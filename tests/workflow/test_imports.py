@@ -18,7 +18,7 @@ scale = Scale(read_config("config/laptop.yaml"))
 scale.products, scale.experiment.digests()
 for track in scale.tracks:
     for figure in scale.config.tracks[track].figures():
-        scale.figures.sources(figure)
+        scale.figures.digest(track, figure), scale.figures.sources(figure)
 print(*sorted(set(sys.modules) - before))
 """
 
