@@ -204,7 +204,7 @@ def test_data_of_unknown_shape_are_an_error_that_names_what_is_known():
         **{"small-images": changed(IMAGES, data={"source": "hub", "path": "some/thing", "size": 8})}
     )
     with pytest.raises(
-        LowrankError, match=r"some/thing: classes and image size .* uoft-cs/cifar100"
+        LowrankError, match=r"some/thing: classes and image size .* cifar100 or imagenet-1k"
     ):
         plan.make_plan(study)
 

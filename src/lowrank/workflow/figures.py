@@ -109,13 +109,17 @@ class Figures:
         record, shows = self._of(track, figure)
         if "rates" in record.tables:
             shows = [study for of, study in self._shown if of == track]
-        return digest([VERSIONS["evaluation"], [self._looks.get((track, study)) for study in shows]])
+        return digest(
+            [VERSIONS["evaluation"], [self._looks.get((track, study)) for study in shows]]
+        )
 
     def results(self, track: str, figure: str) -> list[str]:
         """The results that a figure shows, of all that its tables hold."""
         scale, trained = self.scale, self.scale.experiment.trained
         _, shows = self._of(track, figure)
-        cells = dict.fromkeys(name for study in shows for name in self._shown.get((track, study), ()))
+        cells = dict.fromkeys(
+            name for study in shows for name in self._shown.get((track, study), ())
+        )
         files = [scale.cell_tables(name)[0] for name in cells if name in trained]
         names = self._table_names(track, figure)
         own = [(name, f"{scale.results}/{name}/{track}.parquet") for name in names]
