@@ -1,9 +1,11 @@
 # What the rules ask Python: which files there are, and what each of them is made from.
 from lowrank import warm
 from lowrank.workflow import check_call, ledger_of, open_scale
+from lowrank.workflow.first import behind
 
 SCALE = open_scale(workflow, config)
 RESULTS = SCALE.results
+BEHIND = behind(SCALE.experiment)  # jobs with most work behind them go first
 LEDGER = ledger_of(SCALE)
 
 

@@ -7,6 +7,7 @@ rule evaluate_track:
         f"{RESULTS}/evaluations/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/evaluate_track/{{track}}.log",
+    priority: lambda wildcards: BEHIND[wildcards.track]
     conda:
         "../envs/lowrank.yaml"
     resources:
@@ -32,6 +33,7 @@ rule interpolate:
         summary=f"{RESULTS}/barriers/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/interpolate/{{track}}.log",
+    priority: lambda wildcards: BEHIND[wildcards.track]
     conda:
         "../envs/lowrank.yaml"
     resources:
@@ -57,6 +59,7 @@ rule truncate_posthoc:
         f"{RESULTS}/posthoc/{{track}}.parquet",
     log:
         f"{RESULTS}/logs/truncate_posthoc/{{track}}.log",
+    priority: lambda wildcards: BEHIND[wildcards.track]
     conda:
         "../envs/lowrank.yaml"
     resources:

@@ -8,8 +8,7 @@ rule sweep_rate:
         f"{RESULTS}/rates/{{track}}/{{arm}}.json",
     log:
         f"{RESULTS}/logs/sweep_rate/{{track}}/{{arm}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/sweep_rate/{{track}}/{{arm}}.tsv"
+    priority: lambda wildcards: BEHIND["sweep {track}/{arm}".format(**wildcards)]
     conda:
         "../envs/lowrank.yaml"
     threads: SCALE.config.devices
@@ -46,8 +45,7 @@ rule train_cell:
         spectra=f"{RESULTS}/cells/{{track}}/{{arm}}/spectra.parquet",
     log:
         f"{RESULTS}/logs/train_cell/{{track}}/{{arm}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/train_cell/{{track}}/{{arm}}.tsv"
+    priority: lambda wildcards: BEHIND["train {track}/{arm}".format(**wildcards)]
     conda:
         "../envs/lowrank.yaml"
     threads: SCALE.config.devices
