@@ -79,11 +79,12 @@ def _ngrams(ax: Axes, grams: pd.DataFrame, quality: Quality) -> list[Line2D]:
     """Lines where they fall near the arms; else their value in the legend, so that they do not
     squash what the figure is about."""
     low, high = ax.get_ylim()
-    room = 0.5 * (high - low)
+    room = 0.25 * (high - low)
+    least, most = low - room, high + room
     handles = []
     for row in records(grams):
         value, line = float(getattr(row, quality.metric)), NGRAMS.get(str(row.model), "--")
-        near = low - room < value < high + room
+        near = least < value < most
         name = escape.label(str(row.model))
         label = name if near else f"{name} {value:.2f} (off scale)"
         if near:
