@@ -211,7 +211,8 @@ def _measures(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_sweeps(tables: Tables) -> Iterator[str]:
-    """The chosen rate is the best of its sweep, and the cell that was swept was trained at it."""
+    """The chosen rate is the best of its sweep, and the cell that was swept was trained at it; where a seed of
+    the cell is the sweep's, with its loss."""
     rates = tables.get("rates")
     if rates is None or not len(rates):
         return
@@ -224,10 +225,14 @@ def _of_sweeps(tables: Tables) -> Iterator[str]:
     wrong = losses[chosen.index] > best[chosen.index]
     if wrong.any():
         yield f"the chosen rate of {chosen[wrong]['group'].iloc[0]} is not the best in rates"
-    swept = tables["runs"].merge(
-        chosen, "inner", left_on=KEY, right_on=["group", "seed"], suffixes=("", "_swept")
-    )
-    for name in ("learning_rate", "validation_loss"):
+    for name, also in (("learning_rate", []), ("validation_loss", ["seed"])):
+        swept = tables["runs"].merge(
+            chosen,
+            "inner",
+            left_on=["cell", *also],
+            right_on=["group", *also],
+            suffixes=("", "_swept"),
+        )
         yield from different(swept, name, numbers(swept, f"{name}_swept"), "rates")
 
 
