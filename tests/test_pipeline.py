@@ -173,9 +173,8 @@ DEPENDENTS = {
     | {"measure_baselines": 1, "interpolate": 1, "truncate_posthoc": 1, "measure_speed": 1},
     "images": {"prepare_data": 2, "train_cell": IMAGE_CELLS, "evaluate_track": 2}
     | {"sweep_rate": 2, "measure_speed": 2},
-    # Steps are timed at the swept rate; the other tracks' rates are given.
     "training": {"sweep_rate": 2, "train_cell": CELLS.total(), "evaluate_track": 3}
-    | {"interpolate": 1, "truncate_posthoc": 1, "measure_speed": 1},
+    | {"interpolate": 1, "truncate_posthoc": 1},
     "evaluation": {"evaluate_track": 3},
     "interpolation": {"interpolate": 1},
     "posthoc": {"truncate_posthoc": 1},

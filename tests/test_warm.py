@@ -63,7 +63,11 @@ def sleeping(tmp_path):
     """A job that prints its process and waits, and its caller."""
     (tmp_path / "own.py").write_text(SLEEPS, encoding="utf-8")
     caller = subprocess.Popen(
-        [*PROGRAM, "check", str(tmp_path / "own.py")], stdout=subprocess.PIPE, text=True
+        [*PROGRAM, "check", str(tmp_path / "own.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background Ctrl-C is ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert caller.stdout is not None
     return caller, psutil.Process(int(caller.stdout.readline()))

@@ -78,7 +78,7 @@ def test_every_job_finds_the_methods_of_the_users_own(tmp_path):
     root = tmp_path
     cells = " ".join(f"--cell {root}/cells/{NAME}/{arm}" for arm in arms)
     commands = f"""
-        speed --config {root}/config.json --track {NAME} --rates r --data {root}/data/{NAME} \
+        speed --config {root}/config.json --track {NAME} --data {root}/data/{NAME} \
           --rounds 1 --output {root}/speed.parquet
         plan --config {root}/config.json
         tables --config {root}/config.json {cells} --output {root}/tables \

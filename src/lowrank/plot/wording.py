@@ -75,6 +75,7 @@ def labels(panel: pd.DataFrame) -> list[str]:
         evidence.facts(row, "arm") | evidence.facts(row, "reference") for row in records(panel)
     ]
     one_width = len({facts.get("width") for facts in found}) == 1
+    processors = {str(facts["processor"]) for facts in found if facts.get("processor")}
     lines = []
     for row, given, facts in zip(records(panel), asked, found, strict=True):
         words_ = [word for word in given if word not in shared]
@@ -83,7 +84,13 @@ def labels(panel: pd.DataFrame) -> list[str]:
         for fact in FOUND:
             if not (fact == "width" and one_width) and isinstance(facts.get(fact), float | int):
                 words_.append(_in_words(fact, facts[fact]))
+        if len(processors) > 1:
+            words_.append(str(facts.get("processor")))
         if facts.get("decay_coupled") == 1:
             words_.append("coupled")
-        lines.append(escape.label(", ".join(words_) or row.arm))
-    return lines
+        lines.append(", ".join(words_) or row.arm)
+    told = [
+        f"{line}, {row.arm}" if lines.count(line) > 1 else line
+        for line, row in zip(lines, records(panel), strict=True)
+    ]
+    return [escape.label(line) for line in told]
