@@ -50,5 +50,9 @@ def test_hours_follow_from_flops_and_speed():
 
 def test_data_whose_shape_is_unknown_before_preparation_is_said():
     settings = only("config/cifar100.yaml", "small-images")
+    make_plan(settings)  # a folder that is named as on the hub
+    data = settings.tracks["small-images"].data.model_copy(update={"path": "data/mine"})
+    track = settings.tracks["small-images"].model_copy(update={"data": data})
+    settings = settings.model_copy(update={"tracks": {"small-images": track}})
     with pytest.raises(LowrankError, match="known after preparation"):
         make_plan(settings)
