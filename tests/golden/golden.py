@@ -86,7 +86,7 @@ class Sort:
 
 
 SORTS = (
-    Sort("accuracy", r".*accuracy", absolute=0.05),  # an image or two change sides
+    Sort("accuracy", r".*accuracy|disagreement", absolute=0.05),  # an image or two change sides
     Sort("barrier", r"barrier", absolute=1e-3),  # a small difference of losses
     Sort("perplexity a word", r".*word_perplexity", relative=2e-2),  # a high power
     Sort("norm of one gradient or update", r"gradient_norm|update_norm", relative=0.5),
