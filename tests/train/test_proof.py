@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lowrank.errors import LowrankError
 from lowrank.files import read_json, read_table, write_json, write_manifest, write_table
-from lowrank.train import proof
+from lowrank.train import result
 from lowrank.train.run import ensure_run
 
 SPECS = {
@@ -185,15 +185,15 @@ def test_the_norm_of_a_layer_without_weights_is_no_number():
 def test_costs_are_remembered_of_any_seed_but_not_of_other_ranks(monkeypatch):
     """Two seeds of a method that learns ranks need not end at the same ones."""
     counted = []
-    monkeypatch.setattr(proof, "_KNOWN", {})
-    monkeypatch.setattr(proof, "costs", lambda spec, task, life: counted.append(life.record()))
+    monkeypatch.setattr(result, "_KNOWN", {})
+    monkeypatch.setattr(result, "costs", lambda spec, task, life: counted.append(life.record()))
     task, spec = SimpleNamespace(digest="data"), SPECS["language"]
     lives = [
         SimpleNamespace(record=lambda rank=rank: {"ranks": [[0, {"a": rank}]]}) for rank in (2, 3)
     ]
     for seed in (0, 1):
         for life in lives:
-            proof._costs(spec.model_copy(update={"seed": seed}), task, life)
+            result.costs_of_any_seed(spec.model_copy(update={"seed": seed}), task, life)
     assert counted == [life.record() for life in lives]
-    proof._costs(spec, SimpleNamespace(digest="other"), lives[0])
+    result.costs_of_any_seed(spec, SimpleNamespace(digest="other"), lives[0])
     assert len(counted) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from lowrank.files import MANIFEST, read_json
 from lowrank.methods import IMPLIED, begin
 from lowrank.methods.base import Life
 from lowrank.train import checkpoint
-from lowrank.train.result import costs
+from lowrank.train.result import costs_of_any_seed
 from lowrank.train.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -96,21 +95,9 @@ def _expected(run: FinishedRun, task: Task) -> dict[str, Any]:
         "learning_rate": spec.training.learning_rate,
         "data_digest": task.digest,
     }
-    return known | _costs(
+    return known | costs_of_any_seed(
         spec, task, checkpoint.recorded(begin(spec), read_json(run.folder / MANIFEST))
     )
-
-
-def _costs(spec: RunSpec, task: Task, life: Life) -> dict[str, Any]:
-    """What the run costs; the seed has no part in it."""
-    of_any_seed = spec.model_copy(update={"seed": 0}).model_dump_json()
-    key = of_any_seed, json.dumps(life.record(), sort_keys=True), task.digest
-    if key not in _KNOWN:
-        _KNOWN[key] = costs(spec, task, life)
-    return _KNOWN[key]
-
-
-_KNOWN: dict[tuple[str, str, str], dict[str, Any]] = {}
 
 
 def _schedule(spec: RunSpec, row: dict[str, Any], history: pd.DataFrame) -> Iterator[str]:
