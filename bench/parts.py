@@ -12,7 +12,8 @@ from typing import Any
 import floors
 import torch
 import yardsticks
-from pipeline import pipeline
+from growth import growth
+from pipeline import pipeline, whole
 from timing import Elsewhere, Timer, here, race, rows
 from torch import nn
 from yardsticks import Size
@@ -66,13 +67,14 @@ def data(kind: str) -> Path:
 
 
 def trainer(track: str, width: int | None = None, **factor: Any) -> Trainer:
-    """A run of a track of the laptop scale; `factor` are keys of its factor section, without any dense."""
+    """A run of a track of the laptop scale, or of 32 x 64 tokens at a width; `factor` are keys of its factor
+    section, without any dense."""
     config = laptop()[track]
-    model = config.model
+    model, training = config.model, config.training.model_copy(update={"learning_rate": 1e-3})
     if width:
-        model = model.model_copy(update={"width": width, "heads": heads(width)})
+        model = model.model_copy(update={"width": width, "heads": heads(width), "context": 64})
+        training = training.model_copy(update={"batch": 32})
     section = config.factors.model_copy(update=factor) if factor else None
-    training = config.training.model_copy(update={"learning_rate": 1e-3})
     spec = RunSpec(track=track, model=model, training=training, factors=section, seed=0)
     return Trainer(spec, make_task(spec, data(track), torch.device("cpu")), scratch())
 
@@ -222,7 +224,11 @@ PARTS: dict[str, Callable[[float], list[Row]]] = {
     "images": images,
     "around": around,
     "pipeline": pipeline,
+    "growth": growth,
+    "whole": whole,
 }
 """Every part by name, with the seconds that it may spend on each comparison."""
+ASKED_FOR = ("whole",)
+"""Parts that take long, and are measured only if they are named."""
 
 warnings.filterwarnings("ignore", "At their rank")

@@ -1,24 +1,21 @@
-"""What the pipeline costs beside training: processes, planning, data; CPU seconds, children included."""
+"""What the pipeline costs beside training: processes, planning, figures; children included."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
-import yaml
-
-from lowrank.data.spec import TextSpec
-from lowrank.data.text import prepare_text
-from lowrank.experiment import config
-from lowrank.experiment.expand import expand
-
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
+CPU, WALL = "CPU s", "s"
 READY = """
 import sys
 from pathlib import Path
@@ -29,8 +26,21 @@ from lowrank.train.task import make_task
 from lowrank.train.trainer import Trainer
 spec = RunSpec.model_validate_json(sys.argv[1])
 run = Trainer(spec, make_task(spec, Path(sys.argv[2]), choose_device("cpu")), Path(sys.argv[2]))
-run_steps(run, 1, Watch())
+run_steps(run, int(sys.argv[3]), Watch())
+print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
+"""Trains one run for a few steps, and says how large the process has been."""
+
+
+def row(part: str, name: str, value: float, unit: str) -> Row:
+    """One number of a part."""
+    return {"part": part, "name": name, "value": value, "unit": unit}
+
+
+def training(spec: Any, data: Path, steps: int) -> list[str]:
+    """The command that trains a run of a spec for some steps."""
+    given = [spec.model_dump_json(), str(data), str(steps)]
+    return [sys.executable, "-W", "ignore", "-c", READY, *given]
 
 
 def pipeline(seconds: float) -> list[Row]:
@@ -39,59 +49,79 @@ def pipeline(seconds: float) -> list[Row]:
 
     found = []
     for track in ("language", "small-images"):
-        spec = trainer(track, rank_fraction=0.3).spec
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            READY,
-            spec.model_dump_json(),
-            str(data(track)),
-        ]
-        found.append(_row(f"training process until its first step, {track}", _cpu(command)))
-    found.append(_row("lowrank --help", _cpu([sys.executable, "-m", "lowrank", "--help"])))
-    for scale in ("smoke", "laptop"):
-        command = ["snakemake", "-n", "-q", "--cores", "1", "figures", "--config", f"scale={scale}"]
-        found.append(_row(f"dry run of all figures, {scale}", _cpu(command, times=1)))
-    for tracks in (1, 4, 16):
-        count, spent = _planned(tracks)
-        found.append(_row(f"reading a configuration of {count:,} cells", spent))
+        command = training(trainer(track, rank_fraction=0.3).spec, data(track), 1)
+        name = f"training process until its first step, {track}"
+        found.append(row("pipeline", name, min(spent(command)[0] for _ in range(3)), CPU))
+    taken, _ = spent([sys.executable, "-m", "lowrank", "--help"])
+    found.append(row("pipeline", "lowrank --help", taken, CPU))
     with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        spec = TextSpec(vocabulary=512, max_characters=5_000_000)
-        prepare_text(spec, Path(folder) / "data")
-        found.append(_row("preparing 5 MB of text", time.process_time() - started))
+        where = ["--directory", folder]
+        for scale in ("smoke", "laptop"):
+            taken, _ = spent(snakemake("figures", scale, *where, "-n", "-q", cores=1))
+            found.append(row("pipeline", f"dry run of all figures, {scale}", taken, CPU))
+        taken, wall = spent(snakemake("figures", "smoke", *where))
+        found.append(row("pipeline", "all figures of smoke", taken, CPU))
+        found.append(row("pipeline", "all figures of smoke, on two cores", wall, WALL))
+        taken, _ = spent(snakemake("figures", "smoke", *where))
+        found.append(row("pipeline", "the same with nothing to do", taken, CPU))
+    with tempfile.TemporaryDirectory() as folder:
+        more = ["paper", "--directory", folder]
+        published = snakemake("figures", "laptop", "results_from=published", *more)
+        taken, wall = spent(published)
+        found.append(row("pipeline", "figures and paper from published tables", taken, CPU))
+        found.append(row("pipeline", "the same, on two cores", wall, WALL))
+        taken, _ = spent(published)
+        found.append(row("pipeline", "the same with nothing to do, from published", taken, CPU))
     return found
 
 
-def _row(name: str, spent: float) -> Row:
-    return {"part": "pipeline", "name": name, "seconds": spent}
-
-
-def _cpu(command: list[str], times: int = 3) -> float:
-    """CPU seconds of a command and its children, the least of several calls."""
-    spent = []
-    for _ in range(times):
-        before = getrusage(RUSAGE_CHILDREN)
-        subprocess.run(
-            command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        after = getrusage(RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(spent)
-
-
-def _planned(tracks: int) -> tuple[int, float]:
-    """Cells of a configuration of so many large tracks, and the CPU seconds of reading it."""
-    values = yaml.safe_load((ROOT / "config/laptop.yaml").read_text(encoding="utf-8"))
-    track = values["tracks"]["language"]
-    study = track["studies"]["initialisation"]
-    study["ranks"] = study["control_ranks"] = [round(0.01 * n, 2) for n in range(1, 100)]
-    values["tracks"] = {f"language-{number}": track for number in range(tracks)}
+def whole(seconds: float) -> list[Row]:
+    """All figures of the laptop scale from nothing, on two cores: where the CPU's time goes. Takes as long
+    as that does."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "many.yaml"
-        path.write_text(yaml.safe_dump({**values, "scale": "many"}), encoding="utf-8")
-        started = time.process_time()
-        grid = expand(config.read_config(path))
-        return len(grid.cells), time.process_time() - started
+        costs = Path(folder) / "costs"
+        command = snakemake("figures", "laptop", "--directory", folder)
+        taken, wall = spent(command, LOWRANK_COSTS=str(costs))
+        runs = Path(folder).glob("results/laptop/runs/*/result.json")
+        steps = sum(json.loads(p.read_text(encoding="utf-8"))["train_seconds"] for p in runs)
+        jobs: Counter[str] = Counter()
+        for line in costs.read_text(encoding="utf-8").splitlines():
+            name, value = line.split()
+            jobs[name] += float(value)
+    training = jobs["train"] + jobs["sweep"]
+    found = [
+        row("whole", "share of CPU time in training steps", steps / taken, ""),
+        row("whole", "share of the time of two cores that is used", taken / (2 * wall), ""),
+        row("whole", "wall time", wall, WALL),
+        row("whole", "CPU time", taken, CPU),
+        row("whole", "in training steps", steps, CPU),
+        row("whole", "around them in jobs that train", training - steps, CPU),
+    ]
+    others = {name: value for name, value in jobs.most_common() if name not in ("train", "sweep")}
+    found += [row("whole", f"lowrank {name}", value, CPU) for name, value in others.items()]
+    rest = taken - jobs.total()
+    return [*found, row("whole", "Snakemake, imports and callers", rest, CPU)]
+
+
+def snakemake(target: str, scale: str, *more: str, cores: int = 2) -> list[str]:
+    """Snakemake's command; settings among `more` have an `=`."""
+    settings = [word for word in more if "=" in word]
+    others = [word for word in more if "=" not in word]
+    command = ["snakemake", target, "--cores", str(cores), "--snakefile", str(ROOT / "Snakefile")]
+    return [*command, *others, "--config", f"scale={scale}", *settings]
+
+
+def spent(command: list[str], **environment: str) -> tuple[float, float]:
+    """CPU seconds of a command and its children, and how long it took."""
+    before, started = getrusage(RUSAGE_CHILDREN), time.perf_counter()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PATH": path} | environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    after, wall = getrusage(RUSAGE_CHILDREN), time.perf_counter() - started
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall

@@ -24,6 +24,8 @@ from typing import Any
 from lowrank.cli import main
 from lowrank.warm import PASSED_ON, PLACE
 
+COSTS = "LOWRANK_COSTS"
+"""The environment variable that names a file which gets a line for each job: its command, CPU seconds."""
 ALWAYS = ("lowrank.experiment.experiment", "pandas", "pyarrow.dataset", "pyarrow.parquet")
 """What every job imports."""
 MODELS = ("lowrank.methods.*", "lowrank.models.networks.*", "torch.utils._device")
@@ -40,10 +42,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "posthoc": ("lowrank.jobs.posthoc", *MODELS),
     "speed": ("lowrank.jobs.speed", *MODELS),
     "baselines": ("lowrank.jobs.baselines",),
-    "tables": ("lowrank.analysis.tables",),
-    "claims": ("lowrank.analysis.claims",),
+    "tables": ("lowrank.analysis.tables", "scipy.optimize"),
+    "claims": ("lowrank.analysis.claims", "scipy.optimize"),
     "render": DRAWING,
-    "paper": ("lowrank.reports.paper",),
+    "paper": ("lowrank.reports.paper", "scipy.optimize"),
 }
 """What is imported besides before the first job of a command; `*` stands for all modules of a package."""
 
@@ -52,6 +54,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 class Job:
     """A fork at work, and the connection of who waits for it."""
 
+    command: str
     process: int
     """Its id."""
     ended: int
@@ -119,7 +122,7 @@ class Server:
             return list(asked["arguments"])
         for stream in streams:
             os.close(stream)
-        job = Job(process, os.pidfd_open(process), caller)
+        job = Job(asked["arguments"][0], process, os.pidfd_open(process), caller)
         self.jobs.append(job)
         for watched in (job.ended, job.caller):
             self.watched.register(watched, selectors.EVENT_READ, job)
@@ -138,8 +141,11 @@ class Server:
 
     def _end(self, job: Job) -> None:
         """Tell the caller the status of a job that has ended."""
-        _, status = os.waitpid(job.process, 0)
+        _, status, usage = os.wait4(job.process, 0)
         _say(job.caller, os.waitstatus_to_exitcode(status))
+        if path := os.environ.get(COSTS):
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{job.command} {usage.ru_utime + usage.ru_stime:.3f}\n")
         self.jobs.remove(job)
         self.watched.unregister(job.ended)
         os.close(job.ended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import subprocess
@@ -14,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lowrank.data import text_splits, text_tokens
+from lowrank.data import text, text_splits, text_tokens
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import TextData, load_text, prepare_text, tokens_file
 from lowrank.errors import LowrankError
@@ -371,3 +373,22 @@ def test_merges_are_counted_on_an_even_sample_of_no_more_than_its_limit(limit, e
     monkeypatch.setattr(text_tokens, "Tokenizer", Trained)
     text_tokens.train_tokenizer(found, 300)
     assert seen == texts[::every]
+
+
+def test_windows_of_a_large_split_are_let_go_once_they_are_read(embedded, monkeypatch):
+    small = load_text(embedded.folder)
+    assert not small.large
+    monkeypatch.setattr(text, "LARGE", 0)
+    data = load_text(embedded.folder)
+    assert data.large.keys() == data.tokens.keys()
+    let_go = []
+
+    class Mapping:
+        def madvise(self, option: int) -> None:
+            let_go.append(option)
+
+    starts = np.arange(0, 60, 7)
+    data.large["train"] = Mapping()
+    for one in (data, load_text(embedded.folder)):
+        assert torch.equal(one.batch("train", starts, 8), small.batch("train", starts, 8))
+    assert let_go == [mmap.MADV_DONTNEED]

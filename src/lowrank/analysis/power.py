@@ -13,7 +13,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import chdtri, ndtr, stdtrit
+from numpy.typing import NDArray
+from scipy.special import chdtri, nctdtr, ndtr, stdtrit
 
 from lowrank.analysis.stats import smallest_detectable
 
@@ -71,13 +72,16 @@ def pairs_needed(
 
 def _power(kind: str, shift: float, df: int, alpha: float) -> float:
     """Of a test within a margin that lies `shift` standard errors from a true difference of 0."""
-    from scipy.stats import nct
-
     critical = float(stdtrit(df, 1 - alpha))
     if kind == "not_worse":
-        return float(nct.sf(critical, df, shift))
-    errors = np.sqrt(chdtri(df, _TAILS) / df)  # estimated over true standard error
-    return float(np.maximum(0.0, 2 * ndtr(shift - critical * errors) - 1).mean())
+        return float(1 - nctdtr(df, shift, critical))
+    return float(np.maximum(0.0, 2 * ndtr(shift - critical * _errors(df)) - 1).mean())
+
+
+@lru_cache(maxsize=64)
+def _errors(df: int) -> NDArray[np.float64]:
+    """Estimated over true standard errors, each as likely as the others."""
+    return np.sqrt(chdtri(df, _TAILS) / df)
 
 
 @lru_cache(maxsize=4096)

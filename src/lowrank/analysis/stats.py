@@ -23,7 +23,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import nctdtr, stdtr, stdtrit
 
 from lowrank.errors import LowrankError, unknown
 
@@ -155,15 +155,14 @@ def smallest_detectable(
 @lru_cache(maxsize=1024)
 def _detectable_shift(df: int, alpha: float, power: float) -> float:
     """The noncentrality at which a two-sided t test has this power."""
-    # Imported here: they take longer to load than everything else that figures and training need.
-    from scipy.optimize import brentq
-    from scipy.stats import nct
+    from scipy.optimize import brentq  # here, since figures and training need not wait for it
 
     critical = stdtrit(df, 1 - alpha / 2)
 
     def shortfall(shift: float) -> float:
         # The far tail underflows to NaN where it no longer counts.
-        return nct.sf(critical, df, shift) + np.nan_to_num(nct.cdf(-critical, df, shift)) - power
+        far = np.nan_to_num(nctdtr(df, shift, -critical))
+        return float(1 - nctdtr(df, shift, critical) + far - power)
 
     high = 1.0
     while shortfall(high) < 0:

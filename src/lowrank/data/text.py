@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 TOKENIZER = "tokenizer.json"
+LARGE = 1 << 26
+"""Bytes of tokens up to which a process may hold all of them."""
 
 
 def tokens_file(split: str) -> str:
@@ -132,6 +135,8 @@ class TextData:
     manifest: dict[str, Any]
     tokens: dict[str, NDArray[Any]]
     """The tokens of each split, mapped into memory, read-only."""
+    large: dict[str, mmap.mmap] = field(default_factory=dict)
+    """The mappings of large splits: what a batch has read there is let go, or a long run would hold all."""
 
     @property
     def vocabulary(self) -> int:
@@ -175,6 +180,8 @@ class TextData:
                 f"{split} split of {len(tokens)} tokens: start between 0 and {last}."
             )
         windows = tokens[starts[:, None] + np.arange(length + 1)]
+        if large := self.large.get(split):
+            large.madvise(mmap.MADV_DONTNEED)
         return torch.from_numpy(windows.astype(np.int64))
 
 
@@ -189,8 +196,18 @@ def load_text(folder: Path | str) -> TextData:
             f"{folder} holds {manifest.get('kind')}, not text: give a folder of text."
         )
     check_prepared(folder, manifest, "text")
-    tokens: dict[str, NDArray[Any]] = {
-        split: np.memmap(folder / tokens_file(split), dtype=manifest["dtype"], mode="r")
+    mapped = {
+        split: _mapped(folder / tokens_file(split), manifest["dtype"])
         for split in manifest["counts"]
     }
-    return TextData(folder, manifest, tokens)
+    tokens = {split: values for split, (values, _) in mapped.items()}
+    large = {split: mapping for split, (_, mapping) in mapped.items() if mapping is not None}
+    return TextData(folder, manifest, tokens, large)
+
+
+def _mapped(path: Path, kind: str) -> tuple[NDArray[Any], mmap.mmap | None]:
+    """The tokens of a file, and the mapping that they lie in if it is large."""
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    large = len(mapped) > LARGE and hasattr(mmap, "MADV_DONTNEED")
+    return np.frombuffer(mapped, dtype=kind), mapped if large else None
