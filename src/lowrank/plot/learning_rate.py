@@ -67,7 +67,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     kinds = _looks(rates, results)
     for index, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
         for name, group in panel.rows.groupby("group", sort=False):
-            _sweep(ax, group, kinds[name], panel.choice)
+            _sweep(ax, group, kinds[name])
         log_axis(ax, "x", panel.rows["value"].unique())
         ax.set_xlabel(AXES[panel.choice])
         if index % columns == 0:
@@ -144,7 +144,7 @@ def _looks(rates: pd.DataFrame, results: Results) -> dict[str, Kind]:
     return {row.group: look(row) for row in rows}
 
 
-def _sweep(ax: Axes, group: pd.DataFrame, look: Kind, choice: str) -> None:
+def _sweep(ax: Axes, group: pd.DataFrame, look: Kind) -> None:
     rows = group[group["finite"]].sort_values("value")
     marks.crosses(ax, group.loc[~group["finite"], "value"], look)
     ax.plot(
@@ -155,7 +155,7 @@ def _sweep(ax: Axes, group: pd.DataFrame, look: Kind, choice: str) -> None:
         markersize=3.5,
     )
     for row in records(rows[rows["chosen"]]):
-        ring = EDGE if row.at_edge and choice == "learning_rate" else CHOSEN
+        ring = EDGE if row.at_edge else CHOSEN
         ax.plot(
             row.value,
             row.validation_loss,

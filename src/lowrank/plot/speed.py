@@ -82,7 +82,8 @@ def _compared(rows: pd.DataFrame) -> pd.DataFrame:
                 "state": first["state_bytes"] / dense["state_bytes"].iloc[0] if len(dense) else np.nan,
             }  # fmt: skip
             found.append(row)
-    return pd.DataFrame(found).reset_index(drop=True)
+    table = pd.DataFrame(found)
+    return table.sort_values(["processor", "width"], kind="stable").reset_index(drop=True)
 
 
 def _label(row: Any) -> str:
