@@ -22,7 +22,7 @@ from typing import Any
 from lowrank.errors import LowrankError
 
 VERSIONS = {
-    "text": 3,
+    "text": 4,
     "images": 2,
     "training": 3,
     "evaluation": 1,

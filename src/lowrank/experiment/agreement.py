@@ -211,7 +211,8 @@ def _measures(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_sweeps(tables: Tables) -> Iterator[str]:
-    """The chosen rate is the best of its sweep; the swept cell was trained at it, at the same seed to its loss."""
+    """The chosen rate is the best of its sweep, and the cell that was swept was trained at it; where a seed of
+    the cell is the sweep's, with its loss."""
     rates = tables.get("rates")
     if rates is None or not len(rates):
         return
