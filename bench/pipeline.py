@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -82,20 +81,17 @@ def whole(seconds: float) -> list[Row]:
         costs = Path(folder) / "costs"
         command = snakemake("figures", "laptop", "--directory", folder)
         taken, wall = spent(command, LOWRANK_COSTS=str(costs))
-        runs = Path(folder).glob("results/laptop/runs/*/result.json")
-        steps = sum(json.loads(p.read_text(encoding="utf-8"))["train_seconds"] for p in runs)
         jobs: Counter[str] = Counter()
         for line in costs.read_text(encoding="utf-8").splitlines():
             name, value = line.split()
             jobs[name] += float(value)
     training = jobs["train"] + jobs["sweep"]
     found = [
-        row("whole", "share of CPU time in training steps", steps / taken, ""),
+        row("whole", "share of CPU time in jobs that train", training / taken, ""),
         row("whole", "share of the time of two cores that is used", taken / (2 * wall), ""),
         row("whole", "wall time", wall, WALL),
         row("whole", "CPU time", taken, CPU),
-        row("whole", "in training steps", steps, CPU),
-        row("whole", "around them in jobs that train", training - steps, CPU),
+        row("whole", "in jobs that train", training, CPU),
     ]
     others = {name: value for name, value in jobs.most_common() if name not in ("train", "sweep")}
     found += [row("whole", f"lowrank {name}", value, CPU) for name, value in others.items()]

@@ -122,7 +122,7 @@ GOALS = (
         ("CPU of figures and paper from published tables", "figures and paper", 45),
         ("smoke from nothing, on two cores", "all figures of smoke, on", 45),
         ("CPU of a call with nothing to do, at worst", "the same with nothing", 2))),
-    Goal("CPU time in training steps, laptop scale", "whole", most("share of CPU"), 0.9, True, "%"),
+    Goal("CPU time in jobs that train, laptop scale", "whole", most("share of CPU"), 0.9, True, "%"),
     Goal("time of two cores that is used, laptop scale", "whole", most("share of the time"), 0.9, True, "%"),
     Goal("a step of four times the tokens, over four times a step", "growth", most("a step of"), 1.05, False),
     Goal("CPU of reading 10,000 cells", "growth", of_most("reading a configuration of ", 10_000), 20,
