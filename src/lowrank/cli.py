@@ -157,7 +157,9 @@ def paper(
 @main.command()
 @click.option("--scale", default="laptop", show_default=True, help="Reads config/<scale>.yaml.")
 @click.option("--config", type=FILE, help="A configuration file, instead of a scale.")
-@click.option("--published", type=FOLDER, help="Tables whose measured speed is used.")
+@click.option(
+    "--published", type=FOLDER, help="Folder of published scales, whose measured speeds are used."
+)
 @click.option(
     "--peak",
     type=FiniteRange(0, 1e24, min_open=True),
@@ -182,12 +184,13 @@ def plan(
     """Print cells, parameters, FLOPs, time and memory before anything is launched."""
     from lowrank.experiment.config import read_config
     from lowrank.files import atomic
-    from lowrank.reports.plan import make_plan, measured_speed, show
+    from lowrank.reports.plan import make_plan, show
+    from lowrank.reports.speeds import published_speeds
 
     if output and not output.parent.is_dir():
         raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")
     settings = read_config(config or Path("config") / f"{scale}.yaml")
-    speed = peak * utilisation if peak else measured_speed(published or Path("published"))
+    speed = peak * utilisation if peak else published_speeds(published or Path("published"))
     table = make_plan(settings, speed)
     click.echo(show(table))
     if output:

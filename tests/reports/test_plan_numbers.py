@@ -13,7 +13,6 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.expand import expand
 from lowrank.factor.convert import factors, parameter_count
 from lowrank.factor.flops import forward_flops
-from lowrank.files import write_table
 from lowrank.methods import begin
 from lowrank.reports import plan
 from lowrank.train.result import costs
@@ -207,18 +206,6 @@ def test_data_of_unknown_shape_are_an_error_that_names_what_is_known():
         LowrankError, match=r"some/thing: classes and image size .* cifar100 or imagenet-1k"
     ):
         plan.make_plan(study)
-
-
-def test_the_speed_of_published_runs_is_their_median(monkeypatch, tmp_path):
-    assert plan.measured_speed(tmp_path / "none") is None
-    for name, seconds in (("a", [1.0, 2.0]), ("b", [4.0])):
-        (tmp_path / name).mkdir()
-        table = pd.DataFrame({"training_flops": [8.0] * len(seconds), "train_seconds": seconds})
-        write_table(tmp_path / name / "runs.parquet", table)
-    monkeypatch.setattr(
-        plan, "read_published", lambda folder: {"runs": pd.read_parquet(folder / "runs.parquet")}
-    )
-    assert plan.measured_speed(tmp_path) == 4.0  # of 8, 4 and 2
 
 
 def test_the_plan_as_text_ends_with_its_totals(text):

@@ -6,44 +6,47 @@ shows in seconds and a model of any size fits.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lowrank.analysis.publish import read_published
 from lowrank.experiment.cell import Cell, RunSpec
-from lowrank.experiment.config import Config, TrackConfig
+from lowrank.experiment.config import Config
 from lowrank.experiment.cost import shape, sizes, training_flops
 from lowrank.experiment.expand import expand
 from lowrank.experiment.extensions import load_extensions
 from lowrank.methods import begin
 from lowrank.reports.closing import larger_than_dense
+from lowrank.reports.speeds import Speed, nearest, stand_in
 
 
-def make_plan(config: Config, flops_per_second: float | None = None) -> pd.DataFrame:
+def make_plan(config: Config, speed: float | list[Speed] | None = None) -> pd.DataFrame:
     """One row a cell: parameters, forward FLOPs, training FLOPs of all seeds, hours, bytes of state.
 
-    `hours` is training FLOPs over `flops_per_second` (of all devices); missing without it. Sweeps have rows
-    of their own, without what they may add beyond their edges. `state_bytes` holds weights, gradients and optimiser moments, not activations.
+    `hours` is training FLOPs over those a second: `speed` (of all devices), or what the nearest of published
+    cells reached, which stands in `speed_of` with its `processor`, and in `stand_in` the sentence on it if that
+    is of another model; missing without either. Sweeps have rows of their own, without what they may add beyond
+    their edges. `state_bytes` holds weights, gradients and optimiser moments, not activations.
     """
     grid = expand(config)
     load_extensions(grid.extensions)
     rows = []
     for cell in grid.cells.values():
-        rows.append(_row(cell, config.tracks[cell.track], len(cell.seeds), flops_per_second))  # type: ignore[index]
+        rows.append(_row(config, cell, len(cell.seeds), speed))
     for sweep in grid.sweeps.values():
-        cell = sweep.cell.model_copy(update={"name": f"{sweep.name}-sweep"})
-        track = config.tracks[cell.track]  # type: ignore[index]
+        cell = sweep.cell
         # The run at the best value is a cell's own where it has one of the runs' seeds.
         own = bool(set(cell.seeds) & set(config.seeds_of(cell.track)))
         if runs := len(sweep.values) - own:
-            rows.append(_row(cell, track, runs, flops_per_second))
+            row = _row(config, cell, runs, speed)
+            rows.append({**row, "cell": f"{sweep.name}-sweep"})
     return pd.DataFrame(rows)
 
 
-def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict[str, Any]:
-    outputs_and_side = shape(track)
+def _row(
+    config: Config, cell: Cell, runs: int, speed: float | list[Speed] | None
+) -> dict[str, Any]:
+    outputs_and_side = shape(config.tracks[cell.track])  # type: ignore[index]
     spec = RunSpec(
         track=cell.track,
         model=cell.model,
@@ -58,6 +61,7 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
     own, training = phases[-1][1], cell.training
     _, start = begin(spec).trunk() or (None, 0)  # what runs before is another cell's
     total = training_flops(spec, outputs_and_side) * runs
+    kept = own.flops / dense.flops
     return {
         "cell": cell.name,
         "runs": runs,
@@ -67,20 +71,26 @@ def _row(cell: Cell, track: TrackConfig, runs: int, speed: float | None) -> dict
         "smallest_rank": own.smallest_rank,
         "largest_rank": own.largest_rank,
         "forward_flops": own.flops,
-        "kept_flops": own.flops / dense.flops,
+        "kept_flops": kept,
         "training_flops": total,
-        "hours": total / speed / 3600 if speed else None,
+        **_hours(config.scale, cell, total, kept, speed),
         "state_bytes": max(size.state_bytes for first, size in phases if first >= start),
     }
 
 
-def measured_speed(published: Path) -> float | None:
-    """Training FLOPs a second that published runs reached (median), if there are any."""
-    speeds = []
-    for folder in sorted(published.glob("*")) if published.is_dir() else []:
-        runs = read_published(folder)["runs"]
-        speeds += list(runs["training_flops"] / runs["train_seconds"])
-    return float(pd.Series(speeds).median()) if speeds else None
+def _hours(
+    scale: str, cell: Cell, flops: float, kept: float, speed: float | list[Speed] | None
+) -> dict[str, Any]:
+    if not isinstance(speed, list):
+        return {"hours": flops / speed / 3600 if speed else None}
+    if not (like := nearest(speed, scale, cell, kept)):
+        return {"hours": None}
+    return {
+        "hours": flops / like.flops_per_second / 3600,
+        "speed_of": f"{like.scale}: {like.cell}",
+        "processor": like.processor,
+        "stand_in": stand_in(like, cell),
+    }
 
 
 def show(table: pd.DataFrame) -> str:
@@ -104,7 +114,11 @@ def show(table: pd.DataFrame) -> str:
     total = f"{int(table['runs'].sum())} runs, {table['training_flops'].sum():.3g} training FLOPs"
     if table["hours"].notna().all():
         total += f", {table['hours'].sum():.3g} device-hours"
+        if "processor" in table:
+            total += f" as on {'; '.join(table['processor'].unique())}"
     else:
         total += "; for hours give --peak, or publish measured runs"
-    lines = [shown.to_string(index=False), total, *larger_than_dense(table)]
-    return "\n".join(lines)
+    lines = [shown.to_string(index=False), total]
+    if "stand_in" in table:
+        lines += filter(None, table["stand_in"].unique())
+    return "\n".join([*lines, *larger_than_dense(table)])
