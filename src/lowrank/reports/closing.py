@@ -14,11 +14,26 @@ from lowrank.files import read_table
 NAMED = 3
 
 
-def closing(tables: Path, figures: Path) -> str:
-    """What is said once all figures are made, from the tables `claims` and `runs` in a folder."""
+def closing(tables: Path, figures: Path, runs: Iterable[Path] = ()) -> str:
+    """What is said once all figures are made, from the tables `claims` and `runs` in a folder. `runs` are the
+    tables that these are gathered from: verdicts that are older than one of them are not repeated."""
     lines = [f"The figures are in {figures}; claims.md there is the one to open first."]
-    lines += verdict_lines(read_table(tables / "claims.parquet"))
-    return "\n".join([*lines, *cautions(read_table(tables / "runs.parquet"))])
+    gathered, claims = tables / "runs.parquet", tables / "claims.parquet"
+    if not gathered.is_file():
+        return lines[0]
+    if _in_order([*runs, gathered], claims):
+        lines += verdict_lines(read_table(claims))
+    else:
+        lines.append("The claims were not judged since the last run: no verdicts.")
+    return "\n".join([*lines, *cautions(read_table(gathered))])
+
+
+def _in_order(made_from: Iterable[Path], product: Path) -> bool:
+    """Whether a file is there and none of those that are there, of what it is made from, is newer."""
+    if not product.is_file():
+        return False
+    made = product.stat().st_mtime_ns
+    return all(path.stat().st_mtime_ns <= made for path in made_from if path.is_file())
 
 
 def cautions(runs: pd.DataFrame) -> Iterator[str]:

@@ -3,6 +3,6 @@
 Nothing here writes a file while the workflow is read; `Scale.begin` does, before the first job.
 """
 
-from lowrank.workflow.reading import check_call, ledger_of, open_scale
+from lowrank.workflow.reading import check_call, closing, ledger_of, open_scale
 
-__all__ = ["check_call", "ledger_of", "open_scale"]
+__all__ = ["check_call", "closing", "ledger_of", "open_scale"]

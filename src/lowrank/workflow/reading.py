@@ -17,6 +17,8 @@ from lowrank.workflow.scale import Scale, one_sentence
 
 HERE = Path("config")
 """The folder of configurations, in the working folder and beside the workflow."""
+ALL_FIGURES = {"figures", "methods"}
+"""The rules that stand for every figure."""
 
 
 def open_scale(workflow: Any, config: dict[str, Any]) -> Scale:
@@ -101,6 +103,21 @@ def check_call(workflow: Any, scale: Scale) -> None:
                 path.stem for folder in {HERE, scale.root / HERE} for path in folder.glob("*.yaml")
             ],
         )
+
+
+def closing(workflow: Any, scale: Scale) -> str:
+    """The last lines of a call that made all figures: where they are and what they say.
+
+    Empty of one that was about something else, left some of them out (`--until`, `--omit-from`, `--batch`) or
+    only touched files: what lies there may be of other runs.
+    """
+    from lowrank.reports.closing import closing
+
+    asked = {job.rule.name for job in workflow.dag.targetjobs}  # what is left of the targets
+    if workflow.touch or not asked & ALL_FIGURES:
+        return ""
+    runs = map(Path, scale.runs())
+    return closing(Path(scale.results) / "tables", Path(scale.figures.folder), runs)
 
 
 def _asked_for() -> list[str]:

@@ -97,12 +97,6 @@ class Scale:
             for track, section in self.config.tracks.items():
                 originals.state(section.data, self.data(track), remember=True)
 
-    def closing(self) -> str:
-        """The last lines of a call that made figures: where they are and what they say."""
-        from lowrank.reports.closing import closing
-
-        return closing(Path(self.results) / "tables", Path(self.figures.folder))
-
     @property
     def _extensions(self) -> Path:
         return Path(f"{self.results}/extensions.json")
