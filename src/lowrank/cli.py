@@ -97,7 +97,7 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     "--replace",
     is_flag=True,
     help="Put these runs in the place of published ones that they contradict, and leave out what the "
-    "configuration does not have.",
+    "configuration does not have and what is of other data, settings or versions.",
 )
 def publish(tables: Path, config: Path, ledger: Path, output: Path, replace: bool) -> None:
     """Add a scale's tables, thinned, to a folder of published ones with a SHA-256 manifest."""

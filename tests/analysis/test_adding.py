@@ -9,42 +9,81 @@ from lowrank.analysis.adding import add
 from lowrank.analysis.processors import differences, in_words
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
+from lowrank.experiment.experiment import Experiment
+from lowrank.versions import VERSIONS
 
 
-def settings(ranks=(0.25, 0.5), seeds=(0, 1, 2)) -> config.Config:
-    """A language track of one study."""
+def settings(ranks=(0.25, 0.5), seeds=(0, 1, 2), steps=10, images=False) -> config.Config:
+    """A language track, and one of images if asked for, with a few studies."""
     track = {
         "data": {"kind": "text"},
         "model": {"family": "gpt2", "width": 16, "depth": 1, "heads": 2, "context": 16},
-        "training": {"steps": 10, "batch": 4},
+        "training": {"steps": steps, "batch": 4},
         "factors": {"rank_fraction": 0.5},
-        "sweep": {"rates": [0.01]},
-        "studies": {"initialisation": {"ranks": list(ranks), "inits": ["spectral"]}},
+        "sweep": {"rates": [0.01, 0.02], "extend": 0},
+        "studies": {
+            "initialisation": {"ranks": list(ranks), "inits": ["spectral"]},
+            "posthoc": {"ranks": [0.5], "methods": ["plain"]},
+        },
     }
-    values = {"scale": "test", "seeds": list(seeds), "tracks": {"language": track}}
-    return config.parse(values)
+    vision = {
+        **track,
+        "data": {"kind": "images"},
+        "model": {"family": "wide_resnet", "width": 1, "depth": 10, "channels": 1},
+        "studies": {"initialisation": track["studies"]["initialisation"]},
+    }
+    tracks = {"language": track, **({"small-images": vision} if images else {})}
+    return config.parse({"scale": "test", "seeds": list(seeds), "tracks": tracks})
 
 
 HERE, THERE = "A, AVX2", "B, AVX512"
+CHOSEN = 0.02
+"""What every sweep finds."""
 
 
 def tables(
-    *keys: tuple[str, int], processor=HERE, shift=0.0, digest="", **others: pd.DataFrame
+    *keys: tuple[str, int],
+    processor=HERE,
+    shift=0.0,
+    text="text",
+    track="language",
+    of: config.Config | None = None,
+    **others: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
-    """The runs of these arms and seeds, each with a row of history, layers and spectra."""
+    """The runs of these arms and seeds, as a configuration trains them on a text, each with a row of history,
+    layers and spectra, and the sweeps and truncations of their arms."""
+    experiment = Experiment(of or settings(images=track != "language"))
+    best = dict.fromkeys(experiment.grid.sweeps, CHOSEN)
+
+    def run(arm: str, seed: int):
+        cell = experiment.cell(f"{track}/{arm}")
+        return cell.model_copy(update={"seeds": (seed,)}).runs(best)[0]
+
     runs = pd.DataFrame(
         {
-            "cell": f"language/{arm}", "track": "language", "family": "gpt2", "seed": seed,
-            "digest": f"{digest}{arm}{seed}", "processor": processor, "torch": "2", "threads": 1,
+            "cell": f"{track}/{arm}", "track": track, "family": "gpt2", "seed": seed,
+            "digest": run(arm, seed).identity(text), "data_digest": text,
+            "processor": processor, "torch": "2", "threads": 1,
+            "evaluation_version": VERSIONS["evaluation"], "test_examples": 2048,
             "test_loss": 3.0 + seed + shift, "train_seconds": 1.0 + shift,
         }
         for arm, seed in keys
+    )  # fmt: skip
+    swept = {group for arm, _ in keys for group in experiment.cell(f"{track}/{arm}").groups}
+    rates = pd.DataFrame(
+        {
+            "group": name, "track": track, "choice": "learning_rate", "learning_rate": value,
+            "digest": experiment.sweep(name).run(value, best).identity(text),
+            "chosen": value == CHOSEN, "at_edge": True,
+        }
+        for name in sorted(swept)
+        for value in experiment.sweep(name).values
     )  # fmt: skip
     parts = {
         name: runs[["cell", "seed"]].assign(of=processor)
         for name in ("history", "layers", "spectra")
     }
-    return {"runs": runs, **parts, **others}
+    return {"runs": runs, "rates": rates, **parts, **others}
 
 
 DENSE = [("dense", 0), ("dense", 1)]
@@ -53,6 +92,11 @@ LOW = [("spectral-r0.25", 0), ("spectral-r0.25", 1)]
 
 def added(old, new, replace=False, **of_config):
     return add(old, new, settings(**of_config), replace=replace)
+
+
+def digests(tables: dict[str, pd.DataFrame]) -> dict[tuple[str, int], str]:
+    """The digests of runs, by cell and seed."""
+    return tables["runs"].set_index(["cell", "seed"])["digest"].to_dict()
 
 
 def test_the_first_runs_are_all_added():
@@ -86,14 +130,59 @@ def test_other_numbers_of_the_same_digest_and_processor_are_an_error_unless_mean
     assert said.startswith("Of 2 runs 1 put in the place of others, 1 published before")
 
 
-def test_a_run_of_another_digest_takes_the_place_of_the_published_one_only_if_that_is_meant():
-    old, new = tables(*DENSE, *LOW), tables(*LOW, digest="new", processor=THERE)
-    with pytest.raises(LowrankError, match="2 of these runs are published with other settings"):
-        added(old, new)
-    found, _ = added(old, new, replace=True)
-    runs = found["runs"].set_index(["cell", "seed"])["digest"]
-    assert sorted(runs) == ["dense0", "dense1", "newspectral-r0.250", "newspectral-r0.251"]
-    assert sorted(found["layers"]["of"]) == [HERE] * 2 + [THERE] * 2
+@pytest.mark.parametrize("part", ["text", "settings", "training", "evaluation"])
+def test_runs_of_another_study_take_the_place_of_a_tracks_published_ones_only_if_that_is_meant(
+    part, monkeypatch
+):
+    """Whether it differs in its text, its settings or the version of what computes it; with other seeds too."""
+    old = tables(*DENSE, *LOW, ("dense", 2))
+    if part in VERSIONS and part != "text":
+        monkeypatch.setitem(VERSIONS, part, VERSIONS[part] + 1)
+    steps = 20 if part == "settings" else 10
+    another = {"text": "other" if part == "text" else "text", "of": settings(steps=steps)}
+    new = tables(*LOW, ("dense", 7), **another)
+    with pytest.raises(LowrankError) as error:
+        added(old, new, steps=steps)
+    assert str(error.value) == (
+        "5 published runs are of other data, settings or versions than these (language/spectral-r0.25 seed 0, "
+        "language/spectral-r0.25 seed 1, language/dense seed 0, language/dense seed 1, language/dense seed 2): "
+        "give --replace to put these in the place of 2 and leave 3 out."
+    )
+    found, said = added(old, new, replace=True, steps=steps)
+    assert digests(found) == digests(new)
+    for name in ("history", "layers", "spectra"):
+        assert len(found[name]) == 3
+    assert set(found["rates"]["digest"]) == set(new["rates"]["digest"])
+    assert said == (
+        "Of 3 runs 1 added, 2 put in the place of others; 3 are published. "
+        "Left out: 3 published runs of other data, settings or versions."
+    )
+
+
+def test_further_seeds_of_the_same_study_join_whatever_the_configuration_says_of_seeds():
+    old = tables(*DENSE, *LOW)
+    new = tables(("dense", 7), ("spectral-r0.25", 7), processor=THERE)
+    found, said = added(old, new, seeds=[7])
+    assert digests(found) == digests(old) | digests(new)
+    assert said == "Of 2 runs 2 added; 6 are published."
+
+
+def test_tracks_of_which_nothing_is_new_stay_as_they_are(monkeypatch):
+    """Even if another version made them: nothing is compared across tracks."""
+    vision = tables(*DENSE, track="small-images", text="images")
+    language = tables(*DENSE, *LOW)
+    old = {name: pd.concat([vision[name], language[name]]) for name in vision}
+    monkeypatch.setitem(VERSIONS, "training", VERSIONS["training"] + 1)
+    new = tables(*DENSE, text="other")
+    with pytest.raises(LowrankError, match="in the place of 2 and leave 2 out"):
+        added(old, new, images=True)
+    found, said = added(old, new, replace=True, images=True)
+    assert digests(found) == digests(vision) | digests(new)
+    assert set(found["rates"]["digest"]) == {*vision["rates"]["digest"], *new["rates"]["digest"]}
+    assert said == (
+        "Of 2 runs 2 put in the place of others; 4 are published. Left out: 2 published runs of other data, "
+        "settings or versions, rows of rates made from other runs."
+    )
 
 
 def test_published_cells_that_the_configuration_lacks_are_named_and_go_only_if_that_is_meant():
@@ -121,9 +210,12 @@ def test_a_run_made_again_on_another_processor_is_kept_beside_the_published_one(
 
 
 def test_what_was_made_again_goes_with_the_run_that_it_repeats():
-    found, _ = added(tables(*DENSE), tables(*DENSE, processor=THERE))
-    after, _ = added(found, tables(("dense", 0), digest="new"), replace=True)
-    assert after["processors"]["digest"].tolist() == ["dense1"]
+    found, _ = added(tables(*DENSE, *LOW), tables(*DENSE, *LOW, processor=THERE))
+    assert len(found["processors"]) == 4
+    after, _ = added(found, tables(*DENSE), ranks=[0.5], replace=True)
+    assert set(after["processors"]["cell"]) == {"language/dense"}
+    after, _ = added(found, tables(*DENSE, text="other"), replace=True)
+    assert "processors" not in after
 
 
 def test_the_difference_between_processors_is_said_by_track():
@@ -139,47 +231,70 @@ def test_the_difference_between_processors_is_said_by_track():
     assert in_words(differences(tables(*DENSE))) == ""
 
 
-def posthoc(digest: str, seeds: tuple[int, ...], loss: float) -> pd.DataFrame:
+HALF = [("spectral-r0.5", 0), ("spectral-r0.5", 1)]
+"""Beside dense runs what the truncations are compared with."""
+
+
+def posthoc(seeds: tuple[int, ...], loss: float, text="text") -> pd.DataFrame:
+    """Rows of truncations of the dense runs of a text."""
+    experiment = Experiment(settings(seeds=(0, 1, 2)))
+    best = dict.fromkeys(experiment.grid.sweeps, CHOSEN)
+    made_from = experiment.made_from("posthoc", "language", best, text)
     return pd.DataFrame(
-        {"track": "language", "seed": seed, "digest": digest, "test_loss": loss} for seed in seeds
+        {"track": "language", "seed": seed, "digest": made_from[seed], "test_loss": loss}
+        for seed in seeds
     )
 
 
 @pytest.mark.parametrize(
-    ("digest", "replace", "expected"),
+    ("made_from", "replace", "expected"),
     [
-        ("a", False, {0: 1.0, 1: 1.0, 2: 2.0}),  # made from the same: what is published stays
-        ("b", False, {0: 1.0, 1: 2.0, 2: 2.0}),  # made from something else
-        ("a", True, {0: 1.0, 1: 2.0, 2: 2.0}),
+        ("text", False, {0: 1.0, 1: 1.0, 2: 2.0}),  # what is published stays
+        ("text", True, {0: 1.0, 1: 2.0, 2: 2.0}),
+        ("other", False, {1: 2.0, 2: 2.0}),  # and goes where it is made from something else
     ],
 )
 def test_what_is_read_from_models_stays_unless_it_is_made_from_something_else(
-    digest, replace, expected
+    made_from, replace, expected
 ):
-    old = tables(*DENSE, posthoc=posthoc("a", (0, 1), 1.0))
-    new = tables(*DENSE, posthoc=posthoc(digest, (1, 2), 2.0))
-    found = added(old, new, replace)[0]["posthoc"]
+    old = tables(*DENSE, *HALF, ("dense", 2), posthoc=posthoc((0, 1), 1.0, made_from))
+    new = tables(*DENSE, posthoc=posthoc((1, 2), 2.0))
+    found, said = added(old, new, replace)
+    found = found["posthoc"]
     assert dict(zip(found["seed"], found["test_loss"], strict=True)) == expected
+    assert said.endswith("Left out: rows of posthoc made from other runs.") == (0 not in expected)
 
 
 def test_sweeps_join_and_a_wider_one_takes_the_place_of_a_narrower():
     def rates(group: str, *digests: str) -> pd.DataFrame:
         return pd.DataFrame({"group": f"language/{group}", "digest": d} for d in digests)
 
-    old = tables(*DENSE, rates=pd.concat([rates("dense", "a"), rates("spectral-r0.5", "x", "y")]))
-    fresh = pd.concat([rates("dense", "a", "b"), rates("spectral-r0.5", "x")])
-    found = added(old, tables(*DENSE, rates=pd.concat([fresh, rates("spectral-r0.25", "z")])))[0]
-    groups = found["rates"].groupby("group")["digest"].agg("".join).to_dict()
-    assert groups == {
-        "language/dense": "ab",
-        "language/spectral-r0.5": "xy",
-        "language/spectral-r0.25": "z",
+    own = tables(*DENSE)["rates"]["digest"].tolist()
+    narrow, wide = rates("dense", own[0]), rates("dense", *own)
+    old = {**tables(*LOW), "rates": pd.concat([narrow, tables(*HALF)["rates"]])}
+    new = {**tables(*DENSE), "rates": pd.concat([wide, rates("spectral-r0.25", "z")])}
+    found = added(old, new, replace=True)[0]["rates"]
+    assert found.groupby("group")["digest"].agg(list).to_dict() == {
+        "language/dense": own,
+        "language/spectral-r0.5": tables(*HALF)["rates"]["digest"].tolist(),
+        "language/spectral-r0.25": ["z"],
     }
+
+
+def test_a_published_sweep_of_another_study_goes_with_its_runs():
+    found, said = added(tables(*LOW, text="other"), tables(*DENSE), replace=True)
+    assert set(found["rates"]["group"]) == {"language/dense"}
+    assert said == (
+        "Of 2 runs 2 added; 2 are published. Left out: 2 published runs of other data, settings or versions, "
+        "rows of rates made from other runs."
+    )
 
 
 def test_facts_are_those_of_the_configuration_that_all_runs_are_published_with():
     old = tables(*DENSE)
     old["runs"] = old["runs"].assign(studies="gone", init="dense")
     found, _ = added(old, tables(*LOW))
-    assert set(found["runs"]["studies"]) == {"initialisation"}
+    assert (
+        found["runs"]["studies"].tolist() == ["initialisation,posthoc"] * 2 + ["initialisation"] * 2
+    )
     assert found["runs"]["init"].tolist() == ["dense"] * 2 + ["spectral"] * 2

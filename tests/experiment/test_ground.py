@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from lowrank.errors import LowrankError
 from lowrank.experiment import config
-from lowrank.experiment.experiment import Experiment
+from lowrank.experiment.experiment import Experiment, expect
 from lowrank.experiment.ground import Ground, Published
 from lowrank.versions import VERSIONS
 from lowrank.workflow import building
@@ -193,6 +195,19 @@ def test_runs_of_another_evaluation_are_not_there(published, monkeypatch):
 def test_where_other_data_are_prepared_nothing_of_the_track_is_there(published):
     _, ground = on(published, data={"language": "another"})
     assert len(missing(ground)) == 3 and not ground.rates and not measured(ground) - {"speed"}
+
+
+def test_a_call_that_took_the_published_data_for_its_own_ends_and_the_next_trains_all(published):
+    """As where the published text is of an older version, which is known when the text is prepared."""
+    wider = ("studies.initialisation.ranks", [0.25, 0.5])
+    before, _ = on(published, wider, data={})
+    assert before.trained == ["language/spectral-r0.25"]
+    after, ground = on(published, wider, data={"language": "newer"})
+    assert len(after.trained) == 4 and not ground.runs and not after.known
+    for name in ("rates", "runs", "posthoc", "barriers", "baselines"):
+        assert ground.take(name, published[name]).empty
+    with pytest.raises(LowrankError, match="the data that it builds on has changed"):
+        expect(after.of_evaluate("language"), before.of_evaluate("language"), Path("mine.yaml"))
 
 
 @pytest.mark.parametrize(

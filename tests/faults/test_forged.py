@@ -138,6 +138,28 @@ def test_publishing_again_changes_no_number_and_a_changed_one_is_refused(
     assert (read_published(folder)["runs"]["train_loss"] == runs["train_loss"]).all()
 
 
+def test_published_runs_of_another_corpus_never_stand_beside_new_ones(whole, published, tmp_path):
+    """Theirs are another seed's, so no new run takes their place."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(published, folder)
+    for path in folder.glob("*.parquet"):
+        table = read_table(path)
+        if "seed" in table and path.stem != "rates":
+            table["seed"] = 9
+        for column in {"digest", "data_digest"} & {*table}:
+            table[column] = "other"
+        write_table(path, table)
+    write_manifest(folder, read_json(folder / MANIFEST)["files"])
+    assert set(read_published(folder)["runs"]["seed"]) == {9}
+    status, message = whole.run(whole.publish(folder))
+    assert status == 2 and "3 published runs are of other data, settings or versions" in message
+    assert whole.run([*whole.publish(folder), "--replace"]) == (0, "")
+    found, expected = read_published(folder), read_published(published)
+    assert found.keys() == expected.keys()
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table)
+
+
 def test_tables_of_two_states_are_not_published_and_what_was_published_stays(
     whole, published, tmp_path
 ):

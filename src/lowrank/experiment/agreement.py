@@ -219,8 +219,7 @@ def _of_sweeps(tables: Tables) -> Iterator[str]:
     losses = pd.Series(numbers(rates, "validation_loss"), rates.index).fillna(np.inf)
     chosen = rates[marked(rates, "chosen")]
     best = losses.groupby(rates["group"]).transform("min")
-    once = chosen["group"].is_unique and set(chosen["group"]) == set(rates["group"])
-    if not once:
+    if not (chosen["group"].is_unique and set(chosen["group"]) == set(rates["group"])):
         yield "rates does not say of every sweep which rate was chosen"
     wrong = losses[chosen.index] > best[chosen.index]
     if wrong.any():

@@ -253,6 +253,6 @@ def expect(found: str, sent_with: str | None, path: Path) -> None:
     """
     if sent_with not in (None, found):
         raise LowrankError(
-            f"{path}, or a file that it names under extensions, has changed since the workflow began: "
-            "run again."
+            f"{path}, a file that it names under extensions, or the data that it builds on has changed since the "
+            "workflow began: run again."
         )

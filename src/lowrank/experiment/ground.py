@@ -126,6 +126,18 @@ class Ground:
             return {}
         return {spec.seed: spec.identity(data) for spec in cell.runs(self.rates)}
 
+    def fits(self, row: Mapping[Any, Any]) -> bool:
+        """Whether a published run is that of its cell and seed in the experiment, evaluated as there."""
+        cell = self.experiment.grid.cells.get(row["cell"])
+        if cell is None:
+            return False
+        digests = self.digests(cell.model_copy(update={"seeds": (int(row["seed"]),)}))
+        return (
+            digests.get(row["seed"]) == row.get("digest")
+            and row.get("evaluation_version") == VERSIONS["evaluation"]
+            and row.get("test_examples") == cell.evaluation.test_examples
+        )
+
     def missing(self, cell: Cell) -> tuple[int, ...]:
         """The seeds of a cell whose runs are not there."""
         return tuple(seed for seed in cell.seeds if (cell.name, seed) not in self.runs)
