@@ -53,6 +53,15 @@ def test_values_in_any_layout(onednn, shape, outputs):
     assert onednn
 
 
+@pytest.mark.parametrize(("rows", "outputs"), [(9, 4), (4, 9)])
+def test_of_two_transposed_matrices_the_smaller_is_copied(onednn, rows, outputs):
+    x, weight = torch.randn(50, rows).T, torch.randn(50, outputs).T
+    found = multiply(x, weight)
+    torch.testing.assert_close(found, x @ weight.T)
+    computed = found.T if outputs < rows else found
+    assert computed.is_contiguous()
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("repeated", [True, False], ids=["repeated gradient", "plain gradient"])
 def test_gradients_and_gradients_of_gradients(onednn, bias, repeated):
