@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from invented import invent_images, invent_text
@@ -71,6 +73,23 @@ def invented_images(tmp_path_factory):
     )
     prepare_images(spec, folder / "data")
     return folder / "data"
+
+
+@pytest.fixture
+def raise_version(monkeypatch):
+    """A function that raises the version of a part of the code, or of a study's job."""
+    from lowrank.experiment.study import STUDIES
+    from lowrank.versions import VERSIONS
+
+    def change(part: str) -> None:
+        if part in VERSIONS:
+            monkeypatch.setitem(VERSIONS, part, VERSIONS[part] + 1)
+        else:
+            study = STUDIES[part]
+            job = replace(study.job, version=study.job.version + 1)
+            monkeypatch.setitem(STUDIES, part, replace(study, job=job))
+
+    return change
 
 
 @pytest.fixture

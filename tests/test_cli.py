@@ -38,10 +38,12 @@ OPTIONS = [
     (["plan", "--utilisation", "4"], "--utilisation"),
     (["plan", "--utilisation", "0"], "--utilisation"),
     (["plan", "--utilisation", "nan"], "not a number"),
-    (["speed", "--config", "x", "--track", "t", "--rounds", "0"], "--rounds"),
-    (["speed", "--config", "x", "--track", "t", "--rounds", "-1"], "--rounds"),
     (["tables", "--config", "x", "--other", "speed", "--output", "o"], "--other"),
-    (["tables", "--config", "x", "--other", "sped=x", "--output", "o"], "among interpolation"),
+    (["tables", "--config", "x", "--other", "=x", "--output", "o"], "not name=path"),
+    (
+        ["tables", "--config", ROOT / "config/smoke.yaml", "--other", "sped=x", "--output", "o"],
+        "did you mean 'speed'",
+    ),
     *(
         ([*start, *(part for pair in JOB.items() for part in pair), *option], option[0])
         for start in (
@@ -100,6 +102,7 @@ def readers(path: Path) -> dict[str, list[object]]:
         "sweep": ["sweep", "--config", path, "--cell", "t/dense", *job],
         "train": ["train", "--config", path, "--cell", "t/dense", *job],
         "evaluate": ["evaluate", "--config", path, "--track", "t", *job],
+        "measure": ["measure", "posthoc", "--config", path, "--track", "t", *job],
         "evaluation": [*tables, "--evaluation", path],
         "rates": [*tables, "--rates", path],
         "other": [*tables, "--other", f"speed={path}"],
@@ -133,7 +136,7 @@ def test_a_folder_of_the_users_own_is_not_called_damaged(manifest, tmp_path):
     if manifest is not None:
         (tmp_path / files.MANIFEST).write_text(manifest, encoding="utf-8")
     for arguments in (
-        ["baselines", "--data", tmp_path, "--output", tmp_path / "o.parquet"],
+        ["measure", "baselines", "--data", tmp_path, "--output", tmp_path / "o.parquet"],
         [
             "tables",
             "--config",

@@ -20,6 +20,7 @@ from browser import chromium, hidden
 from lowrank.analysis.tables import COLUMNS
 from lowrank.experiment import config as settings
 from lowrank.experiment.expand import expand
+from lowrank.experiment.study import jobs
 from lowrank.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
@@ -170,30 +171,32 @@ ALL_TABLES = {"collect_tables": 1, "judge_claims": 1}
 IMAGE_CELLS = CELLS["small-images"] + CELLS["large-images"]
 DEPENDENTS = {
     "text": {"prepare_data": 1, "train_cell": CELLS["language"], "evaluate_track": 1}
-    | {"measure_baselines": 1, "interpolate": 1, "truncate_posthoc": 1, "measure_speed": 1},
+    | {f"measure_{study}": 1 for study in ("baselines", "interpolation", "posthoc", "speed")},
     "images": {"prepare_data": 2, "train_cell": IMAGE_CELLS, "evaluate_track": 2}
     | {"sweep_rate": 2, "measure_speed": 2},
     "training": {"sweep_rate": 2, "train_cell": CELLS.total(), "evaluate_track": 3}
-    | {"interpolate": 1, "truncate_posthoc": 1},
+    | {"measure_interpolation": 1, "measure_posthoc": 1},
     "evaluation": {"evaluate_track": 3},
-    "interpolation": {"interpolate": 1},
-    "posthoc": {"truncate_posthoc": 1},
+    "interpolation": {"measure_interpolation": 1},
+    "posthoc": {"measure_posthoc": 1},
     "baselines": {"measure_baselines": 1},
     "speed": {"measure_speed": 3},
 }
 
 
-@pytest.mark.parametrize("part", VERSIONS)
+@pytest.mark.parametrize("part", DEPENDENTS)
 def test_a_raised_version_reruns_what_depends_on_it_and_nothing_else(
     part, project, tmp_path, monkeypatch
 ):
     """In an edited copy of the sources, with all metadata there and no input changed."""
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    source = tmp_path / "src/lowrank/versions.py"
-    line = f'"{part}": {VERSIONS[part]},'
+    study = jobs().get(part)
+    file = f"studies/{part}.py" if study else "versions.py"
+    before, line = (study.version, "version={},") if study else (VERSIONS[part], f'"{part}": {{}},')
+    source = tmp_path / "src/lowrank" / file
     text = source.read_text(encoding="utf-8")
-    assert line in text
-    source.write_text(text.replace(line, f'"{part}": {VERSIONS[part] + 1},'), encoding="utf-8")
+    assert line.format(before) in text
+    source.write_text(text.replace(line.format(before), line.format(before + 1)), encoding="utf-8")
     for path in (project / "results/smoke/speed").iterdir():
         path.touch()  # newer than the data that other tests have touched
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lowrank import warm
+from lowrank import serve, warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there jobs are forked")
 
@@ -163,3 +163,13 @@ def test_it_ends_with_its_owner_once_its_last_job_has(owner, sleeping):
     caller.terminate()
     assert caller.wait(20) == 128 + signal.SIGTERM
     assert gone(process)
+
+
+def test_the_jobs_of_studies_find_imported_what_their_records_ask_for():
+    of_models = serve.needs(["measure", "posthoc", "--track", "language"])
+    assert "lowrank.jobs.train" in of_models
+    assert (
+        serve.needs(["measure", "speed"]) == serve.needs(["measure", "interpolation"]) == of_models
+    )
+    assert "lowrank.jobs.train" not in serve.needs(["measure", "baselines"])
+    assert serve.needs(["measure"]) == serve.needs(["measure", "none"]) == serve.needs(["prepare"])

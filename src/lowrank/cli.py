@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from lowrank.command import FILE, FOLDER, Commands, FiniteRange, NamedPath
-from lowrank.errors import LowrankError
+from lowrank.errors import LowrankError, unknown
 from lowrank.job_commands import JOBS
 from lowrank.model_commands import MODEL_COMMANDS
 
@@ -36,9 +36,9 @@ for command in (*JOBS, *MODEL_COMMANDS):
 @click.option(
     "--other",
     "others",
-    type=NamedPath(("interpolation", "barriers", "posthoc", "baselines", "speed")),
+    type=NamedPath(),
     multiple=True,
-    help="A further table, as name=path.",
+    help="A table of a study's job, as name=path.",
 )
 @click.option("--published", type=FOLDER, help="Published tables to start from.")
 @click.option(
@@ -61,11 +61,15 @@ def tables(
     """Gather the tables of single jobs into those that notebooks and the paper read."""
     from lowrank.analysis.tables import collect
     from lowrank.experiment.config import read_config
+    from lowrank.experiment.study import writers
 
+    settings = read_config(config)  # which may bring studies of one's own
     named: dict[str, list[Path]] = {}
     for name, path in others:
+        if name not in (known := writers()):
+            raise unknown("table in --other", name, known)
         named.setdefault(name, []).append(path)
-    collect(read_config(config), cells, evaluations, rates, named, output, published, data)
+    collect(settings, cells, evaluations, rates, named, output, published, data)
 
 
 @main.command()

@@ -59,21 +59,17 @@ class FiniteRange(click.FloatRange):
 
 
 class NamedPath(click.ParamType):
-    """`name=path`, where the name is one of a few."""
+    """`name=path`."""
 
     name = "name=path"
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
         """The name and the path, or click's usage error."""
         name, _, path = str(value).partition("=")
-        if name not in self.names or not path:
-            known = ", ".join(self.names)
-            self.fail(f"'{value}' is not name=path with a name among {known}.", param, ctx)
+        if not name or not path:
+            self.fail(f"'{value}' is not name=path.", param, ctx)
         return name, Path(path)
 
 

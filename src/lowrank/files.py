@@ -38,10 +38,7 @@ SEAL = "seal"
 """Key of a JSON file, and of a table's metadata, under which the digest of all the rest stands."""
 SEALED = re.compile(rb"seal\W{0,8}[0-9a-f]{16}")
 SUM = re.compile(rb"[0-9a-f]{64}")
-PLACES = {
-    *("rates", "cells", "runs", "evaluations", "tables"),
-    *("interpolation", "barriers", "posthoc", "baselines", "speed"),
-}
+PLACES = {"rates", "cells", "runs", "evaluations", "tables"}
 """Folders of results/<scale> that nobody else fills."""
 
 
@@ -244,9 +241,10 @@ def written_here(path: Path | str) -> bool:
     path = Path(path)
     if path.name == CONFIG and path.absolute().parents[1].name == "results":
         return True
-    if path.suffix in ("", ".json", ".parquet", ".safetensors") and PLACES.intersection(
-        path.absolute().parts[-4:-1]
-    ):
+    folders = path.absolute().parts[-4:-1]
+    if path.suffix == ".parquet" and folders[:1] == ("results",):  # of a study's job
+        return True
+    if path.suffix in ("", ".json", ".parquet", ".safetensors") and PLACES.intersection(folders):
         return True
     return any(_sealed(place) for place in (path, path.parent / MANIFEST, path / MANIFEST))
 

@@ -10,21 +10,18 @@ from pathlib import Path
 
 import click
 
-from lowrank.command import DEVICE_OPTION, FILE, FOLDER
+from lowrank.command import FOLDER
+from lowrank.errors import LowrankError
 from lowrank.job_options import (
     CELL,
-    DATA,
     PARALLEL,
-    PUBLISHED,
     RATES,
     TRACK,
     begin,
     configured,
-    data_digest,
     load,
     on_models,
     output,
-    write,
 )
 
 
@@ -69,7 +66,7 @@ def sweep(
     from lowrank.jobs import train as jobs
     from lowrank.train import parallel, trackers
 
-    experiment = begin(config, digest, "sweep", cell, published, data)
+    experiment = begin(config, digest, "sweep", cell, published=published, data=data)
     group, keep = experiment.sweep(cell), experiment.forks(cell)
     load([group])
     followed = trackers.session(experiment.config.trackers, cache.parent)
@@ -101,7 +98,7 @@ def train(
     from lowrank.jobs import train as jobs
     from lowrank.train import parallel, trackers
 
-    experiment = begin(config, digest, "train", cell, published, data)
+    experiment = begin(config, digest, "train", cell, published=published, data=data)
     one, keep = experiment.here(cell), experiment.forks(cell)
     load([one])
     followed = trackers.session(experiment.config.trackers, cache.parent)
@@ -130,7 +127,7 @@ def evaluate(
     """Read the test set for every run of a track's cells."""
     from lowrank.jobs import train as jobs
 
-    experiment = begin(config, digest, "evaluate", track, published, data)
+    experiment = begin(config, digest, "evaluate", track, published=published, data=data)
     cells = experiment.evaluated(track)
     load(cells)
     best = jobs.read_rates(rates, cells, experiment.known)
@@ -139,45 +136,13 @@ def evaluate(
 
 @click.command()
 @configured
+@click.argument("study")
 @TRACK
 @RATES
-@click.option("--points", type=FILE, required=True, help="Parquet file of losses on the lines.")
-@click.option("--summary", type=FILE, required=True, help="Parquet file of barriers, distances.")
+@output("Folder of <table>/<track>.parquet, results/<scale>,", FOLDER)
 @on_models
-def interpolate(
-    config: Path,
-    digest: str | None,
-    track: str,
-    rates: Path,
-    points: Path,
-    summary: Path,
-    data: Path,
-    cache: Path,
-    device: str,
-    published: Path | None,
-) -> None:
-    """Measure losses between a track's dense solution and its low-rank ones."""
-    from lowrank.jobs import interpolate as interpolation
-    from lowrank.jobs import train as jobs
-
-    experiment = begin(config, digest, "interpolate", track, published, data)
-    study = experiment.job("interpolation", track)
-    cells = experiment.read_by("interpolation", track)
-    load(cells)
-    best = jobs.read_rates(rates, cells, experiment.known)
-    lines, facts = interpolation.interpolate(study, cells[0], cells[1:], best, data, cache, device)
-    digests = experiment.made_from("interpolation", track, best, data_digest(data))
-    write(points, lines, digests)
-    write(summary, facts, digests)
-
-
-@click.command()
-@configured
-@TRACK
-@RATES
-@output("Parquet file")
-@on_models
-def posthoc(
+def measure(
+    study: str,
     config: Path,
     digest: str | None,
     track: str,
@@ -188,66 +153,31 @@ def posthoc(
     device: str,
     published: Path | None,
 ) -> None:
-    """Truncate a track's trained dense models and evaluate them."""
-    from lowrank.jobs import posthoc as method
-    from lowrank.jobs import train as jobs
+    """Do the job of a STUDY, such as posthoc or baselines, on a track."""
+    from lowrank.experiment.study import Given
+    from lowrank.files import MANIFEST, read_json, write_table
 
-    experiment = begin(config, digest, "posthoc", track, published, data)
-    job, (cell,) = experiment.job("posthoc", track), experiment.read_by("posthoc", track)
-    load([cell, job])
-    best = jobs.read_rates(rates, [cell], experiment.known)
-    table = method.posthoc(job.study, job.factors, cell, best, data, cache, device)
-    write(output, table, experiment.made_from("posthoc", track, best, data_digest(data)))
+    experiment = begin(config, digest, "study", study, track, published=published, data=data)
+    (job, told), cells = experiment.job(study, track), experiment.read_by(study, track)
+    timed = experiment.timed(study, track)
+    load([*cells, *timed, told])
+    best: dict[str, float] = {}
+    if cells:
+        from lowrank.jobs.train import read_rates
 
-
-@click.command()
-@configured
-@TRACK
-@DATA
-@output("Parquet file")
-def baselines(config: Path, digest: str | None, track: str, data: Path, output: Path) -> None:
-    """Losses of n-gram models of a track's prepared text."""
-    from lowrank.files import write_table
-    from lowrank.jobs.baselines import ngram_losses
-
-    experiment = begin(config, digest, "baselines", track)
-    made_from = experiment.measured_from("baselines", track, data_digest(data))
-    write_table(output, ngram_losses(data).assign(digest=made_from))
-
-
-@click.command()
-@configured
-@TRACK
-@DATA
-@DEVICE_OPTION
-@PUBLISHED
-@click.option(
-    "--rounds",
-    type=click.IntRange(1, 1000),
-    default=5,
-    show_default=True,
-    help="Turns each model takes.",
-)
-@output("Parquet file")
-def speed(
-    config: Path,
-    digest: str | None,
-    track: str,
-    data: Path,
-    device: str,
-    rounds: int,
-    published: Path | None,
-    output: Path,
-) -> None:
-    """Time training steps of a track's models, taking turns."""
-    from lowrank.files import write_table
-    from lowrank.jobs.speed import measure_speed
-
-    experiment = begin(config, digest, "speed", track, published, data)
-    timed = experiment.timed(track)
-    load(timed)
-    table = measure_speed(timed, data, device, rounds)
-    write_table(output, table.assign(digest=experiment.measured_from("speed", track, "")))
+        best = read_rates(rates, cells, experiment.known)
+    quick = experiment.config.quick
+    tables = job.run(Given(told, cells, best, data, cache, device, timed, quick))
+    if set(tables) != set(job.tables):
+        names = [", ".join(sorted(found)) or "none" for found in (tables, job.tables)]
+        raise LowrankError(f"The job of {study} returned the tables {names[0]}, not {names[1]}.")
+    made_from = experiment.made_from(study, track, best, read_json(data / MANIFEST)["digest"])
+    for name, table in tables.items():
+        if cells and len(table) and "seed" not in table:
+            raise LowrankError(f"The table {name} of the job of {study} has no column seed.")
+        digests = [made_from.get(seed) for seed in table.get("seed", ())]
+        made = table.assign(digest=digests if cells else made_from[None])
+        write_table(output / name / f"{track}.parquet", made)
 
 
-JOBS = (prepare, sweep, train, evaluate, interpolate, posthoc, baselines, speed)
+JOBS = (prepare, sweep, train, evaluate, measure)

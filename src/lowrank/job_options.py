@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,6 @@ import click
 from lowrank.command import DEVICE_OPTION, FILE, FOLDER
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from lowrank.experiment.cell import Extension
     from lowrank.experiment.experiment import Experiment
 
@@ -64,7 +62,7 @@ def begin(
     config: Path,
     digest: str | None,
     job: str,
-    name: str,
+    *names: str,
     published: Path | None = None,
     data: Path | None = None,
 ) -> Experiment:
@@ -72,29 +70,15 @@ def begin(
     from lowrank.experiment.experiment import expect, read_experiment
 
     experiment = read_experiment(config, published, data.parent if data else None)
-    expect(getattr(experiment, f"of_{job}")(name), digest, config)
+    expect(getattr(experiment, f"of_{job}")(*names), digest, config)
     return experiment
 
 
-def write(output: Path, table: pd.DataFrame, digests: Mapping[int, str]) -> None:
-    """Write a table whose rows say what they are made from, by their seeds."""
-    from lowrank.files import write_table
-
-    write_table(output, table.assign(digest=table["seed"].map(digests)))
-
-
-def data_digest(data: Path) -> str:
-    from lowrank.files import MANIFEST, read_json
-
-    return read_json(data / MANIFEST)["digest"]
-
-
-def load(*parts: Iterable[Any]) -> None:
+def load(parts: Iterable[Any]) -> None:
     """Import the extensions that cells, sweeps or studies name."""
     from lowrank.experiment.extensions import load_extensions
 
     found: dict[str, Extension] = {}
     for part in parts:
-        for one in part:
-            found |= one.extensions
+        found |= getattr(part, "extensions", {})
     load_extensions(found)

@@ -28,7 +28,10 @@ COSTS = "LOWRANK_COSTS"
 """The environment variable that names a file which gets a line for each job: its command, CPU seconds."""
 ALWAYS = ("lowrank.experiment.experiment", "pandas", "pyarrow.dataset", "pyarrow.parquet")
 """What every job imports."""
-MODELS = ("lowrank.methods.*", "lowrank.models.networks.*", "torch.utils._device")
+MODELS = (
+    *("lowrank.factor.*", "lowrank.methods.*", "lowrank.models.networks.*"),
+    "torch.utils._device",
+)
 DRAWING = (
     *("lowrank.plot", "lowrank.plot.*", "matplotlib.backends.backend_agg"),
     *("matplotlib.backends.backend_pdf", "fontTools.subset", "fontTools.ttLib.tables.*"),
@@ -38,16 +41,23 @@ DRAWING = (
 NEEDS: dict[str, tuple[str, ...]] = {
     "prepare": ("lowrank.data.images", "lowrank.data.text", "PIL.ImageOps"),
     **dict.fromkeys(("train", "sweep", "evaluate"), ("lowrank.jobs.train", *MODELS)),
-    "interpolate": ("lowrank.jobs.interpolate", *MODELS),
-    "posthoc": ("lowrank.jobs.posthoc", *MODELS),
-    "speed": ("lowrank.jobs.speed", *MODELS),
-    "baselines": ("lowrank.jobs.baselines",),
     "tables": ("lowrank.analysis.tables", "scipy.optimize"),
     "claims": ("lowrank.analysis.claims", "scipy.optimize"),
     "render": DRAWING,
     "paper": ("lowrank.reports.paper", "scipy.optimize"),
 }
 """What is imported besides before the first job of a command; `*` stands for all modules of a package."""
+
+
+def needs(arguments: Sequence[str]) -> Sequence[str]:
+    """The modules to import before a job, whose configuration has been read: of a study as its record says."""
+    command, *rest = arguments
+    if command == "measure":
+        from lowrank.experiment.study import jobs
+
+        job = jobs().get(rest[0]) if rest else None
+        command = "train" if job and (job.arms or job.times) else "prepare"
+    return NEEDS.get(command, ())
 
 
 @dataclass
@@ -63,11 +73,10 @@ class Job:
 
 
 class Server:
-    """Forks for jobs that are asked for on a listening socket (`descriptor`), until standard input ends;
-    `needs` are the modules to import before the first job of each command."""
+    """Forks for jobs that are asked for on a listening socket (`descriptor`), until standard input ends."""
 
-    def __init__(self, descriptor: int, needs: Mapping[str, Sequence[str]]) -> None:
-        self.listener, self.needs = socket.socket(fileno=descriptor), needs
+    def __init__(self, descriptor: int) -> None:
+        self.listener = socket.socket(fileno=descriptor)
         self.folder = Path(self.listener.getsockname()).parent
         self.jobs: list[Job] = []
         self.watched = selectors.DefaultSelector()
@@ -111,8 +120,9 @@ class Server:
                 os.close(descriptor)
             return None
         asked = json.loads(line)
-        _import((*ALWAYS, *self.needs.get(asked["arguments"][0], ())))
+        _import(ALWAYS)
         _read_configuration(asked["arguments"])
+        _import(needs(asked["arguments"]))
         gc.freeze()  # so that collecting garbage does not copy what all forks share
         process = os.fork()
         if not process:
@@ -208,6 +218,6 @@ def _become(streams: Sequence[int], asked: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if (job := Server(int(sys.argv[1]), NEEDS).serve()) is not None:
+    if (job := Server(int(sys.argv[1])).serve()) is not None:
         sys.argv = ["lowrank", *job]
         main(prog_name="lowrank")

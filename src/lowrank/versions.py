@@ -7,7 +7,8 @@ else stays. Moving or tidying code raises nothing. The parts:
 - `text`, `images`: what a prepared data folder holds.
 - `training`: everything a run computes, validation and probes included; part of a run's identity.
 - `evaluation`: what is read from finished runs on the test set.
-- `interpolation`, `posthoc`, `baselines`, `speed`: the tables of these jobs.
+
+What the job of a study computes has its number in the study's record (`version`).
 
 Prepared data enter a run by their content: a raised `text` that yields the same tokens retrains
 nothing. The digest of the source itself stands beside every result and decides nothing.
@@ -26,10 +27,6 @@ VERSIONS = {
     "images": 2,
     "training": 3,
     "evaluation": 1,
-    "interpolation": 3,
-    "posthoc": 2,
-    "baselines": 2,
-    "speed": 2,
 }
 
 

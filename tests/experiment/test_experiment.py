@@ -12,6 +12,7 @@ from lowrank.cli import main
 from lowrank.errors import LowrankError
 from lowrank.experiment import config as settings
 from lowrank.experiment.experiment import Experiment, read_experiment
+from lowrank.experiment.study import jobs
 from lowrank.files import write_sealed
 from lowrank.versions import VERSIONS
 
@@ -47,14 +48,16 @@ def test_a_tracks_training_concerns_all_of_that_track_but_its_data():
     jobs = changed(*LANGUAGE, "training", "weight_decay", 0.123)
     assert {name.split()[1].split("/")[0] for name in jobs} == {"language"}
     rules = {name.split()[0] for name in jobs}
-    assert rules == {"train", "evaluate", "interpolate", "posthoc", "speed"}
+    assert rules == {"train", "evaluate", "interpolation", "posthoc", "speed"}
 
 
 def test_a_study_of_trained_models_concerns_its_own_job():
     assert changed(*LANGUAGE, "studies", "posthoc", "calibration_batches", 3) == {
         "posthoc language"
     }
-    assert changed(*LANGUAGE, "studies", "interpolation", "batches", 3) == {"interpolate language"}
+    assert changed(*LANGUAGE, "studies", "interpolation", "batches", 3) == {
+        "interpolation language"
+    }
     assert changed(*LANGUAGE, "data", "vocabulary", 301) == {"prepare language"}
 
 
@@ -64,10 +67,10 @@ def test_cells_that_fork_elsewhere_concern_the_dense_one():
     assert "train language/dense" in jobs
 
 
-@pytest.mark.parametrize("part", VERSIONS)
-def test_a_raised_version_changes_the_digests_of_its_jobs(part, monkeypatch):
+@pytest.mark.parametrize("part", [*VERSIONS, *jobs()])
+def test_a_raised_version_changes_the_digests_of_its_jobs(part, raise_version):
     before = digests(SMOKE)
-    monkeypatch.setitem(VERSIONS, part, VERSIONS[part] + 1)
+    raise_version(part)
     after = digests(SMOKE)
     rules = {name.split()[0] for name in after if after[name] != before[name]}
     assert rules == {
@@ -75,7 +78,6 @@ def test_a_raised_version_changes_the_digests_of_its_jobs(part, monkeypatch):
         "images": {"prepare"},
         "training": {"train", "sweep"},
         "evaluation": {"evaluate"},
-        "interpolation": {"interpolate"},
     }.get(part, {part})
 
 
@@ -103,8 +105,9 @@ def test_a_job_that_is_not_the_one_that_was_sent_does_nothing(tmp_path):
         (lambda e: e.of_prepare("langage"), "did you mean 'language'"),
         (lambda e: e.of_train("language/dens"), "did you mean 'language/dense'"),
         (lambda e: e.of_sweep("language/dens"), "Unknown sweep"),
-        (lambda e: e.of_posthoc("large-images"), "has no posthoc"),
-        (lambda e: e.of_interpolate("large-images"), "has no interpolation"),
+        (lambda e: e.of_study("posthoc", "large-images"), "has no posthoc"),
+        (lambda e: e.of_study("posthog", "language"), "did you mean 'posthoc'"),
+        (lambda e: e.of_study("decay", "language"), "Unknown study with a job of its own"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(ask, sentence):

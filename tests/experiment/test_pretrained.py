@@ -180,7 +180,7 @@ def test_the_studies_run_on_a_folder(text_folder, tmp_path):
     weights = load_file(folder / "model.safetensors")
     found = run.model(OUTPUTS).state_dict()
     assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in weights.items())
-    job = experiment.job("posthoc", "language")
+    _, job = experiment.job("posthoc", "language")
     place = (text_folder, tmp_path / "runs", "cpu")
     table = posthoc(job.study, job.factors, dense, {}, *place).set_index("rank_fraction")
     [tested] = [jobs.test_metrics(run, dense.evaluation, text_folder, "cpu")]

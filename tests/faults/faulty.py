@@ -106,15 +106,11 @@ class Track:
         output = f"{self.root}/evaluations/{NAME}.parquet"
         return [*self.job("evaluate"), *self.rates, "--output", output, *self.common]
 
-    def interpolate(self) -> list[str]:
-        command = self.job("interpolate")
-        for table in ("points", "summary"):
-            command += [f"--{table}", f"{self.root}/{table}.parquet"]
+    def measure(self, study: str) -> list[str]:
+        digest = self.experiment.of_study(study, NAME)
+        command = ["measure", study, "--config", f"{self.root}/config.json", "--digest", digest]
+        command += ["--track", NAME, "--output", str(self.root)]
         return [*command, *self.rates, *self.common]
-
-    def posthoc(self) -> list[str]:
-        output = f"{self.root}/posthoc.parquet"
-        return [*self.job("posthoc"), "--output", output, *self.rates, *self.common]
 
     def tables(self) -> list[str]:
         command = ["tables", "--config", f"{self.root}/config.json"]
@@ -123,9 +119,8 @@ class Track:
         for arm in self.swept:
             command += ["--rates", f"{self.root}/rates/{NAME}/{arm}.json"]
         command += ["--evaluation", f"{self.root}/evaluations/{NAME}.parquet"]
-        others = {"interpolation": "points", "barriers": "summary", "posthoc": "posthoc"}
-        for name, file in others.items():
-            command += ["--other", f"{name}={self.root}/{file}.parquet"]
+        for name in ("interpolation", "barriers", "posthoc"):
+            command += ["--other", f"{name}={self.root}/{name}/{NAME}.parquet"]
         return [*command, "--output", f"{self.root}/tables"]
 
     def claims(self) -> list[str]:
@@ -141,9 +136,9 @@ class Track:
     def jobs(self) -> list[list[str]]:
         """All commands in an order in which each finds what it needs."""
         trained = [self.train(arm) for arm in (DENSE, LOW, PRE)]
-        measured = [self.evaluate(), self.interpolate(), self.posthoc(), self.tables()]
-        measured.append(self.claims())
-        return [self.prepare(), *map(self.sweep, self.swept), *trained, *measured]
+        measured = map(self.measure, ("interpolation", "posthoc"))
+        read = [self.evaluate(), *measured, self.tables(), self.claims()]
+        return [self.prepare(), *map(self.sweep, self.swept), *trained, *read]
 
     def run(self, command: list[str]) -> tuple[int, str]:
         """Exit status and the error message of a command, run in this process."""

@@ -84,7 +84,7 @@ ARTEFACTS = {
         f"cells/{NAME}/{DENSE}/runs.parquet",
         "tables",
     ),
-    "evaluation": (f"evaluations/{NAME}.parquet", "points.parquet", "tables"),
+    "evaluation": (f"evaluations/{NAME}.parquet", f"interpolation/{NAME}.parquet", "tables"),
 }
 TABLES_BY_NAME = {"cell's runs", "evaluation"}
 

@@ -54,7 +54,7 @@ def forks(processes: list[dict]) -> list[dict]:
 
 def test_every_job_is_a_fork_of_one_process(processes):
     assert {p["command"][0] for p in forks(processes)} == {
-        *("prepare", "sweep", "train", "evaluate", "interpolate", "posthoc"),
+        *("prepare", "sweep", "train", "evaluate", "measure"),
         *("tables", "claims", "render"),
     }
     assert len({p["started"] for p in forks(processes)}) == 1

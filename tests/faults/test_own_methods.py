@@ -78,16 +78,14 @@ def test_every_job_finds_the_methods_of_the_users_own(tmp_path):
     root = tmp_path
     cells = " ".join(f"--cell {root}/cells/{NAME}/{arm}" for arm in arms)
     commands = f"""
-        speed --config {root}/config.json --track {NAME} --data {root}/data/{NAME} \
-          --rounds 1 --output {root}/speed.parquet
         plan --config {root}/config.json
         tables --config {root}/config.json {cells} --output {root}/tables \
-          --evaluation {root}/evaluations/{NAME}.parquet --other posthoc={root}/posthoc.parquet
+          --evaluation {root}/evaluations/{NAME}.parquet --other posthoc={root}/posthoc/{NAME}.parquet
         claims --config {root}/config.json --tables {root}/tables \
           --ledger {ROOT}/config/claims.yaml --output {root}/claims.parquet
     """.replace("\\\n", "")
     jobs = [track.prepare(), *(track.train(arm) for arm in arms), track.evaluate()]
-    jobs += [track.interpolate(), track.posthoc()]
+    jobs += map(track.measure, ("interpolation", "posthoc", "speed"))
     jobs += [line.split() for line in commands.splitlines() if line.strip()]
     for job in jobs:
         assert track.run(job) == (0, ""), job[0]
@@ -142,7 +140,7 @@ def test_a_method_that_fails_is_said_with_name_file_and_line(fault, kind, prepar
     for folder in ("data", "runs"):
         (tmp_path / folder).symlink_to(prepared / folder)
     low = f"{fault}_start-r0.5" if kind == "start" else "spectral-r0.5"
-    job = track.posthoc() if kind == "cut" else track.train(low)
+    job = track.measure("posthoc") if kind == "cut" else track.train(low)
     status, sentence = track.run(job)
     assert status == 2 and "\n" not in sentence
     title = {"start": "initialisation", "shrink": "decay", "cut": "truncation"}[kind]

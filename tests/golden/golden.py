@@ -33,6 +33,7 @@ from lowrank.data.text import load_text, prepare_text
 from lowrank.experiment import config
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.expand import Grid, expand
+from lowrank.experiment.study import jobs as jobs_of_studies
 from lowrank.experiment.track import arm_name
 from lowrank.files import read_table, write_table
 from lowrank.jobs import train as jobs
@@ -42,6 +43,7 @@ from lowrank.jobs.posthoc import posthoc
 from lowrank.reports.plan import make_plan
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run
+from lowrank.versions import VERSIONS
 
 HERE = Path(__file__).parent
 LEDGER = HERE.parents[1] / "config/claims.yaml"
@@ -104,6 +106,11 @@ def allowed(sort: Sort) -> str:
 def sort_of(column: str) -> Sort:
     """The sort of numbers in a column."""
     return next(sort for sort in SORTS if re.fullmatch(sort.columns, column))
+
+
+def versions() -> dict[str, int]:
+    """Those of all parts, and of the jobs of studies."""
+    return VERSIONS | {name: job.version for name, job in jobs_of_studies().items()}
 
 
 def platform() -> dict[str, str]:

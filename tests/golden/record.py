@@ -32,10 +32,9 @@ from golden import (
     platform,
     read,
     sort_of,
+    versions,
     write,
 )
-
-from lowrank.versions import VERSIONS
 
 RECORD = HERE / "record"
 DOCUMENT = HERE.parents[1] / "docs/determinism.md"
@@ -59,7 +58,7 @@ def record(folder: Path) -> None:
     """Train the study and write its record."""
     write(RECORD, make(folder))
     record_derived(folder)
-    origin = {"platform": platform(), "versions": dict(VERSIONS)}
+    origin = {"platform": platform(), "versions": versions()}
     (RECORD / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 

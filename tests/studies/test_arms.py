@@ -222,7 +222,7 @@ def test_studies_stand_in_the_order_of_the_report():
     assert [(study.place, name) for name, study in studies().items()] == [
         *((1, "initialisation"), (2, "decay"), (3, "pretraining"), (4, "scaling"), (5, "layers")),
         *((6, "interpolation"), (7, "posthoc"), (8, "speed"), (9, "learning_rate")),
-        (10, "methods"),
+        *((10, "methods"), (11, "baselines")),
     ]
     assert {name for name, study in studies().items() if study.lines} >= {
         "scaling",

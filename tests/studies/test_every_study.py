@@ -12,7 +12,7 @@ import pytest
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.expand import expand
-from lowrank.experiment.study import STUDIES, studies
+from lowrank.experiment.study import STUDIES, Job, Study, jobs, studies, writers
 from lowrank.experiment.track import Arm, arm_name
 
 ROOT = Path(__file__).parents[2]
@@ -81,11 +81,28 @@ def test_what_a_study_compares_is_trained_by_some_study(name, tracks):
 
 
 def test_a_job_reads_the_dense_model_first(tracks):
-    for name, study in studies().items():
-        for track in tracks.values() if study.job else ():
+    reading = {name: job for name, job in jobs().items() if job.arms}
+    assert set(reading) == {"interpolation", "posthoc"}
+    for name, job in reading.items():
+        for track in tracks.values():
             if section := track.studies.asked().get(name):
-                assert next(iter(study.job.arms(section, track))) == Arm()
-                assert study.job.spec(section, track, {})
+                assert next(iter(job.arms(section, track))) == Arm()
+                assert job.spec(section, track, {})
+
+
+def test_what_is_made_in_one_go_is_a_seed_of_models_a_processor_of_times_or_a_track():
+    units = {name: job.unit for name, job in jobs().items()}
+    assert units["interpolation"] == units["posthoc"] == ["track", "seed"]
+    assert units["speed"] == ["track", "processor"] and units["baselines"] == ["track"]
+
+
+@pytest.mark.parametrize("table", ["barriers", "runs", "data"])
+def test_no_two_jobs_write_one_table(table, monkeypatch):
+    job = Job("Measuring", (table,), lambda given: {})
+    monkeypatch.setitem(STUDIES, "mine", Study("Mine", job=job))
+    other = "the study interpolation" if table == "barriers" else "the project itself"
+    with pytest.raises(LowrankError, match=f"mine writes the table {table}, and so does {other}"):
+        writers()
 
 
 def test_a_study_that_is_left_out_asks_for_nothing(tracks):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from lowrank.analysis.contrasts import contrasts
 from lowrank.analysis.shown import shown
+from lowrank.cli import main
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.expand import expand
+from lowrank.experiment.experiment import Experiment
+from lowrank.experiment.ground import Published
+from lowrank.files import read_table, write_sealed
+from lowrank.workflow.scale import Scale
 
 ROOT = Path(__file__).parents[2]
 FILE = '''
@@ -102,3 +109,93 @@ def test_the_name_of_a_built_in_study_is_taken(values):
     del values["tracks"]["language"]["studies"]["lengths"]
     with pytest.raises(LowrankError, match="decay is built in"):
         config.parse(values)
+
+
+# A job of its own
+
+JOB = """
+from pydantic import Field
+from lowrank.experiment.sections import Count, Strict
+from lowrank.experiment.study import STUDIES, Job, Study
+
+class LengthsStudy(Strict):
+    \"""How long the texts are.\"""
+    parts: tuple[Count, ...] = Field(description="Parts of the text.")
+
+def run(given):
+    import pandas as pd
+    return {"lengths": pd.DataFrame({"parts": given.told.parts, "device": given.device})}
+
+job = Job("Counting", ("lengths",), run)
+STUDIES.add("lengths", Study("Lengths", section=LengthsStudy, job=job))
+"""
+
+
+@pytest.fixture
+def counting(values, tmp_path):
+    """The same with a job that reads data alone."""
+    (tmp_path / "lengths.py").write_text(JOB, encoding="utf-8")
+    values["tracks"]["language"]["studies"]["lengths"] = {"parts": [2, 3]}
+    return values
+
+
+def measured(values, folder: Path, digest: str) -> tuple[int, str]:
+    """Status and last line of its command on data of nothing but a manifest."""
+    write_sealed(folder / "config.json", values.model_dump(mode="json"))
+    write_sealed(folder / "data/language/manifest.json", {"digest": "data"})
+    words = ["measure", "lengths", "--config", folder / "config.json", "--digest", digest]
+    words += ["--track", "language", "--rates", folder, "--cache", folder, "--output", folder]
+    words += ["--data", folder / "data/language", "--device", "cpu"]
+    result = CliRunner().invoke(main, list(map(str, words)))
+    return result.exit_code, (result.output.splitlines() or [""])[-1]
+
+
+def test_its_job_is_known_to_the_command_the_workflow_and_published_tables(counting, tmp_path):
+    settings = config.parse(counting)
+    experiment, scale = Experiment(settings), Scale(settings, ROOT)
+    assert measured(settings, tmp_path, experiment.of_study("lengths", "language")) == (0, "")
+    table = read_table(tmp_path / "lengths/language.parquet")
+    assert table["parts"].tolist() == [2, 3] and set(table["device"]) == {"cpu"}
+    assert set(table["digest"]) == {experiment.made_from("lengths", "language", {}, "data")[None]}
+    assert scale.contributors["lengths"] == ["language"]
+    assert scale.table("lengths") in scale.gathered
+    assert scale.measured_on("lengths", "language")["data"] == [scale.prepared("language")]
+    runs = pd.DataFrame(columns=["track", "data_digest", "cell", "seed"])
+    tables = {"runs": runs, "lengths": table.assign(track="language")}
+    ground = Experiment(settings, Published(tables, {"language": "data"})).ground
+    assert ground is not None and ground.has("lengths", "language")
+    other = Experiment(settings, Published(tables, {"language": "other"})).ground
+    assert other is not None and not other.has("lengths", "language")
+
+
+def test_another_text_of_its_file_is_another_job(counting, tmp_path, forget_extensions):
+    digests = Experiment(config.parse(counting)).digests()
+    file = tmp_path / "lengths.py"
+    file.write_text(f"{JOB}\n# more\n", encoding="utf-8")
+    forget_extensions()
+    after = Experiment(config.parse(counting)).digests()
+    changed = {name for name in after if after[name] != digests.get(name)}
+    assert changed == {"lengths language"}
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "sentence"),
+    [
+        ('return {"lengths"', 'return {"length"', "returned the tables length, not lengths"),
+        (
+            "run)\n",
+            "run, arms=lambda *_: [Arm()])\n",
+            "lengths of the job of lengths has no column seed",
+        ),
+    ],
+)
+def test_a_job_that_returns_something_else_is_one_sentence(
+    was, becomes, sentence, counting, tmp_path
+):
+    text = f"from lowrank.experiment.track import Arm\n{JOB.replace(was, becomes)}"
+    (tmp_path / "lengths.py").write_text(text, encoding="utf-8")
+    counting["tracks"]["language"]["training"]["learning_rate"] = 0.1
+    settings = config.parse(counting)
+    digest = Experiment(settings).of_study("lengths", "language")
+    status, said = measured(settings, tmp_path, digest)
+    assert status == 2 and sentence in said

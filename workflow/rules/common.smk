@@ -1,5 +1,6 @@
 # What the rules ask Python: which files there are, and what each of them is made from.
 from lowrank import warm
+from lowrank.experiment.study import jobs
 from lowrank.workflow import check_call, closing, ledger_of, open_scale
 from lowrank.workflow.first import behind
 

@@ -6,7 +6,7 @@ rule prepare_data:
         f"{RESULTS}/logs/prepare_data/{{track}}.log",
     conda:
         "../envs/lowrank.yaml"
-    threads: 2 if SCALE.measured else 1
+    threads: 1 if SCALE.config.quick else 2
     params:
         config=SCALE.config_file,
         digest=lambda wildcards: SCALE.experiment.of_prepare(wildcards.track),

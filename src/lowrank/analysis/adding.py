@@ -25,21 +25,13 @@ from lowrank.experiment.config import Config
 from lowrank.experiment.expand import outline
 from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.ground import Ground, Published
+from lowrank.experiment.study import jobs
 from lowrank.frames import concat
 
 Tables = Mapping[str, pd.DataFrame]
 Row = dict[str, Any]
 KEY = ["cell", "seed"]
 OF_RUNS = ("runs", "history", "layers", "spectra")
-UNITS = {
-    "rates": ["group"],
-    "posthoc": ["track", "seed"],
-    "interpolation": ["track", "seed"],
-    "barriers": ["track", "seed"],
-    "baselines": ["track"],
-    "speed": ["track", "processor"],
-}
-"""What is made in one go, by table: its rows stay, or go, together."""
 MADE_BY = ("processor", "torch", "threads")
 """What runs repeat to the bit on."""
 EVALUATED_BY = ("evaluation_version", "test_examples")
@@ -76,7 +68,8 @@ def add(
     lacking = sorted(set(published["cell"]) - set(grid.cells))
     found = _sorted_out(_rows(published), _rows(old.get("processors")), _rows(new["runs"]))
     tables = {
-        name: _measured(old.get(name), new.get(name), unit, replace) for name, unit in UNITS.items()
+        name: _measured(old.get(name), new.get(name), unit, replace)
+        for name, unit in _units().items()
     }
     tracks = set(new["runs"]["track"])
     ground = _ground(config, old, new, tables["rates"])
@@ -120,6 +113,12 @@ def add(
     return {name: table for name, table in tables.items() if len(table)}, sentence
 
 
+def _units() -> dict[str, list[str]]:
+    """What is made in one go, by table: its rows stay, or go, together."""
+    of_jobs = {table: job.unit for job in jobs().values() for table in job.tables}
+    return {"rates": ["group"], **of_jobs}
+
+
 def _ground(config: Config, old: Tables, new: Tables, rates: pd.DataFrame) -> Ground:
     """All runs, old and new, as what the configuration with the seeds of both is built on; a track's data
     are those of its new runs."""
@@ -142,9 +141,9 @@ def _without_unfit(
     """Take out of `tables` what was published of these tracks and is neither new nor made from runs as
     `ground` has them; the names of those from which something went. Times of steps are made from no run."""
     lost = []
-    for name, unit in UNITS.items():
+    for name, unit in _units().items():
         table = tables[name]
-        if name == "speed" or not len(table):
+        if "processor" in unit or not len(table):
             continue
         fresh = set(_keys(new[name], unit)) if len(new.get(name, ())) else set()
         of = table["group"].str.split("/").str[0] if name == "rates" else table["track"]

@@ -25,6 +25,7 @@ from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.compared import same
 from lowrank.experiment.config import Config, parse
 from lowrank.experiment.metrics import task_of
+from lowrank.experiment.study import writers
 from lowrank.files import (
     MANIFEST,
     atomic_dir,
@@ -37,10 +38,6 @@ from lowrank.files import (
     write_text,
 )
 
-TABLES = (
-    *("runs", "history", "layers", "spectra", "rates"),
-    *("interpolation", "barriers", "posthoc", "baselines", "speed", "contrasts", "claims"),
-)
 NEEDED = ("runs", "history", "layers", "spectra", "contrasts")
 CONFIG, LEDGER = "config.json", "claims.yaml"
 HISTORY_POINTS = 12
@@ -65,7 +62,8 @@ def publish(
     was published (see `replace` there) are a LowrankError, and then what was published before stays.
     """
     settings, claimed = parse(read_sealed(config), str(config)), read_ledger(ledger)
-    paths = {name: tables / f"{name}.parquet" for name in TABLES}
+    names = (*NEEDED, "rates", *writers(), "claims")
+    paths = {name: tables / f"{name}.parquet" for name in names}
     new = {name: read_table(path) for name, path in paths.items() if path.is_file()}
     for name in NEEDED:
         if name not in new:

@@ -86,10 +86,9 @@ def collect(
     """Write all tables of a scale.
 
     `cells` are folders of cells' tables, `evaluations` test metrics, `rates` sweep results, `others`
-    further tables by name (interpolation, barriers, posthoc, baselines). With `published`, tables
-    found there are the base: the given ones replace the rows of their cells. With `data` too, where the
-    tracks' data are prepared, only what belongs to the configuration and to these data is taken from there,
-    and a run that is in neither is a LowrankError.
+    those of studies' jobs by name. With `published`, tables found there are the base: the given ones replace
+    the rows of their cells. With `data` too, where the tracks' data are prepared, only what belongs to the
+    configuration and to these data is taken from there, and a run that is in neither is a LowrankError.
     """
     folders = list(cells)
     tables = {name: concat(_of_cell(f / f"{name}.parquet") for f in folders) for name in PER_CELL}

@@ -180,6 +180,16 @@ class Config(Strict):
         return self.tracks[track].seeds or self.seeds
 
     @property
+    def cut(self) -> bool:
+        """Whether each device holds but a slice of a model."""
+        return self.parallel == "fsdp" and self.devices > 1
+
+    @property
+    def quick(self) -> bool:
+        """Whether the scale is there to be quick: its times mean nothing."""
+        return self.scale == "smoke"
+
+    @property
     def tasks(self) -> dict[str, str]:
         """What each track is: the name of its task."""
         return {name: track.task.name for name, track in self.tracks.items()}
@@ -200,8 +210,8 @@ class Config(Strict):
                     f"tracks.{name}: {track.model.family} on {track.data.kind} does not fit: it needs "
                     f"{track.task.data}, and {track.data.kind} one of {', '.join(fitting)}"
                 )
-            optimizer, cut = track.training.optimizer, self.parallel == "fsdp" and self.devices > 1
-            if cut and not OPTIMIZERS[optimizer].sharded:
+            optimizer = track.training.optimizer
+            if self.cut and not OPTIMIZERS[optimizer].sharded:
                 raise ValueError(
                     f"tracks.{name}.training.optimizer: {optimizer} needs whole matrices, and parallel: "
                     "fsdp cuts them: use ddp"

@@ -24,7 +24,7 @@ from lowrank.experiment.sections import (
     Strict,
 )
 from lowrank.experiment.shares import nearest
-from lowrank.experiment.study import STUDIES
+from lowrank.experiment.study import STUDIES, jobs
 from lowrank.experiment.track import Arm, arm_name, swept, varied
 from lowrank.methods import IMPLIED, METHODS, check_fit, parse_options
 
@@ -99,12 +99,15 @@ def _grid(config: Config, extensions: dict[str, Extension]) -> Grid:
     unknown_cells = [cell for cell in config.retrain or () if cell not in cells]
     if unknown_cells:
         raise unknown("cell in retrain", unknown_cells[0], cells)
-    jobs: dict[str, dict[str, Any]] = {}
-    for name, track in config.tracks.items():
-        for study, section in track.studies.asked().items():
-            if job := STUDIES[study].job:
-                jobs.setdefault(study, {})[name] = job.spec(section, track, extensions)
-    return Grid(cells=cells, sweeps=sweeps, jobs=jobs, extensions=extensions)
+    told: dict[str, dict[str, Any]] = {}
+    for study, job in jobs().items():
+        if job.times and config.cut:
+            continue  # one device would have to hold whole models, side by side
+        for name, track in config.tracks.items():
+            section = track.studies.asked().get(study)
+            if section is not None or job.wanted(track):
+                told.setdefault(study, {})[name] = job.spec(section, track, extensions)
+    return Grid(cells=cells, sweeps=sweeps, jobs=told, extensions=extensions)
 
 
 def _check_names(config: Config) -> None:
@@ -132,12 +135,11 @@ def _check_names(config: Config) -> None:
             for method in used:
                 if method not in known | own:
                     raise unknown(f"{kind} in tracks.{name}:", method, known | own)
-        cut = config.parallel == "fsdp" and config.devices > 1
         starts = [(track.factors, None), *((arm.factors, arm.pretraining) for arm in arms)]
         for factor, pretraining in starts:
             if factor and factor.method and factor.method.name not in own:
                 parse_options(factor.method.name, factor.method.options)
-                check_fit(factor.method.name, track.training, track.model, pretraining, cut)
+                check_fit(factor.method.name, track.training, track.model, pretraining, config.cut)
 
 
 def _cell(

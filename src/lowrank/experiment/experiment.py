@@ -19,8 +19,8 @@ from lowrank.experiment.cell import Cell, SweepGroup
 from lowrank.experiment.config import Config, TrackConfig, read_config
 from lowrank.experiment.expand import Grid, Timed, expand, timed_cells
 from lowrank.experiment.ground import Ground, Published, read_ground
-from lowrank.experiment.study import STUDIES
-from lowrank.experiment.track import Arm, arm_name
+from lowrank.experiment.study import Job, jobs
+from lowrank.experiment.track import arm_name
 from lowrank.files import digest
 from lowrank.versions import VERSIONS
 
@@ -78,37 +78,35 @@ class Experiment:
         self.track(track)
         return [cell for cell in map(self.here, self.trained) if cell.track == track]
 
-    def job(self, study: str, track: str) -> Any:
-        """What the job of a study is told of a track that has it."""
+    def job(self, study: str, track: str) -> tuple[Job, Any]:
+        """The job of a study, and what it is told of a track that has it."""
         self.track(track)
-        jobs = self.grid.jobs.get(study, {})
-        if track not in jobs:
+        if study not in (known := jobs()):
+            raise unknown("study with a job of its own", study, known)
+        if track not in (told := self.grid.jobs.get(study, {})):
             raise LowrankError(f"tracks.{track}.studies has no {study}.")
-        return jobs[track]
+        return known[study], told[track]
 
     def read_by(self, study: str, track: str) -> list[Cell]:
         """The cells whose models the job of a study reads here, the dense one first, with their seeds."""
         cells = self.cells_of_study(study, track)
-        lacking = self.ground.lacking(study, track) if self.ground else ()
+        lacking = self.ground.lacking(study, track) if self.ground and cells else ()
         return [cell.model_copy(update={"seeds": lacking or cell.seeds}) for cell in cells]
 
     def cells_of_study(self, study: str, track: str) -> list[Cell]:
         """The cells that the job of a study is about, the dense one first."""
-        self.job(study, track)
-        section, job = self.track(track), STUDIES[study].job
-        assert job is not None
-        return self._cells(track, job.arms(section.studies.asked()[study], section))
-
-    def timed(self, track: str) -> list[Timed]:
-        """What is timed, trained or not."""
-        if self.config.parallel == "fsdp" and self.config.devices > 1:
-            return []  # one device would have to hold whole models, side by side
-        return list(timed_cells(track, self.track(track), self.grid.extensions).values())
-
-    def _cells(self, track: str, arms: Iterable[Arm]) -> list[Cell]:
-        section = self.track(track)
+        job, section = self.job(study, track)[0], self.track(track)
+        if job.arms is None:
+            return []
+        arms = job.arms(section.studies.asked().get(study), section)
         names = dict.fromkeys(f"{track}/{arm_name(arm, section)}" for arm in arms)
         return [self.cell(name) for name in names]
+
+    def timed(self, study: str, track: str) -> list[Timed]:
+        """What the job of a study times, trained or not."""
+        if not self.job(study, track)[0].times:
+            return []
+        return list(timed_cells(track, self.track(track), self.grid.extensions).values())
 
     def trunk(self, name: str) -> str | None:
         """The dense cell whose checkpoints a pre-trained cell forks from, if the grid has it; where it is
@@ -140,25 +138,9 @@ class Experiment:
         return _digest("evaluation", *self.evaluated(track))
 
     def of_study(self, study: str, track: str) -> str:
-        """Digest of what the job of a study is told, and of the cells that it reads."""
-        return _digest(study, self.job(study, track), *self.read_by(study, track))
-
-    def of_interpolate(self, track: str) -> str:
-        """Digest of what the lines are drawn from."""
-        return self.of_study("interpolation", track)
-
-    def of_posthoc(self, track: str) -> str:
-        """Digest of what is truncated, and how."""
-        return self.of_study("posthoc", track)
-
-    def of_baselines(self, track: str) -> str:
-        """Digest of what n-gram losses are made from, the data left out."""
-        self.track(track)
-        return _digest("baselines")
-
-    def of_speed(self, track: str) -> str:
-        """Digest of what is timed."""
-        return _digest("speed", *self.timed(track))
+        """Digest of what the job of a study is told, and of the cells that it reads or times."""
+        cells = (*self.read_by(study, track), *self.timed(study, track))
+        return digest([self._job(study, track), *(cell.model_dump(mode="json") for cell in cells)])
 
     def of_tables(self) -> str:
         """Digest of the whole configuration, which tables, claims and report read, and of its extensions,
@@ -169,24 +151,27 @@ class Experiment:
 
     def made_from(
         self, study: str, track: str, rates: Mapping[str, float], data: str
-    ) -> dict[int, str]:
+    ) -> dict[int | None, str]:
         """By seed the digest of all that the job of a study makes its rows from: what it is told, the runs that
-        it reads, and how they are evaluated."""
-        told = self.job(study, track).model_dump(mode="json")
-        cells = self.cells_of_study(study, track)
+        it reads, and how they are evaluated. Where it reads none, under None that of the track's data, or of the
+        shapes that it times."""
+        job, cells = self._job(study, track), self.cells_of_study(study, track)
+        if not cells:
+            timed = self.timed(study, track)
+            shapes = [[one.cell.runs({})[0].identity(""), one.kept] for one in timed]
+            return {None: digest([*job, shapes or data])}
         of_seed: dict[int, list[str]] = {}
         for spec in (spec for cell in cells for spec in cell.runs(dict(rates))):
             of_seed.setdefault(spec.seed, []).append(spec.identity(data))
-        beside = [study, VERSIONS[study], told, cells[0].evaluation.model_dump(mode="json")]
-        return {seed: digest([*beside, runs]) for seed, runs in of_seed.items()}
+        evaluation = cells[0].evaluation.model_dump(mode="json")
+        return {seed: digest([*job, evaluation, runs]) for seed, runs in of_seed.items()}
 
-    def measured_from(self, table: str, track: str, data: str) -> str:
-        """The digest of what a track's rows of `baselines` or `speed` are made from: its data, or the shapes
-        that are timed."""
-        if table == "baselines":
-            return digest([table, VERSIONS[table], data])
-        timed = [[one.cell.runs({})[0].identity(""), one.kept] for one in self.timed(track)]
-        return digest([table, VERSIONS[table], timed])
+    def _job(self, study: str, track: str) -> list[Any]:
+        """A study's job as it enters digests: name, version, what it is told, and the file of one's own."""
+        job, told = self.job(study, track)
+        own = self.grid.extensions.get(study)
+        parts = [told.model_dump(mode="json") if told else None, own.sha256 if own else None]
+        return [study, job.version, *(part for part in parts if part is not None)]
 
     def digests(self) -> dict[str, str]:
         """The digests of all jobs that compute, by job and name, whatever is published."""
@@ -198,16 +183,15 @@ class Experiment:
             "sweep": self.grid.sweeps,
             "train": self.grid.cells,
             "evaluate": tracks,
-            "interpolate": self.grid.jobs.get("interpolation", {}),
-            "posthoc": self.grid.jobs.get("posthoc", {}),
-            "baselines": tracks,
-            "speed": tracks,
         }
-        return {
+        found = {
             f"{job} {name}": getattr(self, f"of_{job}")(name)
             for job, named in names.items()
             for name in named
         }
+        for study, told in self.grid.jobs.items():
+            found |= {f"{study} {track}": self.of_study(study, track) for track in told}
+        return found
 
 
 def _digest(version: str | None, *values: BaseModel | list[int]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.experiment.cell import Cell, SweepGroup
+from lowrank.experiment.study import jobs, writers
 from lowrank.files import MANIFEST, check_manifest, read_json, read_table
 from lowrank.versions import VERSIONS
 
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
 
     from lowrank.experiment.experiment import Experiment
 
-READ = ("runs", "rates", "barriers", "posthoc", "baselines", "speed")
-"""The published tables that tell what is there."""
 OF_RUNS = ("runs", "history", "layers", "spectra")
-OF_STUDIES = {"interpolation": "interpolation", "barriers": "interpolation", "posthoc": "posthoc"}
-"""Table: the study whose job makes it."""
 Run = tuple[str, int]
 """Cell and seed."""
 
@@ -46,8 +43,11 @@ class Published:
 def read_ground(folder: Path, data: Path, tracks: Iterable[str]) -> Published:
     """What tells what is published in `folder`; `data` is where tracks' data are prepared, if they are."""
     names = check_manifest(folder)["files"]
+    telling = ("runs", "rates", *(job.tables[0] for job in jobs().values()))
     tables = {
-        name: read_table(folder / f"{name}.parquet") for name in READ if f"{name}.parquet" in names
+        name: read_table(folder / f"{name}.parquet")
+        for name in telling
+        if f"{name}.parquet" in names
     }
     return Published(tables, prepared(data, tracks))
 
@@ -146,7 +146,7 @@ class Ground:
 
     def lacking(self, study: str, track: str) -> tuple[int, ...]:
         """The seeds for which the job of a study has to read models here; it reads none that diverged."""
-        expected, rows = self._made_from(study, track), self._rows(_told_by(study), track)
+        expected, rows = self._made_from(study, track), self._rows(jobs()[study].tables[0], track)
         there = {
             seed
             for seed, digest in zip(rows["seed"], rows["digest"], strict=True)
@@ -165,8 +165,9 @@ class Ground:
 
     def has(self, table: str, track: str) -> bool:
         """Whether all of a track's part of a table is there that is not of runs."""
-        if table in OF_STUDIES:
-            return not self.lacking(OF_STUDIES[table], track)
+        study = writers()[table]
+        if jobs()[study].arms:
+            return not self.lacking(study, track)
         return bool(self._expected(table, track) & set(self._rows(table, track)["digest"]))
 
     def _rows(self, table: str, track: str) -> pd.DataFrame:
@@ -178,7 +179,7 @@ class Ground:
             return pd.DataFrame(columns=["track", "seed", "digest"])
         return rows[rows["track"] == track]
 
-    def _made_from(self, study: str, track: str) -> dict[int, str]:
+    def _made_from(self, study: str, track: str) -> dict[int | None, str]:
         data = self.data.get(track)
         cells = self.experiment.cells_of_study(study, track)
         if data is None or not all(self.rates.keys() >= set(cell.groups) for cell in cells):
@@ -187,9 +188,7 @@ class Ground:
 
     def _expected(self, table: str, track: str) -> set[str]:
         """The digests of what a track's rows of a table are made from."""
-        if table not in OF_STUDIES:
-            return {self.experiment.measured_from(table, track, self.data.get(track, ""))}
-        study = OF_STUDIES[table]
+        study = writers().get(table, "")
         if track not in self.experiment.grid.jobs.get(study, {}):
             return set()
         return set(self._made_from(study, track).values())
@@ -208,11 +207,6 @@ class Ground:
         tracks = self.experiment.config.tracks
         wanted = set().union(*(self._expected(name, track) for track in tracks))
         return table[table["digest"].isin(wanted)]
-
-
-def _told_by(study: str) -> str:
-    """The table that tells whether a study's job was done."""
-    return next(table for table, of in OF_STUDIES.items() if of == study and table in READ)
 
 
 def _renamed(table: pd.DataFrame, key: list[str], names: list[tuple[Any, ...]]) -> pd.DataFrame:

@@ -5,14 +5,23 @@ The configuration, the grid, contrasts, figures, plan and report learn of a stud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lowrank.experiment.cell import Extension
+from lowrank.errors import LowrankError
+from lowrank.experiment.cell import Cell, Extension
 from lowrank.experiment.sections import Strict
 from lowrank.experiment.track import Arm, Track
+from lowrank.files import PLACES
 from lowrank.registry import Registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lowrank.experiment.config import TrackConfig
+    from lowrank.experiment.expand import Timed
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,57 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is done with a track's trained models beyond evaluating them."""
+class Given:
+    """What a job works on: one track."""
 
+    told: Any
+    """Its `spec`."""
+    cells: Sequence[Cell]
+    """Those whose models it reads, the dense one first, with the seeds that are wanted; `lowrank.jobs.train.runs_of`
+    returns the runs of each, given what follows."""
+    rates: dict[str, float]
+    """What the sweeps of these cells found."""
+    data: Path
+    """The track's prepared data."""
+    cache: Path
+    """The folder of all runs."""
+    device: str
+    timed: Sequence[Timed]
+    """The models whose steps it times."""
+    quick: bool
+    """Whether the scale is there to be quick, and its times mean nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a study measures beyond training and evaluating: on trained models, on steps, or on data alone."""
+
+    doing: str
+    """What it does, as the workflow says: `Truncating the dense models`, of a track."""
     tables: tuple[str, ...]
-    """What it writes, for each track."""
-    arms: Callable[[Any, Track], Iterable[Arm]]
-    """Whose models it reads, from the study's section; the dense one first."""
-    spec: Callable[[Any, Track, Mapping[str, Extension]], Strict] = lambda section, *_: section
+    """What it writes, for each track: results/<scale>/<table>/<track>.parquet. By the rows of the first one it is known
+    what is there."""
+    run: Callable[[Given], Mapping[str, pd.DataFrame]]
+    """Returns these tables, those made of models with a column `seed`. It imports what it computes with itself:
+    studies are read without torch and pandas."""
+    version: int = 1
+    """Which results `run` computes: raised when it computes others of the same input, and only then."""
+    arms: Callable[[Any, Track], Iterable[Arm]] | None = None
+    """Whose models it reads, from the study's section, the dense one first; None: it reads none."""
+    times: bool = False
+    """Whether it times the steps of what studies name as `timed`: it waits until all is trained, has the machine to
+    itself, and says in a column `processor` which one that is."""
+    spec: Callable[[Any, Track, Mapping[str, Extension]], Strict | None] = lambda section, *_: (
+        section
+    )
     """What it is told, from the study's section and the configuration's extensions."""
+    wanted: Callable[[TrackConfig], bool] = lambda _: False
+    """Whether it is done for a track that does not have the study's section."""
+
+    @property
+    def unit(self) -> list[str]:
+        """The columns that tell apart what is made in one go."""
+        return ["track", *(["seed"] if self.arms else ["processor"] if self.times else [])]
 
 
 def _none(*_: Any) -> tuple[()]:
@@ -86,6 +137,30 @@ class Study:
 STUDIES: Registry[Study] = Registry("study", package="lowrank.studies")
 
 
+TAKEN = PLACES | {"history", "layers", "spectra", "contrasts", "claims", "processors", "data"}
+"""Tables and folders of results/<scale> that no study writes."""
+
+
 def studies() -> dict[str, Study]:
     """All studies by name, each in its place."""
     return dict(sorted(STUDIES.items(), key=lambda item: (item[1].place, item[0])))
+
+
+def jobs() -> dict[str, Job]:
+    """The jobs of studies by the study's name, in the order of these."""
+    return {name: study.job for name, study in studies().items() if study.job}
+
+
+def writers() -> dict[str, str]:
+    """For each table that a job writes the study's name; a table that is written twice is a LowrankError."""
+    found: dict[str, str] = {}
+    for study, job in jobs().items():
+        for table in job.tables:
+            if table in found or table in TAKEN:
+                other = f"the study {found[table]}" if table in found else "the project itself"
+                raise LowrankError(
+                    f"The job of the study {study} writes the table {table}, and so does {other}: give it "
+                    "another name."
+                )
+            found[table] = study
+    return found

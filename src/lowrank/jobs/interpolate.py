@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -30,10 +30,12 @@ from lowrank.factor.convert import effective_weights
 from lowrank.factor.truncate import truncate_model
 from lowrank.jobs.train import runs_of
 from lowrank.methods.base import select_targets
-from lowrank.studies.interpolation import InterpolationStudy
 from lowrank.train.build import choose_device
 from lowrank.train.run import FinishedRun
 from lowrank.train.task import Task, make_task
+
+if TYPE_CHECKING:
+    from lowrank.studies.interpolation import InterpolationStudy
 
 CLOSENESS = ("barrier", "distance", "cosine_distance", "disagreement", "floor")
 """What is said of a line, beside its points."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -27,12 +27,14 @@ from lowrank.factor.truncate import truncate_model
 from lowrank.jobs.train import runs_of
 from lowrank.methods import Options
 from lowrank.methods.base import Life, select_targets
-from lowrank.studies.posthoc import PostHocStudy
 from lowrank.train.build import choose_device
 from lowrank.train.loop import Watch, run_steps
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import FinishedRun
 from lowrank.train.task import Task, make_task
+
+if TYPE_CHECKING:
+    from lowrank.studies.posthoc import PostHocStudy
 
 
 def posthoc(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from lowrank.experiment.sections import Count, Few, Fraction, Strict
-from lowrank.experiment.study import STUDIES, Figure, Job, Study
+from lowrank.experiment.study import STUDIES, Figure, Given, Job, Study
 from lowrank.experiment.track import Arm, Track
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class InterpolationStudy(Strict):
@@ -38,6 +42,16 @@ def contrasts(section: InterpolationStudy, track: Track) -> Iterator[tuple[Arm, 
             yield arm, Arm(factors=arm.factors)
 
 
+def run(given: Given) -> dict[str, pd.DataFrame]:
+    """Losses on the lines, and how close their ends are."""
+    from lowrank.jobs.interpolate import interpolate
+
+    dense, *others = given.cells
+    place = given.data, given.cache, given.device
+    points, summary = interpolate(given.told, dense, others, given.rates, *place)
+    return {"interpolation": points, "barriers": summary}
+
+
 STUDIES.add(
     "interpolation",
     Study(
@@ -47,7 +61,13 @@ STUDIES.add(
         arms=arms,
         contrasts=contrasts,
         measures={"barriers": ("barrier", "distance", "cosine_distance", "disagreement")},
-        job=Job(("interpolation", "barriers"), arms),
+        job=Job(
+            doing="Interpolating between solutions",
+            tables=("barriers", "interpolation"),
+            run=run,
+            version=3,
+            arms=arms,
+        ),
         figures=(Figure("interpolation", ("runs", "contrasts", "interpolation", "barriers")),),
         lines=True,
     ),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from lowrank.experiment.cell import Extension
 from lowrank.experiment.sections import Count, FactorSpec, Fraction, Name, Positive, Strict
-from lowrank.experiment.study import STUDIES, Figure, Job, Study
+from lowrank.experiment.study import STUDIES, Figure, Given, Job, Study
 from lowrank.experiment.track import Arm, Track
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class PostHocStudy(Strict):
@@ -50,11 +53,20 @@ class PostHocJob(Strict):
     extensions: dict[str, Extension] = {}
 
 
-def job(section: PostHocStudy, track: Track, extensions: Mapping[str, Extension]) -> PostHocJob:
+def spec(section: PostHocStudy, track: Track, extensions: Mapping[str, Extension]) -> PostHocJob:
     """A track's truncations, and the extensions that they and their fine-tuning use."""
     decays = (track.factors.decay.kind,) if any(section.fine_tune_steps) else ()
     used = {n: extensions[n] for n in (*section.methods, *decays) if n in extensions}
     return PostHocJob(study=section, factors=track.factors, extensions=used)
+
+
+def run(given: Given) -> dict[str, pd.DataFrame]:
+    """The truncated models' test metrics and cost."""
+    from lowrank.jobs.posthoc import posthoc
+
+    (dense,), job = given.cells, given.told
+    place = given.data, given.cache, given.device
+    return {"posthoc": posthoc(job.study, job.factors, dense, given.rates, *place)}
 
 
 def problem(section: PostHocStudy, track: Track) -> str | None:
@@ -76,7 +88,14 @@ STUDIES.add(
         arms=arms,
         problem=problem,
         truncations=lambda section: section.methods,
-        job=Job(("posthoc",), arms=lambda section, track: [Arm()], spec=job),
+        job=Job(
+            doing="Truncating the dense models",
+            tables=("posthoc",),
+            run=run,
+            version=2,
+            arms=lambda section, track: [Arm()],
+            spec=spec,
+        ),
         figures=(Figure("posthoc", ("runs", "posthoc")),),
     ),
 )

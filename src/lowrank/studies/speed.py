@@ -7,13 +7,17 @@ square matrix is trained with 1.24 times its parameters, by the second with 0.62
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from lowrank.experiment.sections import Fraction, Size, Strict
-from lowrank.experiment.study import STUDIES, Figure, Study
+from lowrank.experiment.study import STUDIES, Figure, Given, Job, Study
 from lowrank.experiment.track import Arm, Track
 from lowrank.studies.scaling import sizes, unfit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SpeedStudy(Strict):
@@ -53,6 +57,14 @@ def timed(section: SpeedStudy, track: Track) -> Iterator[Arm]:
             yield Arm(width=width, heads=heads, factors=factors, kept=share)
 
 
+def run(given: Given) -> dict[str, pd.DataFrame]:
+    """Seconds of steps of all that studies name, taking turns."""
+    from lowrank.jobs.speed import measure_speed
+
+    rounds = 2 if given.quick else 5
+    return {"speed": measure_speed(given.timed, given.data, given.device, rounds)}
+
+
 STUDIES.add(
     "speed",
     Study(
@@ -61,6 +73,15 @@ STUDIES.add(
         section=SpeedStudy,
         timed=timed,
         problem=lambda section, track: unfit("speed", section, track),
+        job=Job(
+            doing="Timing training steps",
+            tables=("speed",),
+            run=run,
+            version=2,
+            times=True,
+            spec=lambda *_: None,
+            wanted=lambda track: bool(track.timed()),
+        ),
         figures=(Figure("speed", ("speed", "runs")),),
     ),
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment
-from lowrank.experiment.ground import OF_STUDIES, read_ground
+from lowrank.experiment.ground import read_ground
+from lowrank.experiment.study import jobs
 from lowrank.files import MANIFEST
 from lowrank.versions import VERSIONS
 
@@ -74,7 +75,7 @@ def _trained_again(experiment: Experiment, cache: Path) -> tuple[int, list[str]]
     ground, readers = experiment.ground, []
     assert ground is not None
     again: set[str] = set()
-    for study in dict.fromkeys(OF_STUDIES.values()):
+    for study in (name for name, job in jobs().items() if job.arms):
         before = len(again)
         for track in experiment.grid.jobs.get(study, {}):
             if not ground.lacking(study, track):

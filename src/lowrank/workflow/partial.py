@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.tables import collect
 from lowrank.errors import LowrankError
-from lowrank.experiment.ground import OF_STUDIES, prepared
+from lowrank.experiment.ground import prepared
+from lowrank.experiment.study import Job, jobs
 from lowrank.files import read_table, write_table
-from lowrank.jobs import train as jobs
+from lowrank.jobs.train import evaluate, read_rates
 from lowrank.workflow.scale import Scale
-
-COMMANDS = {
-    "interpolation": ("interpolate", {"points": "interpolation", "summary": "barriers"}),
-    "posthoc": ("posthoc", {"output": "posthoc"}),
-    "baselines": ("baselines", {"output": "baselines"}),
-}
-"""What is measured: the command that does it, and its options that name tables."""
 
 
 def measure(scale: Scale, finished: set[str]) -> None:
-    """Make what is measured on finished cells, where it is not there or made from something else."""
-    for what in COMMANDS:
-        for track in _tracks(scale, what):
-            cells = _needed(scale, what, track)
-            if cells <= finished and not _current(scale, what, track):
-                _run(scale, what, track)
+    """Do the jobs of studies whose cells are finished, where their tables are not there or made from something
+    else."""
+    for study, track, job in _jobs(scale):
+        if _needed(scale, study, track) <= finished and not _current(scale, study, track, job):
+            _run(scale, study, track)
 
 
 def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:
@@ -39,24 +33,19 @@ def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:
     """
     experiment, folder = scale.experiment, Path(scale.results) / "slice"
     cells = [experiment.here(name) for name in finished]
-    best = jobs.read_rates(Path(scale.results) / "rates", cells, experiment.known)
+    best = read_rates(Path(scale.results) / "rates", cells, experiment.known)
     evaluations = []
     for track in dict.fromkeys(cell.track for cell in cells):
         evaluations.append(folder / f"evaluations/{track}.parquet")
         own = [cell for cell in cells if cell.track == track]
         cache = Path(scale.results) / "runs"
         data, device = Path(scale.data(track)), scale.config.device
-        jobs.evaluate(own, best, data, cache, evaluations[-1], device)
-    others = {
-        table: [
-            Path(_table(scale, table, track))
-            for track in _tracks(scale, what)
-            if _current(scale, what, track)
-        ]
-        for what, (_, tables) in COMMANDS.items()
-        for table in tables.values()
-    }
-    others = {table: paths for table, paths in others.items() if paths}
+        evaluate(own, best, data, cache, evaluations[-1], device)
+    others: dict[str, list[Path]] = {}
+    for study, track, job in _jobs(scale):
+        if _current(scale, study, track, job):
+            for table, path in _files(scale, track, job).items():
+                others.setdefault(table, []).append(path)
     folders = [Path(scale.cell_tables(name)[0]).parent for name in finished]
     rates = [Path(path) for path in scale.rates(*finished)]
     collect(scale.config, folders, evaluations, rates, others, folder / "tables")
@@ -66,54 +55,46 @@ def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:
     return folder / "tables"
 
 
-def _tracks(scale: Scale, what: str) -> list[str]:
-    if what == "baselines":
-        return [name for name, track in scale.config.tracks.items() if track.task.language]
-    return list(scale.experiment.grid.jobs.get(what, {}))
+def _jobs(scale: Scale) -> Iterator[tuple[str, str, Job]]:
+    """The jobs of studies with their tracks, but those that want the machine to themselves."""
+    for study, told in scale.experiment.grid.jobs.items():
+        job = jobs()[study]
+        for track in told if not job.times else ():
+            yield study, track, job
 
 
-def _needed(scale: Scale, what: str, track: str) -> set[str]:
-    """The cells that have to be finished first; n-grams wait for the data that the first cell brings."""
-    if what == "baselines":
-        return {next(name for name in scale.experiment.trained if name.startswith(f"{track}/"))}
-    return {cell.name for cell in scale.experiment.read_by(what, track)}
+def _needed(scale: Scale, study: str, track: str) -> set[str]:
+    """The cells that have to be finished first; what reads none waits for the data that the first cell brings."""
+    cells = {cell.name for cell in scale.experiment.read_by(study, track)}
+    return cells or {next(n for n in scale.experiment.trained if n.startswith(f"{track}/"))}
 
 
-def _table(scale: Scale, table: str, track: str) -> str:
-    return f"{scale.results}/{table}/{track}.parquet"
+def _files(scale: Scale, track: str, job: Job) -> dict[str, Path]:
+    return {table: Path(scale.results) / f"{table}/{track}.parquet" for table in job.tables}
 
 
-def _current(scale: Scale, what: str, track: str) -> bool:
+def _current(scale: Scale, study: str, track: str, job: Job) -> bool:
     """Whether the tables are there, made from the runs or data that are here now."""
-    experiment = scale.experiment
+    experiment, paths = scale.experiment, _files(scale, track, job).values()
     data = prepared(Path(scale.results) / "data", [track]).get(track)
-    paths = [Path(_table(scale, table, track)) for table in COMMANDS[what][1].values()]
     if data is None or not all(path.is_file() for path in paths):
         return False
-    if what in OF_STUDIES.values():
-        cells = experiment.read_by(what, track)
-        try:
-            best = jobs.read_rates(Path(scale.results) / "rates", cells, experiment.known)
-        except LowrankError:
-            return False
-        made_from = experiment.made_from(what, track, best, data)
-        expected = {made_from[seed] for seed in cells[0].seeds}
-    else:
-        expected = {experiment.measured_from(what, track, data)}
-    found = [read_table(path) for path in paths]
-    return all(set(table.get("digest", ())) == expected for table in found)
+    cells = experiment.read_by(study, track)
+    try:
+        best = read_rates(Path(scale.results) / "rates", cells, experiment.known)
+    except LowrankError:
+        return False
+    made_from = experiment.made_from(study, track, best, data)
+    expected = {made_from[seed] for seed in (cells[0].seeds if cells else (None,))}
+    return all(set(read_table(path).get("digest", ())) == expected for path in paths)
 
 
-def _run(scale: Scale, what: str, track: str) -> None:
-    command, tables = COMMANDS[what]
+def _run(scale: Scale, study: str, track: str) -> None:
     options = {"config": scale.config_file, "track": track, "data": scale.data(track)}
-    if what != "baselines":
-        options |= {"rates": f"{scale.results}/rates", "cache": f"{scale.results}/runs"}
-        options |= {"device": scale.config.device}
-    options |= {option: _table(scale, table, track) for option, table in tables.items()}
+    options |= {"rates": f"{scale.results}/rates", "cache": f"{scale.results}/runs"}
+    options |= {"device": scale.config.device, "output": scale.results}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    if what != "baselines" and scale.ground:
-        words += scale.ground.split()
-    done = subprocess.run([sys.executable, "-m", "lowrank", command, *words], check=False)
+    words += scale.ground.split()
+    done = subprocess.run([sys.executable, "-m", "lowrank", "measure", study, *words], check=False)
     if done.returncode:
-        raise LowrankError(f"lowrank {command} of {track} failed; its words stand above.")
+        raise LowrankError(f"lowrank measure {study} of {track} failed; its words stand above.")

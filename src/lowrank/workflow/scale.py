@@ -18,7 +18,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
-from lowrank.experiment.study import studies
+from lowrank.experiment.study import writers
 from lowrank.files import CONFIG, write_sealed
 from lowrank.workflow.building import build, manifest_of
 from lowrank.workflow.figures import Figures
@@ -50,7 +50,6 @@ class Scale:
         self.results = f"results/{self.name}"
         self.paper = f"paper/{self.name}/paper.pdf"
         self.config_file = f"{self.results}/{CONFIG}"
-        self.measured = self.name != "smoke"  # which is there to be quick: its times mean nothing
         self.figures = Figures(self)
         self.gpus = self.config.devices if self.config.device == "cuda" else 0
         self.published: list[str] = []
@@ -180,41 +179,26 @@ class Scale:
         trunk = self.experiment.trunk(name)
         return self.cell_tables(trunk)[:1] if trunk else []
 
-    def read_by(self, study: str, track: str) -> dict[str, list[str]]:
-        """The runs and rates of the cells that the job of a study reads; published ones whose models it reads
-        it trains itself."""
+    def measured_on(self, study: str, track: str) -> dict[str, list[str]]:
+        """The data, runs and rates that the job of a study reads; published runs whose models it reads it trains
+        itself. One that times steps waits until all is trained, for nothing else may run meanwhile."""
         names = [cell.name for cell in self.experiment.read_by(study, track)]
         trained = self.experiment.trained if self.experiment.ground else names
         files = [self.cell_tables(name)[0] for name in names if name in trained]
-        return {"cells": files, "rates": self.rates(*names), "data": [self.prepared(track)]}
-
-    def timed(self, track: str) -> list[str]:
-        """What step times depend on: no trained model is among it."""
-        return [self.prepared(track)]
-
-    def trained_before_timing(self, track: str) -> list[str]:
-        """The timing of steps waits until all is trained, for nothing else may run meanwhile."""
-        speed = f"{self.results}/speed/{track}.parquet"
-        return self.waited_for(
-            self.runs(), speed, self.timed(track), self.experiment.of_speed(track)
-        )
+        data, job = [self.prepared(track)], self.experiment.job(study, track)[0]
+        if job.times:
+            table = f"{self.results}/{job.tables[0]}/{track}.parquet"
+            made_from = self.experiment.of_study(study, track)
+            files = self.waited_for(self.runs(), table, data, made_from)
+        return {"cells": files, "rates": self.rates(*names), "data": data}
 
     # Tables.
 
     @cached_property
     def contributors(self) -> dict[str, list[str]]:
         """Tables that only some tracks contribute to, and those tracks."""
-        tracks, jobs = self.config.tracks.items(), self.experiment.grid.jobs
-        found = {
-            **{
-                table: list(jobs.get(name, ()))
-                for name, study in studies().items()
-                for table in (study.job.tables if study.job else ())
-            },
-            "baselines": [name for name, track in tracks if track.task.language],
-            "speed": [name for name in self.tracks if self.experiment.timed(name)],
-        }
-        return {name: tracks for name, tracks in found.items() if tracks}
+        told = self.experiment.grid.jobs
+        return {table: list(told[study]) for table, study in writers().items() if study in told}
 
     def contributes(self, track: str, table: str) -> bool:
         """Whether a table has rows of a track."""
