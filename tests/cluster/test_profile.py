@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from lowrank.experiment.study import jobs
+
 ROOT = Path(__file__).parents[2]
 DEFAULT, SLURM = (
     yaml.safe_load((ROOT / "profiles" / name / "config.yaml").read_text(encoding="utf-8"))
@@ -16,7 +18,7 @@ RULES = {
     name
     for path in (ROOT / "workflow/rules").glob("*.smk")
     for name in re.findall(r"^rule (\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)
-}
+} | {f"measure_{study}" for study in jobs()}
 
 
 def test_the_slurm_profile_repeats_every_setting_of_the_default_one():

@@ -51,6 +51,7 @@ def with_idea(root, name: str, kinds=KINDS, **faults: str) -> Track:
     values["extensions"] = {f"{name}_{kind}": str(idea) for kind in kinds}
     track = values["tracks"][NAME]
     track["training"] |= {"learning_rate": 0.05, "checkpoint_every": 1000}
+    track["studies"]["speed"] = {"widths": [1], "ranks": [0.5]}
     if "start" in kinds:
         track["factors"] |= {"init": f"{name}_start"}
         track["studies"]["pretraining"]["inits"] = [f"{name}_start"]

@@ -54,7 +54,7 @@ for study, job in jobs().items():
             ),
             study=study,
             rates=f"{RESULTS}/rates",
-            output=RESULTS,
+            output=lambda wildcards, output: output[0].rsplit("/", 2)[0],
         message:
             f"{job.doing} of {{wildcards.track}}"
         shell:

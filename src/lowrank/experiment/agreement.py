@@ -52,8 +52,7 @@ NEEDED = {
 def disagreement(tables: Tables) -> str | None:
     """What in the tables of runs contradicts the rest, in half a sentence; None if nothing does.
 
-    tables: `runs`, `history`, `layers` and `spectra`, each with cell and seed, and whatever others there
-    are of `posthoc`, `rates`, `interpolation`, `barriers`, `baselines` and `speed`.
+    tables: `runs`, `history`, `layers` and `spectra`, each with cell and seed, and whatever others there are.
     """
     runs = tables["runs"]
     if runs.empty:
