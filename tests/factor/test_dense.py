@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lowrank.factor.dense import Conv1D, Conv2d, affine, convolve
+from lowrank.factor.dense import Conv1D, Conv2d, affine, convolve, mean_of_pixels
+
+KERNEL = torch.arange(10, dtype=torch.double).reshape(2, 5, 1, 1)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -103,3 +105,21 @@ def test_the_layer_is_torchs_with_its_parameters(kernel, padding):
     x = torch.randn(2, 6, 5, 4)
     torch.testing.assert_close(layer(x), plain(x))
     assert repr(layer) == repr(plain)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("compute", [mean_of_pixels, lambda x: convolve(x, KERNEL, stride=(2, 1))])
+def test_gradients_lie_as_the_images(order, compute):
+    x = torch.randn(3, 5, 4, 2, dtype=torch.double).to(memory_format=order).requires_grad_()
+    assert torch.autograd.gradcheck(compute, x)
+    seen = []
+    inner = F.relu(x)
+    inner.register_hook(lambda gradient: seen.append(gradient.stride()))
+    compute(inner).sum().backward()
+    assert seen == [x.stride()]
+
+
+def test_the_mean_of_pixels_is_torchs():
+    x = torch.randn(3, 5, 4, 2)
+    for images in (x, x.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(mean_of_pixels(images), x.mean(dim=(2, 3)))

@@ -25,8 +25,7 @@ def onednn(monkeypatch):
         calls.append(given)
         return compute(*given)
 
-    monkeypatch.setattr(module, "_faster", lambda: True)
-    monkeypatch.setattr(module, "SMALLEST", 0)
+    monkeypatch.setattr(module, "_faster", lambda *sides: True)
     monkeypatch.setattr(module, "_by_onednn", counted)
     return calls
 
@@ -117,25 +116,39 @@ def test_operators_are_counted_as_torchs(onednn):
     assert counter.get_total_flops() == 2 * 8 * 4 * 3
 
 
-def test_small_products_and_intels_processors_keep_torchs(monkeypatch):
-    monkeypatch.setattr(module, "_faster", lambda: True)
-    side = torch.randn(64, 64)
-    assert not suits_onednn(side, side)
-    assert suits_onednn(torch.randn(1024, 64), side)
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "of_intel", lambda: True)
-    assert not suits_onednn(torch.randn(1024, 64), side)
+@pytest.mark.parametrize(
+    ("sides", "avx512", "avx2"),
+    [
+        ((1024, 64, 64), True, False),
+        ((1024, 64, 48), False, False),
+        ((1024, 64, 10), True, True),
+        ((10, 64, 1024), True, True),
+        ((1001, 64, 64), True, True),
+        ((512, 64, 7), False, False),
+    ],
+)
+def test_large_and_uneven_products_are_onednns(monkeypatch, sides, avx512, avx2):
+    x, weight = torch.randn(sides[0], sides[2]), torch.randn(sides[1], sides[2])
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    for intel, capability, expected in (
+        (False, "AVX512", avx512),
+        (False, "AVX2", avx2),
+        (True, "AVX512", False),
+        (True, "AVX2", False),
+    ):
+        monkeypatch.setattr(module, "of_intel", lambda intel=intel: intel)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        assert suits_onednn(x, weight) is expected, (intel, capability)
 
 
 def test_it_can_be_switched_off(monkeypatch):
     monkeypatch.setattr(module, "of_intel", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     there = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-    assert module._faster() == there
+    assert module._faster(1024, 64, 64) == there
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not module._faster()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not module._faster()
+        assert not module._faster(1024, 64, 64)
 
 
 def test_a_weight_that_is_part_of_a_larger_matrix_takes_no_longer(monkeypatch):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowrank.factor.dense import Conv2d
+from lowrank.factor.dense import Conv2d, mean_of_pixels
 
 REDUCTION = 4
 """How many times narrower the middle of a block is than its ends."""
@@ -99,7 +99,7 @@ class Body(nn.Module):
         self.encoder = Encoder(stem, widths, depths)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.encoder(self.embedder(images)).mean(dim=(2, 3))
+        return mean_of_pixels(self.encoder(self.embedder(images)))
 
 
 class ResNet(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lowrank.errors import LowrankError
-from lowrank.factor.dense import Conv2d
+from lowrank.factor.dense import Conv2d, mean_of_pixels
 
 STEM = 16
 """Channels of the first convolution; the three groups have 1, 2 and 4 times as many, widened."""
@@ -66,4 +66,4 @@ class WideResNet(nn.Module):
         x = self.stem(images)
         for block in self.blocks:
             x = block(x)
-        return self.classifier(F.relu(self.norm(x)).mean(dim=(2, 3)))
+        return self.classifier(mean_of_pixels(F.relu(self.norm(x))))
