@@ -8,6 +8,7 @@ import tomllib
 import typing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -17,7 +18,8 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config, sections
 from lowrank.experiment.expand import expand
 from lowrank.experiment.track import arm_name
-from lowrank.reports.reference import SECTIONS, write_reference
+from lowrank.files import write_table
+from lowrank.reports.reference import SECTIONS, _bars, write_reference
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = [ROOT / "environment.yml", ROOT / "workflow/envs/lowrank.yaml"]
@@ -81,6 +83,20 @@ def sections_in(annotation) -> set[type[BaseModel]]:
         fields = annotation.model_fields.values()
         return {annotation}.union(*(sections_in(field.annotation) for field in fields))
     return set().union(*map(sections_in, typing.get_args(annotation)))
+
+
+def test_the_bench_names_the_weakest_of_the_n_grams_that_no_method_reaches(tmp_path):
+    runs = {"track": "text", "arm": ["a", "a", "b"], "steps": [50, 50, 1200]}
+    losses = {"unigram": 5.0, "bigram": 3.0, "trigram": 2.0}
+    grams = {"model": list(losses), "test_loss": list(losses.values()), "track": "text"}
+    write_table(tmp_path / "baselines.parquet", pd.DataFrame(grams))
+    for last, expected in ((4.5, "bigram model's 3.00"), (1.5, None)):
+        write_table(
+            tmp_path / "runs.parquet", pd.DataFrame({**runs, "test_loss": [3.2, 3.4, last]})
+        )
+        sentences = _bars(tmp_path)
+        assert len(sentences) == (expected is not None)
+        assert all(expected in text and "3.30" in text and "1,200" in text for text in sentences)
 
 
 def test_every_section_is_documented():

@@ -102,7 +102,24 @@ def methods(published: Path) -> str:
     if not (published / f"{BENCH}/{MANIFEST}").is_file():
         return "No results of it are published yet."
     picture = f"![Published methods of training side by side]({PICTURE})"
-    return f"{picture}\n\n{verdicts(published, 'field')}"
+    return "\n\n".join([picture, *_bars(published / BENCH), verdicts(published, "field")])
+
+
+def _bars(folder: Path) -> list[str]:
+    """A sentence for each track on which no arm is as good as n-grams: the weakest that none reaches."""
+    runs, found = read_table(folder / "runs.parquet"), []
+    for track, grams in read_table(folder / "baselines.parquet").groupby("track"):
+        own = runs[runs["track"].eq(track)]
+        best = own.groupby("arm")["test_loss"].mean().min()
+        better = grams[grams["test_loss"].lt(best)].sort_values("test_loss")
+        if len(better):
+            bar = better.iloc[-1]
+            found.append(
+                f"No method reaches the {bar['model']} model's {bar['test_loss']:.2f} nats/token on the track "
+                f"{track}: the best ends at {best:.2f}, and the longest runs take {own['steps'].max():,} steps. What "
+                "is compared there is the beginning of training."
+            )
+    return found
 
 
 def verdicts(published: Path, name: str = "claims") -> str:
