@@ -24,11 +24,12 @@ def test_advise_times_the_layers_of_a_configurations_tracks(tmp_path):
     done = lowrank_("advise", "config/smoke.yaml", "--track", "language", *OPTIONS, "--json", file)
     assert done.exit_code == 0, done.output
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["processor"] and found["models"][0]["title"] == "language: gpt2"
+    assert found["processor"] and found["models"][0]["title"] == "language: gpt2, batch of 8 x 32"
+    assert found["models"][0]["words"][-1] in done.output
     assert found["models"][0]["layers"][0]["even_roofline"]
     assert found["models"][0]["whole"][1]["token_seconds"] > 0
-    assert "GFLOP/s" in done.output and "language: gpt2\n" in done.output
-    assert "| dense | " in done.output and "| 0.25 | " in done.output
+    assert "GFLOP/s" in done.output and "language: gpt2, batch of 8 x 32\n" in done.output
+    assert "| dense | " in done.output and "| 0.25  | " in done.output
     assert "| transformer.h.0.attn.c_attn" in done.output
     assert "images" not in done.output
 

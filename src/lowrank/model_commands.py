@@ -12,6 +12,8 @@ from lowrank.command import DEVICE_OPTION, FILE, FOLDER, FiniteRange
 from lowrank.errors import LowrankError, unknown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lowrank.jobs.advise import Advised
 
 
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.option("--track", help="One track of a configuration; left out: all.")
 @click.option(
-    "--batch", type=click.IntRange(1, 65536), default=8, show_default=True, help="Examples."
+    "--batch",
+    type=click.IntRange(1, 65536),
+    default=8,
+    show_default=True,
+    help="Of a folder's model: examples in a batch.",
 )
 @click.option(
     "--length",
@@ -29,13 +35,19 @@ if TYPE_CHECKING:
     help="Of a folder's model: tokens, or the side of images.",
 )
 @DEVICE_OPTION
-@click.option("--turns", type=click.IntRange(1, 1000), default=9, show_default=True)
+@click.option(
+    "--turns",
+    type=click.IntRange(1, 1000),
+    default=9,
+    show_default=True,
+    help="How often each is timed; medians are shown.",
+)
 @click.option(
     "--size",
     type=click.IntRange(16, 65536),
     default=2048,
     show_default=True,
-    help="Of the product that tells the peak.",
+    help="Side of the matrices whose product and copy tell how fast the device is at best.",
 )
 @click.option("--json", "output", type=FILE, help="Also write all of it as JSON.")
 def advise(
@@ -51,8 +63,9 @@ def advise(
     """Time MODEL, dense against factorised, and say up to which rank factors pay.
 
     MODEL is a configuration, whose tracks are timed at their batch, or a folder that transformers'
-    save_pretrained wrote. First its layers, one by one, then the whole: training steps, memory, and how fast it
-    writes tokens, if it does.
+    save_pretrained wrote; any other module: lowrank.api.advise in Python. First its layers, one by one, then
+    the whole: training steps, memory, and how fast it writes tokens, if it does; last what follows. Quiet
+    machines tell most: whatever else runs blurs the ratios.
     """
     from lowrank.jobs.advise import measure
     from lowrank.train.build import choose_device
@@ -85,7 +98,7 @@ def _of_config(path: Path, track: str | None) -> Iterator[Advised]:
         record, writer = family(spec.family), None
         if section.task.language and record.transformers is not None:
             writer = record.transformers(spec, outputs)
-        yield f"{name}: {spec.family}", record.build(spec, outputs), inputs, writer
+        yield _title(f"{name}: {spec.family}", inputs), record.build(spec, outputs), inputs, writer
 
 
 def _of_folder(folder: Path, batch: int, length: int) -> Iterator[Advised]:
@@ -110,7 +123,12 @@ def _of_folder(folder: Path, batch: int, length: int) -> Iterator[Advised]:
             f"{folder}: {type(model).__name__} takes {', '.join(dummy)}, and inputs are made up here for "
             "tokens and images only: call lowrank.api.advise.advise(model, batch)."
         )
-    yield f"{folder.name}: {type(model).__name__}", model, inputs, None
+    title = _title(f"{folder.name}: {type(model).__name__}", next(iter(inputs.values())))
+    yield title, model, inputs, None
+
+
+def _title(name: str, inputs: Tensor) -> str:
+    return f"{name}, batch of {' x '.join(map(str, inputs.shape))}"
 
 
 @click.command()

@@ -14,8 +14,18 @@ def whole(fraction, speed, token=None):
 def test_a_row_says_how_many_times_faster_and_up_to_where(tmp_path):
     layers = [{"shape": [32, 32], "pays_up_to": 8}, {"shape": [32, 96], "pays_up_to": None}]
     models = [
-        {"title": "text: gpt2", "layers": layers, "whole": [whole(None, 1), whole(0.25, 1.5, 0.9)]},
-        {"title": "images: vit", "layers": layers[:1], "whole": [whole(None, 1), whole(0.5, 1.2)]},
+        {
+            "title": "text: gpt2",
+            "words": ["Faster.", "Layers."],
+            "layers": layers,
+            "whole": [whole(None, 1), whole(0.25, 1.5, 0.9)],
+        },
+        {
+            "title": "images: vit",
+            "words": ["Slower.", "Layers."],
+            "layers": layers[:1],
+            "whole": [whole(None, 1), whole(0.5, 1.2)],
+        },
     ]
     facts = {"processor": "A processor, AVX2", "threads": 2, "models": models}
     (tmp_path / "a.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -24,6 +34,9 @@ def test_a_row_says_how_many_times_faster_and_up_to_where(tmp_path):
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
         "| text: gpt2 | A processor, AVX2, 2 threads | 12.5 | 1.50 | - | 0.90 | 0% to 50% of break-even |",
         "| images: vit | A processor, AVX2, 2 threads | 12.5 | - | 1.20 | - | 50% of break-even |",
+        "",
+        "- **text: gpt2.** Faster.",
+        "- **images: vit.** Slower.",
     ]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.api.advise_words import NONE, counted, markdown
 from lowrank.api.choose import MULTIPLE, choose_layers
 from lowrank.api.timing import Device, Timed, take_turns
 from lowrank.api.transform import moved, run
@@ -190,23 +191,16 @@ def _input_shapes(model: nn.Module, names: list[str], batch: Any) -> dict[str, t
 
 
 def table(advice: Iterable[Advice]) -> str:
-    """The advice as a Markdown table: a row a kind of layer, times dense speed at each rank."""
-    lines = [
-        "| layers | kind | matrix | dense, ms | of its roofline | times its speed at rank | faster up to rank | "
-        "by the roofline | even FLOPs at |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """The advice as a Markdown table: a row a kind of layer. A speed of 2 is half the dense layer's time."""
+    head = ["layers", "kind", "matrix", "dense, ms", "of its roofline"]
+    head += ["speed at rank, times dense", "faster up to rank", "by the roofline", "by FLOPs"]
+    rows = []
     for found in advice:
         m, n = found.shape
         speeds = ", ".join(f"{rank}: {ratio:.2f}" for rank, ratio in sorted(found.speed.items()))
-        reached = "-" if found.least is None else f"{found.least / found.seconds:.0%}"
-        limit = "-" if found.least is None else found.even_roofline or "none"
-        lines.append(
-            f"| {_names(found.names)} | {found.kind} | {m} x {n} | {found.seconds * 1e3:.2f} | {reached} | "
-            f"{speeds} | {found.pays_up_to or 'none'} | {limit} | {found.even_flops:.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} alike"
+        reached = NONE if found.least is None else f"{found.least / found.seconds:.0%}"
+        limit = NONE if found.least is None else str(found.even_roofline or "none")
+        row = [counted(found.names), found.kind, f"{m} x {n}", f"{found.seconds * 1e3:.3f}"]
+        row += [reached, speeds, str(found.pays_up_to or "none"), limit, f"{found.even_flops:.0f}"]
+        rows.append(row)
+    return markdown(head, rows)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank.api.advise_words import NONE, markdown
 from lowrank.api.timing import Timed, take_turns
 from lowrank.api.training import parameter_groups
 from lowrank.api.transform import factorize, moved, run
@@ -138,19 +139,16 @@ def _writing(model: Any) -> Timed:
 
 
 def table(found: Iterable[Whole]) -> str:
-    """As Markdown: a row a rank."""
-    lines = [
-        "| rank | parameters | step, ms | times dense | state, MB | peak, MB | token, ms | times dense |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """As Markdown: a row a rank, as a share of each layer's smaller side. A speed of 2 is half the dense time."""
+    head = ["rank", "parameters", "step, ms", "speed, times dense", "weights, gradients, AdamW, MB"]
+    head += ["peak, MB", "token, ms", "speed of tokens"]
+    rows = []
     for one in found:
         rank = "dense" if one.fraction is None else f"{one.fraction:g}"
-        peak = "-" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}"
-        token, speed = "-", "-"
+        peak = NONE if one.peak_bytes is None else f"{one.peak_bytes / 1e6:.0f}"
+        token, speed = NONE, NONE
         if one.token_seconds is not None and one.token_speed is not None:
             token, speed = f"{one.token_seconds * 1e3:.2f}", f"{one.token_speed:.2f}"
-        lines.append(
-            f"| {rank} | {one.parameters:,} | {one.seconds * 1e3:.2f} | {one.speed:.2f} | "
-            f"{one.state_bytes / 1e6:.1f} | {peak} | {token} | {speed} |"
-        )
-    return "\n".join(lines)
+        row = (rank, f"{one.parameters:,}", f"{one.seconds * 1e3:.2f}", f"{one.speed:.2f}")
+        rows.append((*row, f"{one.state_bytes / 1e6:.3g}", peak, token, speed))
+    return markdown(head, rows)

@@ -12,7 +12,7 @@ ADVICE = "bench/advice"
 
 
 def advice(folder: Path) -> str:
-    """A row a model and machine, of all JSON files in a folder, as Markdown."""
+    """A row a model and machine, of all JSON files in a folder, and below what follows of each, as Markdown."""
     files = sorted(folder.glob("*.json"))
     if not files:
         return (
@@ -25,7 +25,9 @@ def advice(folder: Path) -> str:
     head += ["writing tokens", "layers are faster up to"]
     rows = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     rows += [_row(facts, model, fractions) for facts, model in measured]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    words = [f"- **{model['title']}.** {' '.join(model['words'][:-1])}" for _, model in measured]
+    return "\n".join([table, "", *words])
 
 
 def _row(facts: dict[str, Any], model: dict[str, Any], fractions: list[float]) -> list[str]:
@@ -36,7 +38,7 @@ def _row(facts: dict[str, Any], model: dict[str, Any], fractions: list[float]) -
     shares = [(layer["pays_up_to"] or 0) / _even(*layer["shape"]) for layer in model["layers"]]
     return [
         model["title"],
-        f"{facts['processor']}, {facts['threads']} threads",
+        f"{facts['processor']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}",
         f"{1e3 * dense['seconds']:.1f}",
         *speeds,
         _range(written, _times) if written else "-",
