@@ -111,6 +111,11 @@ def test_what_such_a_process_is_not_for_runs_by_itself(owner, name, value, tmp_p
     assert said == str(os.getpid())
 
 
+def test_the_process_that_forks_has_one_thread(owner):
+    assert lowrank("methods").returncode == 0  # by now pandas and pyarrow are imported
+    assert serving(owner).num_threads() == 1
+
+
 def test_a_job_runs_by_itself_where_the_process_has_ended(owner, tmp_path):
     process = serving(owner)
     process.kill()

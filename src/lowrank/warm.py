@@ -41,6 +41,7 @@ def start() -> None:
             return
         listener.listen(128)
         one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+        one["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # of pyarrow's jemalloc
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lowrank.serve", str(listener.fileno())],
             stdin=subprocess.PIPE,
