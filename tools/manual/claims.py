@@ -57,7 +57,9 @@ hide: [toc]
 
 # {statement}
 
-At the scale {scale}: {tracks}.
+!!! abstract "Verdict at the scale {scale}"
+
+{verdicts}
 
 {evidence}
 
@@ -111,13 +113,13 @@ def pages(root: Path) -> dict[str, str | bytes]:
     for claim in ledger.claims:
         own = judged[judged["claim"] == claim.id]
         verdict = found.get(claim.id)
-        tracks = verdict.tracks if verdict else "not run"
-        rows.append(f"| [{markdown(claim.sentence)}]({claim.id}.md) | {tracks} |")
+        lines = _verdicts(own)
+        rows.append(f"| [{markdown(claim.sentence)}]({claim.id}.md) | {'<br>'.join(lines)} |")
         contrasts = evidence.judged(own).reset_index(drop=True)
         written[f"claims/{claim.id}.md"] = PAGE.format(
             statement=markdown(claim.sentence),
             scale=config.scale,
-            tracks=tracks,
+            verdicts="\n".join(f"    - {line}" for line in lines),
             evidence=markdown(f"{verdict.evidence}.") if verdict else "",
             name=claim.id,
             origin=ORIGIN[claim.verified],
@@ -138,6 +140,15 @@ def pages(root: Path) -> dict[str, str | bytes]:
         looked=ledger.chosen_after_looking,
     )
     return {"claims/index.md": text, **written}
+
+
+def _verdicts(claim: pd.DataFrame) -> list[str]:
+    """A line a track."""
+    tests = evidence.deciding_tests(claim)
+    return [
+        f"**{track}**: {', '.join(dict.fromkeys(evidence.apart(list(rows.itertuples(index=False)))))}"
+        for track, rows in tests[tests["verdict"] != "not run"].groupby("track", sort=False)
+    ] or ["not run"]
 
 
 def _figure(claim: pd.DataFrame) -> bytes:

@@ -117,12 +117,12 @@ class Report:
         return "\n".join([*lines, self.total()])
 
     def total(self) -> str:
-        """The parameters in one sentence."""
+        """The parameters in a line, and how to read the table in another."""
         factorised = sum(layer.rank is not None for layer in self.layers)
         return (
             f"{self.parameters:,} parameters, {self.parameters / self.dense_parameters:.1%} of the "
             f"dense model's {self.dense_parameters:,}; {factorised} of {len(self.layers)} layers are "
-            "factorised. A layer is smaller than dense below the rank 'even at'."
+            "factorised.\nA layer is smaller than dense below the rank 'even at'."
         )
 
     def _repr_html_(self) -> str:
