@@ -45,7 +45,8 @@ the arm is better, tested on logs.
 are refuted and none is supported, else inconclusive; it says at how many of how many. any ("up to"):
 supported if one is, refuted if all are, else inconclusive. A claim is judged so from its tests (a mixed
 test makes it mixed), and always shown by track. Holm makes "supported" harder than it need be (all
-members at alpha would do), which is the price of verdicts that agree across levels. Where the setting is not
+members at alpha would do), which is the price of verdicts that agree across levels; docs/method.md says what
+each family is, and why. Where the setting is not
 the paper's (`setting` of the configuration), what is called refuted in these columns is worded "not
 reproduced at this scale".
 

@@ -32,7 +32,8 @@ READING = (
 NEXT = (
     "Of each claim the undecided contrast that is cheapest to settle: the seeds that it has, those at which it would "
     "be settled with a power of four in five if the true difference is the estimated one, and the price of the "
-    "runs that are missing, by the times of those that ran."
+    "runs that are missing, by the times of those that ran. Seeds that are added because of what these show are a "
+    "second look at the same question, for which p does not account: fresh seeds alone answer it anew."
 )
 
 
