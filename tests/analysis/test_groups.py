@@ -50,6 +50,25 @@ def test_seeds_are_paired_and_p_is_corrected_over_all_that_is_compared():
     assert set(groups(many, ["a", "b", *others], "loss", -1).values()) == {1}
 
 
+def test_p_is_corrected_over_all_pairs_because_the_best_is_chosen_by_the_same_runs():
+    """Four comparisons with the best would find one; ten pairs do not."""
+    pattern = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    values = {
+        "a": 0 * pattern,
+        "b": 3.5 + pattern,
+        **{name: 0.1 + 99 * np.roll(pattern, n) for n, name in enumerate("cde")},
+    }
+    runs = pd.DataFrame(
+        {"cell": name, "seed": seed, "loss": loss}
+        for name, losses in values.items()
+        for seed, loss in zip(SEEDS, losses, strict=True)
+    )
+    tests = paired_contrasts(runs, [(name, "a") for name in "bcde"], "loss")
+    assert tests["p_corrected"].min() < 0.05 < 10 / 4 * tests["p_corrected"].min()
+    assert groups(runs, list(values), "loss", -1) == dict.fromkeys(values, 1)
+    assert groups(runs, ["a", "b"], "loss", -1) == {"a": 1, "b": 2}
+
+
 def test_an_arm_with_a_diverged_run_has_no_group_and_one_seed_tells_nothing():
     runs = runs_of(a=(1.0, 0.01), b=(2.0, 0.01), c=(0.5, 0.01)).assign(diverged=False)
     runs.loc[(runs["cell"] == "c") & (runs["seed"] == 0), ["diverged", "loss"]] = True, np.nan

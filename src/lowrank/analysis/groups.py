@@ -1,16 +1,17 @@
 """Which of several arms the tests tell apart, and which no other arm beats on every count.
 
 **Groups.** The first holds the best arm by its mean and every arm that a paired t test does not find to
-differ from it, Holm-corrected over all arms that are compared with that best; what is left is grouped in the
-same way. So arms of one group stand together because none was found worse than the group's best, not
-because they were found equal; few seeds make large groups. The best is chosen by the runs that it is tested
-with, so equal arms are told apart more often than alpha (docs/method.md, "Families of tests"). An arm with a
-diverged run is in none, and where there are no tests, as with one seed, all are in the first.
+differ from it; what is left is grouped in the same way. Which arm is best is read from the runs that test it,
+so any pair may become a test, and p is Holm-corrected over all pairs of arms: equal arms are told apart with a
+probability of alpha at most. So arms of one group stand together because none was found worse than the group's
+best, not because they were found equal; few seeds make large groups. An arm with a diverged run is in none, and
+where there are no tests, as with one seed, all are in the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -33,15 +34,15 @@ def groups(
     rows = rows[~rows["cell"].isin(rows.loc[bad, "cell"])]
     means = rows.groupby("cell", sort=False)[metric].mean()
     left = list(means.sort_values(ascending=better < 0, kind="stable").index)
+    tests = paired_contrasts(rows, list(combinations(left, 2)), metric)
+    tests = tests[tests["p_corrected"] < alpha]
+    apart = set(zip(tests["arm"], tests["reference"], strict=True))  # the better one first
     found: dict[str, int] = {}
     number = 0
     while left:
-        number += 1
-        best, *others = left
-        tests = paired_contrasts(rows, [(other, best) for other in others], metric)
-        apart = set(tests.loc[tests["p_corrected"] < alpha, "arm"])
-        found |= {cell: number for cell in left if cell not in apart}
-        left = [cell for cell in left if cell in apart]
+        number, best = number + 1, left[0]
+        found |= {cell: number for cell in left if (best, cell) not in apart}
+        left = [cell for cell in left if (best, cell) in apart]
     return found
 
 
