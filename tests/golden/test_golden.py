@@ -99,7 +99,8 @@ def complaint(differing: list[tuple[str, str, str]]) -> str:
 
 
 def test_the_record_is_of_these_versions():
-    raised = {part for part, now in versions().items() if ORIGIN["versions"].get(part) != now}
+    now = versions()
+    raised = {part for part, then in ORIGIN["versions"].items() if now.get(part) != then}
     assert not raised, f"{sorted(raised)} changed: record anew (python tests/golden/record.py)"
 
 

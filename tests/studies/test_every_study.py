@@ -82,7 +82,7 @@ def test_what_a_study_compares_is_trained_by_some_study(name, tracks):
 
 def test_a_job_reads_the_dense_model_first(tracks):
     reading = {name: job for name, job in jobs().items() if job.arms}
-    assert set(reading) == {"interpolation", "posthoc"}
+    assert set(reading) >= {"interpolation", "posthoc"}
     for name, job in reading.items():
         for track in tracks.values():
             if section := track.studies.asked().get(name):
