@@ -139,5 +139,5 @@ def test_the_digest_knows_names_and_contents(monkeypatch, tmp_path):
 
 def test_another_corpus_than_the_published_one_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded, "DIGEST", "another")
-    with pytest.warns(UserWarning, match="another corpus"):
+    with pytest.warns(UserWarning, match="another corpus .*requirements.lock"):
         prepare_text(TextSpec(max_characters=60_000), tmp_path / "text", workers=1)

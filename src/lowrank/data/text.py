@@ -72,7 +72,8 @@ def prepare_text(
         if found != embedded.DIGEST:
             warnings.warn(
                 "The installed packages are not those of the lock, so the embedded text is another "
-                "corpus than that of the published results.",
+                "corpus than that of the published results; `pip install --no-deps -r requirements.lock` "
+                "brings those of the lock.",
                 stacklevel=2,
             )
         return {"train": corpus}, {"kind": "embedded", "digest": found, "versions": versions}
