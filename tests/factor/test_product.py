@@ -124,6 +124,7 @@ def test_operators_are_counted_as_torchs(onednn):
         ((1024, 64, 10), True, True),
         ((10, 64, 1024), True, True),
         ((1001, 64, 64), True, True),
+        ((1024, 64, 5), False, False),
         ((512, 64, 7), False, False),
     ],
 )

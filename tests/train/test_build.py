@@ -122,3 +122,11 @@ def test_an_extension_is_imported_once_and_refused_if_it_changed(tmp_path):
     del DECAYS["mine"], DECAYS["again"]  # other tests look at all that is registered
     with pytest.raises(LowrankError, match="missing or has changed"):
         load_extensions({"gone": Extension(file=str(tmp_path / "gone.py"), sha256="1" * 64)})
+
+
+def test_numbers_too_small_for_full_precision_are_zero_in_runs():
+    small = torch.full((64,), 1e-38)
+    torch.set_flush_denormal(False)
+    assert (small * 0.01 > 0).all()
+    choose_device("cpu")
+    assert (small * 0.01 == 0).all()

@@ -32,6 +32,12 @@ def test_a_computed_order_is_another_for_each_seed_and_epoch_and_looks_random():
         assert (one == other).sum() < 10
 
 
+def test_the_mixing_is_that_of_splitmix64():
+    state = np.array([0x9E3779B97F4A7C15 * n % 2**64 for n in (1, 2)], dtype=np.uint64)
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]  # its first numbers from the state 0
+    assert order._mixed(state).tolist() == published
+
+
 def test_short_epochs_are_listed_and_long_ones_need_no_memory(monkeypatch):
     listed = np.random.Generator(np.random.Philox(key=[5, 2])).permutation(40)
     assert np.array_equal(order.shown(5, 2, 40, np.arange(40)), listed)
