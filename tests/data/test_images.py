@@ -92,6 +92,14 @@ def test_statistics_are_those_of_the_training_split_as_it_is_kept(broken, parque
     assert manifest["shape"] == [8, 8, 3]
 
 
+def test_statistics_of_images_that_are_wider_than_high(tmp_path):
+    spec = folder_of(tmp_path / "source", [Image.fromarray(STEPS[:4])] * 2)
+    manifest = prepare_images(spec, tmp_path / "out")
+    assert manifest["shape"] == [4, 16, 1]
+    np.testing.assert_allclose(manifest["mean"], STEPS[:4].mean() / 255, rtol=1e-12)
+    np.testing.assert_allclose(manifest["std"], STEPS[:4].std() / 255, rtol=1e-12)
+
+
 def test_splits_are_stratified_disjoint_and_decided_by_the_seed():
     labels = np.repeat(np.arange(7), [100, 50, 30, 20, 10, 3, 2])
     for count in (1, 40, 107, 215):
@@ -324,13 +332,14 @@ def test_images_of_every_mode_keep_their_range_and_their_shape(tmp_path, mode):
 
 
 def test_a_tiff_of_12_bits_is_scaled_by_them(tmp_path):
+    every = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     buffer = io.BytesIO()
-    Image.fromarray(RAMP // 16).save(buffer, "TIFF")
+    Image.fromarray(every).save(buffer, "TIFF")
     buffer.seek(0)
     image = Image.open(buffer)
     image.tag_v2[258] = (12,)
     found, _ = eight_bit(image, None, "white")
-    assert (np.asarray(found) == np.round(RAMP // 16 / 4095 * 255)).all()
+    assert (np.asarray(found) == np.round(every / 4095 * 255)).all()
 
 
 @pytest.mark.parametrize(

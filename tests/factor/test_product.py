@@ -126,6 +126,7 @@ def test_operators_are_counted_as_torchs(onednn):
         ((1001, 64, 64), True, True),
         ((1024, 64, 5), False, False),
         ((512, 64, 7), False, False),
+        ((4, 3, 0), False, False),
     ],
 )
 def test_large_and_uneven_products_are_onednns(monkeypatch, sides, avx512, avx2):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from lives import begun, run_of
 
+from lowrank.experiment.build import build_model
 from lowrank.factor.convert import effective_weights, factors
 from lowrank.files import read_json
+from lowrank.methods import begin
 from lowrank.methods.inrank import explained
 from lowrank.train.run import ensure_run
 
@@ -80,6 +82,18 @@ def test_in_the_end_the_buffer_goes_and_what_ran_is_counted(invented_text, tmp_p
     assert after == {name: rank - buffer(name) for name, rank in before.items()}
     assert {n: layer.rank for n, layer in factors(run.model(300)).items()} == after
     assert run.result["training_flops"] > 3 * 12 * 4 * 16 * run.result["flops_per_position"]
+
+
+def test_a_plan_takes_the_largest_ranks_throughout(invented_text, tmp_path):
+    spec = run_of("inrank", options=OPTIONS)
+    life = begin(spec)
+    ((first, convert),) = life.expected()
+    model = build_model(spec, 300, converted=False)
+    convert(model)
+    assert first == 0
+    for layer in factors(model).values():
+        m, n = layer.product().shape
+        assert layer.rank == life.largest(m, n) > 1
 
 
 def test_the_cut_keeps_the_top_modes(invented_text, tmp_path):
