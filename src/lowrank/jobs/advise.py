@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def measure(
     output: Path | None = None,
 ) -> None:
     """Time each model, say the tables, and write the JSON. `size` is of the product that tells the peak."""
+    models = iter(models)
+    first = next(models)  # what is wrong with it is said before anything is timed
     on = measure_device(device, size, turns, 0.05, torch.float32)
     name, threads = processor(device), torch.get_num_threads()
     say(
@@ -43,7 +46,7 @@ def measure(
         f"{on.bandwidth / 1e9:.1f} GB/s, which are the roofline.\n"
     )
     found = []
-    for title, model, batch, writer in models:
+    for title, model, batch, writer in chain([first], models):
         say(f"{title}\n")
         layers = advise(model.to(device), batch, turns=turns, on=on)
         say(f"{LAYERS}\n\n{table(layers)}\n")
