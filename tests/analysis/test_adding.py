@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -117,10 +118,13 @@ def test_new_runs_join_and_known_ones_stay_as_they_are():
 
 
 @pytest.mark.parametrize("column", ["test_loss", "validation_accuracy", "train_loss"])
-def test_other_numbers_of_the_same_digest_and_processor_are_an_error_unless_meant(column):
+@pytest.mark.parametrize(("before", "after"), [(2.0, 2.5), (2.0, np.nan), (np.nan, 2.0)])
+def test_other_numbers_of_the_same_digest_and_processor_are_an_error_unless_meant(
+    column, before, after
+):
     old, new = tables(*DENSE), tables(*DENSE)
-    old["runs"][column] = [1.0, 2.0]
-    new["runs"][column] = [1.0, 2.5]
+    old["runs"][column] = [1.0, before]
+    new["runs"][column] = [1.0, after]
     with pytest.raises(
         LowrankError, match=r"other numbers .* \(language/dense seed 1\).*--replace"
     ):
