@@ -63,6 +63,7 @@ FORGERIES = {
     "test bits a byte": ("runs", TEXT, "test_bits_per_byte", 1.0),
     "a loss in history": ("history", "validation_loss.notna()", "validation_loss", 2.3),
     "a last loss in history": ("history", "cell == 'small-images/dense'", "train_loss", 0.001),
+    "a time in history": ("history", DENSE, "seconds", 1e9),
     "a perplexity in history": ("history", "validation_perplexity.notna()", "validation_perplexity", 9.0),
     "an effective rank": ("runs", TEXT, "effective_rank", 40.0),
     "an entropy rank": ("runs", TEXT, "entropy_rank", 40.0),

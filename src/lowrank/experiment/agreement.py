@@ -175,10 +175,10 @@ def _of_layers(tables: Tables) -> Iterator[str]:
     measured = last[[*KEY, "layer"]].merge(measured, "left", [*KEY, "layer"])
     for name in ("product_norm", *RANKS):
         yield from different(last, name, numbers(measured, name), "the spectrum", MEASURED)
-    step = numbers(last, "effective_step_size") * numbers(last, "product_norm") ** 2
+    known = np.isfinite(numbers(last, "effective_step_size") * numbers(last, "product_norm"))
     rates = tables["history"].merge(last[[*KEY, "step"]].drop_duplicates(), "inner", [*KEY, "step"])
     rates = last[[*KEY, "step"]].merge(rates, "left", [*KEY, "step"])
-    rate = np.where(np.isfinite(step), numbers(rates, "learning_rate"), np.nan)
+    rate = np.where(known, numbers(rates, "learning_rate"), np.nan)
     yield from different(
         last,
         "effective_step_size",
