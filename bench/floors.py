@@ -27,13 +27,11 @@ def layer(rows: int, sizes: Sequence[int]) -> tuple[list[Product], list[Product]
     x = torch.randn(rows, sizes[0])
     for inputs, outputs in pairwise(sizes):
         weight, y = torch.randn(inputs, outputs), torch.empty(rows, outputs)
-        gradient, at_x, at_weight = (
-            torch.randn_like(y),
-            torch.empty_like(x),
-            torch.empty_like(weight),
-        )
+        gradient, at_x = torch.randn_like(y), torch.empty_like(x)
+        narrow, wide = (x, gradient) if inputs <= outputs else (gradient, x)
+        at_weight = torch.empty(narrow.shape[1], wide.shape[1])
         forward.append(_product(x, weight, y))
-        backward[:0] = [_product(gradient, weight.T, at_x), _product(x.T, gradient, at_weight)]
+        backward[:0] = [_product(gradient, weight.T, at_x), _product(narrow.T, wide, at_weight)]
         x = y
     return forward, backward
 

@@ -7,6 +7,7 @@ from itertools import product as pairs
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from lowrank.factor import product as module
 from lowrank.factor.product import add_product, multiply, product, suits_onednn, times
@@ -52,13 +53,54 @@ def test_values_in_any_layout(onednn, shape, outputs):
     assert onednn
 
 
-@pytest.mark.parametrize(("rows", "outputs"), [(9, 4), (4, 9)])
-def test_of_two_transposed_matrices_the_smaller_is_copied(onednn, rows, outputs):
-    x, weight = torch.randn(50, rows).T, torch.randn(50, outputs).T
-    found = multiply(x, weight)
-    torch.testing.assert_close(found, x @ weight.T)
-    computed = found.T if outputs < rows else found
-    assert computed.is_contiguous()
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 9), (9, 4)])
+def test_for_a_weights_gradient_the_narrower_matrix_is_copied(onednn, inputs, outputs):
+    x, weight = torch.randn(50, inputs), torch.randn(outputs, inputs, requires_grad=True)
+    product(x, weight).sum().backward()
+    torch.testing.assert_close(weight.grad, torch.ones(outputs, 50) @ x)
+    assert len(onednn[-1][0]) == min(inputs, outputs)
+    into = torch.zeros(outputs, inputs)
+    add_product(into, torch.ones(50, outputs).T, x.T)
+    torch.testing.assert_close(into, weight.grad)
+    assert len(onednn[-1][0]) == min(inputs, outputs)
+
+
+def test_a_result_lies_as_that_of_torch(onednn):
+    for x in layouts(torch.randn(40, 30)):
+        for bias in (None, torch.randn(7)):
+            assert product(x, torch.randn(7, 30), bias).is_contiguous()
+            assert multiply(x, torch.randn(7, 30), bias).is_contiguous()
+
+
+@pytest.fixture
+def of_amd(monkeypatch):
+    monkeypatch.setattr(module, "of_intel", lambda: False)
+
+
+@pytest.mark.parametrize("shape", [(1024,), (1, 1024), (3, 1024), (2, 520, 1024)])
+def test_any_number_of_rows_at_the_real_bounds(of_amd, shape):
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(520, 1024, requires_grad=True)
+    found = torch.autograd.grad(product(x, weight).square().sum(), (x, weight))
+    expected = torch.autograd.grad(F.linear(x, weight).square().sum(), (x, weight))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
+    assert suits_onednn(x[..., :3, :] if x.ndim > 1 else x, weight) == (len(shape) == 3)
+
+
+def test_forward_derivatives_are_never_lost_in_silence(of_amd):
+    x, weight = torch.randn(40, 1024), torch.randn(40, 1024)
+    with torch.no_grad(), forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        try:
+            tangent = forward_ad.unpack_dual(product(dual, weight)).tangent
+        except NotImplementedError:
+            return
+        torch.testing.assert_close(tangent, F.linear(torch.ones_like(x), weight))
+
+
+def test_it_compiles_as_a_whole(of_amd):
+    compute = torch.compile(product, fullgraph=True, backend="eager")
+    x, weight = torch.randn(40, 1024), torch.randn(40, 1024)
+    torch.testing.assert_close(compute(x, weight), F.linear(x, weight))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -127,6 +169,7 @@ def test_operators_are_counted_as_torchs(onednn):
         ((1024, 64, 5), False, False),
         ((512, 64, 7), False, False),
         ((4, 3, 0), False, False),
+        ((3, 1024, 1024), False, False),
     ],
 )
 def test_large_and_uneven_products_are_onednns(monkeypatch, sides, avx512, avx2):

@@ -7,6 +7,7 @@ for convolutions, takes down to half the time with AVX-512, and down to a fifth 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -19,13 +20,14 @@ from lowrank.processor import of_intel
 SMALLEST, SMALLEST_UNEVEN = 1 << 22, 1 << 19
 """Multiplications of a product, below which calling costs more than oneDNN saves; and where a side is no multiple
 of 16."""
+FEWEST = 4
+"""Rows below which torch is as fast, as for the next token of a few texts."""
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear: x W^T + b for x (..., n), W (m, n), b (m) or None."""
     if suits_onednn(x, weight, bias):
-        compute = _Product.apply if torch.is_grad_enabled() else _by_onednn
-        return compute(x, weight, bias)
+        return _Product.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
@@ -44,7 +46,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def add_product(into: Tensor, x: Tensor, weight: Tensor) -> None:
     """Add x W^T to a matrix in place, without gradients."""
     if suits_onednn(x, weight):
-        into.add_(_by_onednn(x, weight, None))
+        into.add_(_narrow_first(x, weight, multiply))
     else:
         into.addmm_(x, weight.T)
 
@@ -52,23 +54,25 @@ def add_product(into: Tensor, x: Tensor, weight: Tensor) -> None:
 def suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether this product is oneDNN's: plain tensors in float32, large enough, on a processor where it pays."""
     return bool(
-        x.dtype is weight.dtype is torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype is weight.dtype is torch.float32
         and x.is_cpu
         and _faster(x.numel() // max(1, x.shape[-1]), *weight.shape)
         and all(type(t) in (Tensor, torch.nn.Parameter) for t in (x, weight))
         and (bias is None or bias.dtype is torch.float32)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and torch._C._functorch.peek_interpreter_stack() is None  # torch.func
         and torch._C._len_torch_dispatch_stack() == 0  # what counts or replaces operators
     )
 
 
-def _faster(*sides: int) -> bool:
-    """Whether oneDNN is there, wanted, and faster than what torch would take for a product of these sides."""
-    even = not any(side % 16 for side in sides)
+def _faster(rows: int, *sides: int) -> bool:
+    """Whether oneDNN is there, wanted, and faster than what torch would take for so many rows and a weight of
+    these sides."""
+    even = not any(side % 16 for side in (rows, *sides))
     return bool(
-        prod(sides) >= (SMALLEST if even else SMALLEST_UNEVEN)
+        rows >= FEWEST
+        and rows * prod(sides) >= (SMALLEST if even else SMALLEST_UNEVEN)
         and torch.backends.mkldnn.enabled
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkl.is_available()
@@ -77,17 +81,19 @@ def _faster(*sides: int) -> bool:
     )
 
 
+def _narrow_first(x: Tensor, weight: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """x W^T, or (W x^T)^T where that spares work: oneDNN copies an x that is a transposed matrix, so the one with
+    fewer rows takes its place. The result may lie transposed."""
+    swapped = not x.is_contiguous() and len(weight) < len(x)
+    return compute(weight, x).T if swapped else compute(x, weight)
+
+
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product; a weight that is a part of a larger matrix, which oneDNN takes a thousand times as long for,
-    is copied first. oneDNN copies a transposed x too: of two matrices the one with fewer rows takes its place, as
-    x W^T is (W x^T)^T, which takes down to a third of the time for the gradient of a narrow factor."""
-    swapped = bias is None and x.ndim == 2 and not x.is_contiguous() and len(weight) < len(x)
-    if swapped:
-        x, weight = weight, x
+    is copied first."""
     if not (weight.is_contiguous() or weight.T.is_contiguous()):
         weight = weight.contiguous()
-    y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return y.T if swapped else y
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _Product(torch.autograd.Function):
@@ -102,7 +108,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
-        at_x = product(gradient, weight.T) if wanted[0] else None
-        at_weight = product(rows.T, x.flatten(0, -2).T) if wanted[1] else None
+        compute = product if torch.is_grad_enabled() else multiply
+        rows, given = gradient.flatten(0, -2), x.flatten(0, -2)
+        at_x = compute(gradient, weight.T) if wanted[0] else None
+        at_weight = _narrow_first(rows.T, given.T, compute) if wanted[1] else None
         return at_x, at_weight, rows.sum(0) if wanted[2] else None
