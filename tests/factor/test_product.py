@@ -142,6 +142,8 @@ def test_what_is_left_to_torch(onednn):
     x, weight = torch.randn(8, 4), torch.randn(3, 4)
     assert suits_onednn(x, weight)
     assert not suits_onednn(x.double(), weight.double())
+    batch = torch.randn(2, 4, 5)
+    torch.testing.assert_close(times(torch.randn(2, 8, 4) * 0 + x, batch), x @ batch)
     assert not suits_onednn(x.to("meta"), weight.to("meta"))
     with torch.autocast("cpu", torch.bfloat16):
         assert product(x, weight).dtype is torch.bfloat16

@@ -57,6 +57,7 @@ def suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         not torch.compiler.is_compiling()
         and x.dtype is weight.dtype is torch.float32
         and x.is_cpu
+        and weight.ndim == 2
         and _faster(x.numel() // max(1, x.shape[-1]), *weight.shape)
         and all(type(t) in (Tensor, torch.nn.Parameter) for t in (x, weight))
         and (bias is None or bias.dtype is torch.float32)
