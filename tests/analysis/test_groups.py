@@ -69,6 +69,31 @@ def test_p_is_corrected_over_all_pairs_because_the_best_is_chosen_by_the_same_ru
     assert groups(runs, ["a", "b"], "loss", -1) == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize("better", [-1, 1])
+def test_an_arm_found_worse_on_shared_seeds_stands_below_though_further_seeds_better_its_mean(
+    better,
+):
+    """Five seeds of both, at which a is the worse one, and five of a alone that put its mean first."""
+    both = runs_of(a=(2.0, 0.01), b=(1.0, 0.01), c=(1.5, 0.01))
+    further = pd.DataFrame({"cell": "a", "seed": range(5, 10), "loss": -9.0})
+    runs = pd.concat([both, further])
+    runs["loss"] *= -better
+    assert groups(runs, list("abc"), "loss", better) == {"b": 1, "c": 2, "a": 3}
+
+
+def test_where_better_goes_in_a_circle_the_mean_decides_who_comes_first():
+    """Each two share seeds that the third lacks."""
+    pairs = {0: {"a": 1.0, "b": 2.0}, 5: {"b": 1.0, "c": 1.9}, 10: {"c": 1.0, "a": 2.1}}
+    rng = np.random.default_rng(0)
+    runs = pd.DataFrame(
+        {"cell": cell, "seed": first + n, "loss": loss + rng.normal(0, 0.01)}
+        for first, losses in pairs.items()
+        for cell, loss in losses.items()
+        for n in range(5)
+    )
+    assert groups(runs, list("abc"), "loss", -1) == {"c": 1, "b": 1, "a": 2}
+
+
 def test_an_arm_with_a_diverged_run_has_no_group_and_one_seed_tells_nothing():
     runs = runs_of(a=(1.0, 0.01), b=(2.0, 0.01), c=(0.5, 0.01)).assign(diverged=False)
     runs.loc[(runs["cell"] == "c") & (runs["seed"] == 0), ["diverged", "loss"]] = True, np.nan

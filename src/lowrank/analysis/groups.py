@@ -1,7 +1,8 @@
 """Which of several arms the tests tell apart, and which no other arm beats on every count.
 
-**Groups.** The first holds the best arm by its mean and every arm that a paired t test does not find to
-differ from it; what is left is grouped in the same way. Which arm is best is read from the runs that test it,
+**Groups.** The first holds the best arm and every arm that a paired t test does not find to be worse; what is left
+is grouped in the same way. The best has the best mean of those that no other arm is found better than: a mean is of
+all of an arm's seeds, a test of those that two arms share. Which arm is best is read from the runs that test it,
 so any pair may become a test, and p is Holm-corrected over all pairs of arms: equal arms are told apart with a
 probability of alpha at most. So arms of one group stand together because none was found worse than the group's
 best, not because they were found equal; few seeds make large groups. An arm with a diverged run is in none, and
@@ -36,11 +37,17 @@ def groups(
     left = list(means.sort_values(ascending=better < 0, kind="stable").index)
     tests = paired_contrasts(rows, list(combinations(left, 2)), metric)
     tests = tests[tests["p_corrected"] < alpha]
-    apart = set(zip(tests["arm"], tests["reference"], strict=True))  # the better one first
+    apart = {
+        (arm, reference) if better * estimate > 0 else (reference, arm)  # the better one first
+        for arm, reference, estimate in zip(
+            tests["arm"], tests["reference"], tests["estimate"], strict=True
+        )
+    }
     found: dict[str, int] = {}
     number = 0
     while left:
-        number, best = number + 1, left[0]
+        unbeaten = [cell for cell in left if not any((other, cell) in apart for other in left)]
+        number, best = number + 1, (unbeaten or left)[0]  # none is, where better goes in a circle
         found |= {cell: number for cell in left if (best, cell) not in apart}
         left = [cell for cell in left if (best, cell) in apart]
     return found
