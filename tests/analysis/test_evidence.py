@@ -146,6 +146,23 @@ def test_every_measure_is_shown_in_its_own_unit(values, shown):
     assert shown in evidence.contrast_text(next(pd.DataFrame([row]).itertuples()))
 
 
+@pytest.mark.parametrize(
+    ("ends", "shown"),
+    [
+        ((-0.00021, 0.00015), "−0.00003 [−0.00021, 0.00015]"),
+        ((-0.004, 0.006), "0.00 [0.00, 0.01]"),
+        ((2.0, 2.0), "2.00 [2.00, 2.00]"),
+        ((2.0, 2.0 + 1e-15), "2.00 [2.00, 2.00]"),
+    ],
+)
+def test_an_interval_that_rounding_would_empty_has_the_decimals_that_it_needs(ends, shown):
+    low, high = ends
+    mean = (low + high) / 2
+    row = member(metric="effective_rank", estimate=mean, low=low, high=high, margin=np.nan)
+    text = evidence.contrast_text(next(pd.DataFrame([row]).itertuples()))
+    assert f"effective rank {shown}, no margin" in text
+
+
 def test_truncations_are_named_in_words():
     facts = (
         '{"table": "posthoc", "method": "whitened", "rank_fraction": 0.25, "fine_tune_steps": 0}'
@@ -169,7 +186,7 @@ def test_what_was_not_run_is_one_line_without_templates():
 def test_verdict_lines_name_every_claim_of_the_ledger_once():
     ledger = read_ledger("config/claims.yaml")
     lines = evidence.verdict_lines(judge(ledger, {}, tracks={"language": "language"}))
-    assert lines == ["Not run: " + ", ".join(claim.id for claim in ledger.claims)]
+    assert lines == [f"{claim.sentence}: not run" for claim in ledger.claims]
     assert evidence.verdict_lines(table(member())) == [
         f"{STATEMENT}: language not reproduced (1 of 1)"
     ]
@@ -185,6 +202,10 @@ def test_the_resolution_names_what_the_seeds_of_undecided_tests_settle():
         "margin, so the effect lies near it: a-track 0.020 nats/token against 0.025."
     )
     assert evidence.resolution(table(member())) == "", "it was decided"
+    nothing = a_test(row, verdict="inconclusive", smallest_settled=1e9)
+    assert evidence.resolution(table(member(), more=nothing)) == "", (
+        "an effect beyond all measure is none"
+    )
     control = a_test(row, verdict="inconclusive", control=True)
     assert evidence.resolution(table(member(), more=control)) == ""
 
@@ -197,6 +218,8 @@ def test_the_resolution_names_what_the_seeds_of_undecided_tests_settle():
         ("ri", "refuted", "reduced", "not reproduced (1 of 2)"),
         ("ri", "refuted", "paper", "refuted (1 of 2)"),
         ("rsx", "mixed", "paper", "mixed (1 of 2)"),
+        ("sri", "supported", "reduced", "shown at 1 of 3 (one is enough)"),
+        ("sx", "supported", "reduced", "supported (1 of 1)"),
     ],
 )
 def test_a_verdict_says_at_how_many_of_those_that_ran(verdicts, verdict, setting, shown):
@@ -209,7 +232,11 @@ def test_a_verdict_says_at_how_many_of_those_that_ran(verdicts, verdict, setting
     ("values", "shown"),
     [
         ({}, "cannot tell (settles 0.050 nats/token, margin 0.025)"),
-        ({"smallest_settled": np.inf}, "cannot tell (settles nothing, margin 0.025)"),
+        ({"smallest_settled": np.inf}, "cannot tell (no power, margin 0.025)"),
+        (
+            {"smallest_settled": 1.86e9, "metric": "step_seconds", "unit": "factor", "margin": 2.0},
+            "cannot tell (no power, margin 2.00)",
+        ),
         ({"smallest_settled": 0.02}, "inconclusive"),
         ({"margin": np.nan}, "inconclusive"),
     ],

@@ -365,6 +365,14 @@ def test_the_reports_sources_evaluate_no_text():
         assert not re.search(r"\b(eval|plugin|read)\(", path.read_text(encoding="utf-8")), path
 
 
+def test_tracks_whose_rates_are_swept_are_those_that_try_several(project):
+    config = read_config(ROOT / "config/smoke.yaml")
+    assert export(project, config)["swept"] == ["small-images"], "the text's rate is given"
+    raw = config.model_dump(mode="json")
+    raw["tracks"]["small-images"]["sweep"]["rates"] = [0.01]
+    assert export(project, parse_config(raw))["swept"] == []
+
+
 def test_verified_numbers_stand_beside_ours(project):
     rows = {(row["track"], row["arm"]): row for row in export(project)["paper"]}
     dense = rows["language", "dense"]

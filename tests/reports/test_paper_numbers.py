@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.ledger import Ledger, read_ledger
 from lowrank.reports import paper
 from lowrank.reports.numbers import beside, percentages
+
+ROOT = Path(__file__).parents[2]
 
 
 def ledger(*numbers: tuple[str, str, str, float]) -> Ledger:
@@ -67,6 +70,26 @@ def test_a_lower_accuracy_than_dense_is_a_gap_below_zero_in_points():
     assert low["our_gap"] == pytest.approx(74 - 85)
     assert low["ours"][0] == pytest.approx(74)
     assert low["ours"][1] < 74 < low["ours"][2]
+
+
+def test_an_interval_of_a_mean_ends_where_the_metric_does_and_one_seed_has_none():
+    numbers = ledger(("large-images", "dense", "top-1 (%)", 76.0))
+    [dense] = beside(numbers, runs("large-images", dense=[0.2, 0.98, 0.9]))
+    assert dense["ours"][1:] == [0.0, 100.0]
+    [dense] = beside(numbers, runs("large-images", dense=[0.5]))
+    assert dense["ours"][0] == 50.0 and all(map(math.isnan, dense["ours"][1:]))
+
+
+def test_margins_are_in_the_unit_of_the_metric_that_they_are_asked_of():
+    read = read_ledger(ROOT / "config/claims.yaml")
+    assert {name: paper.margin_words(read, name) for name in read.margins} == {
+        "language-loss": "0.025 nats/token",
+        "vision-accuracy": "0.5 points",
+        "language-interaction": "0.0125 nats/token",
+        "vision-interaction": "0.25 points",
+        "memory": "5 %",
+        "twice": "2 ×",
+    }
 
 
 def test_differences_to_dense_in_per_cent_stand_beside_the_papers():

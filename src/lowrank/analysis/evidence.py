@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +71,7 @@ def contrast_sides(row: Any) -> str:
 
 def contrast_text(row: Any) -> str:
     """A contrast in one clause: sides, estimate with interval, margin, seeds and p."""
-    shown = measure(row.metric, row.unit)
+    shown = measure(row.metric, row.unit).telling(row.low, row.high)
     sides = f"{contrast_sides(row)} on {row.track}: {shown.name}"
     if not math.isfinite(row.estimate):
         return f"{sides} has {row.note or 'no estimate'}"
@@ -125,15 +124,18 @@ def share(row: Any) -> str:
 
 
 def told(row: Any, brief: bool = False) -> str:
-    """The verdict of a test or claim with what it rests on: `mixed (2 of 3)`, or, of a test that could not
-    decide, how little it can settle: `cannot tell (settles 0.060 nats/token, margin 0.025)`, in brief without the numbers."""
+    """The verdict of a test with what it rests on: `mixed (2 of 3)`; where one contrast is enough and not all
+    show it, `shown at 1 of 14 (one is enough)`; of a test that could not decide, how little it can settle:
+    `cannot tell (settles 0.060 nats/token, margin 0.025)`, in brief without the numbers."""
     if row.verdict == "inconclusive" and row.smallest_settled > row.margin:
         if brief:
             return "cannot tell"
         shown = measure(row.metric, row.unit)
-        settled = f"{shown.number(row.smallest_settled)} {shown.unit}".strip()
-        settled = settled if math.isfinite(row.smallest_settled) else "nothing"
-        return f"cannot tell (settles {settled}, margin {shown.number(row.margin)})"
+        settled = shown.effect(row.smallest_settled)
+        settled = f"settles {settled}" if settled else "no power"
+        return f"cannot tell ({settled}, margin {shown.number(row.margin)})"
+    if row.verdict == "supported" and row.supported < row.ran:  # its rule is `any`
+        return f"shown at {share(row)} (one is enough)"
     return f"{word(row)} ({share(row)})" if share(row) else word(row)
 
 
@@ -257,7 +259,7 @@ def not_run(claims: pd.DataFrame) -> str:
     tested = claims.loc[claims["level"] == "test", "claim"]
     absent = claims[(claims["level"] == "claim") & ~claims["claim"].isin(tested)]
     parts = [
-        f"{statement} ({_listed(dict.fromkeys(group['track']))})"
+        f"{statement} ({', '.join(dict.fromkeys(group['track']))})"
         for statement, group in tests.groupby("statement", sort=False)
     ]
     parts += [f"{statement} (other tracks)" for statement in absent["statement"]]
@@ -268,10 +270,10 @@ def not_run(claims: pd.DataFrame) -> str:
 
 
 def verdict_lines(claims: pd.DataFrame) -> list[str]:
-    """The verdicts as plain text for a terminal, a line a claim, and one on what was not run."""
+    """The verdicts as plain text for a terminal, a line a claim, those that were not run last."""
     lines = [f"{found.statement}: {found.tracks}" for found in verdicts(claims)]
-    absent = claims.loc[(claims["level"] == "claim") & (claims["verdict"] == "not run"), "claim"]
-    return lines + ([f"Not run: {_listed(absent)}"] if len(absent) else [])
+    absent = (claims["level"] == "claim") & (claims["verdict"] == "not run")
+    return lines + [f"{statement}: not run" for statement in claims.loc[absent, "statement"]]
 
 
 def resolution(rows: pd.DataFrame) -> str:
@@ -281,9 +283,8 @@ def resolution(rows: pd.DataFrame) -> str:
     tests = tests[tests["verdict"] == "inconclusive"]
     parts: dict[str, list[str]] = {"cannot": [], "could": []}
     for row in _rows(tests):
-        if math.isfinite(row.smallest_settled) and math.isfinite(row.margin):
-            shown = measure(row.metric, row.unit)
-            settled = f"{shown.number(row.smallest_settled)} {shown.unit}".strip()
+        shown = measure(row.metric, row.unit)
+        if (settled := shown.effect(row.smallest_settled)) and math.isfinite(row.margin):
             key = "cannot" if row.smallest_settled > row.margin else "could"
             parts[key].append(f"{row.track} {settled} against {shown.number(row.margin)}")
     told = {
@@ -292,7 +293,3 @@ def resolution(rows: pd.DataFrame) -> str:
         "could": "The seeds settle less than the margin, so the effect lies near it:",
     }
     return " ".join(f"{told[key]} {'; '.join(found)}." for key, found in parts.items() if found)
-
-
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(words)

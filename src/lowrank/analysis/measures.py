@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 from lowrank.experiment import metrics
 
 NONE = "–"
+BEYOND = 1e6
+"""Shown numbers as large as this are rounded to significant digits, as effects they are none."""
+FINEST = 9
+"""The most decimals shown."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,26 @@ class Measure:
         """A value of the table, in the unit shown."""
         return number(self.factor * value, self.digits)
 
+    def effect(self, size: float) -> str:
+        """The size of an effect with its unit: `0.060 nats/token`; empty where it is beyond all measure."""
+        if not self.factor * size < BEYOND:
+            return ""
+        return f"{self.number(size)} {self.unit}".strip()
+
     def interval(self, low: float, high: float) -> str:
         """`[−0.020, −0.004]`, or a dash without both ends."""
         if not (math.isfinite(low) and math.isfinite(high)):
             return NONE
         return f"[{self.number(low)}, {self.number(high)}]"
+
+    def telling(self, low: float, high: float) -> Measure:
+        """The measure with the decimals that tell the ends of an interval (in the table's unit) apart: two
+        significant digits of its width, where its own would show none."""
+        width = self.factor * (high - low)
+        if not 0 < width < math.inf or self.number(low) != self.number(high):
+            return self
+        digits = 1 - math.floor(math.log10(width))
+        return replace(self, digits=digits) if digits <= FINEST else self
 
     @property
     def heading(self) -> str:
@@ -53,7 +72,7 @@ def number(value: float, digits: int) -> str:
     """Rounded to `digits` decimals, with a true minus sign and no negative zero."""
     if not math.isfinite(value):
         return NONE
-    if abs(value) >= 1e6:
+    if abs(value) >= BEYOND:
         return significant(value)
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 

@@ -6,19 +6,23 @@ It is the file to open first (`claims.md`, `claims.html`). Nothing is computed h
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from lowrank.analysis import evidence
 from lowrank.analysis.evidence import judged, margin_text, p_text, side_text
-from lowrank.analysis.measures import counted, measure, number
+from lowrank.analysis.measures import Measure, counted, measure, number
 from lowrank.analysis.next_runs import next_runs
 from lowrank.plot.page import Page, Part
 from lowrank.plot.table import NONE, Column, Table, words
 
 READING = (
     "A verdict says at how many contrasts of how many it holds: mixed (2 of 3) is supported at two of three, "
-    "not reproduced (1 of 3) refuted at one and supported at none; a test cannot tell where the smallest effect "
-    "that its seeds settle is larger than the margin. "
+    "not reproduced (1 of 3) refuted at one and supported at none; a claim that something can be ('up to') is shown at "
+    "1 of 3 (one is enough), and not reproduced only if refuted at all; a test cannot tell where the smallest effect "
+    "that its seeds settle is larger than the margin (no power: they settle none), and is inconclusive where it is "
+    "neither supported nor refuted although they settle less, or has no margin. "
     "Each line of evidence counts a claim's contrasts by verdict and quotes the least sure of those that "
     "say what its verdict says; controls stand beside a claim and do not decide it. A contrast is the difference of an arm from its reference (arm "
     "minus reference; × is a ratio), paired over seeds, with its interval, uncorrected: that of the two "
@@ -80,6 +84,10 @@ def following(claims: pd.DataFrame) -> Table:
     )
 
 
+def _shown(row: Any) -> Measure:
+    return measure(row.metric, row.unit).telling(row.low, row.high)
+
+
 def columns(contrasts: pd.DataFrame) -> list[Column]:
     """How contrasts are shown; the paper's numbers only where it gives some."""
     shown = [
@@ -87,8 +95,8 @@ def columns(contrasts: pd.DataFrame) -> list[Column]:
         words("arm", lambda row: side_text(row, "arm")),
         words("against", lambda row: side_text(row, "reference")),
         words("measure", lambda row: measure(row.metric, row.unit).heading),
-        Column("estimate", lambda row: measure(row.metric, row.unit).number(row.estimate)),
-        Column("interval", lambda row: measure(row.metric, row.unit).interval(row.low, row.high)),
+        Column("estimate", lambda row: _shown(row).number(row.estimate)),
+        Column("interval", lambda row: _shown(row).interval(row.low, row.high)),
         Column("corrected p", p_text),
         Column("margin", margin_text),
         Column("pairs", lambda row: counted(int(row.pairs), measure(row.metric).pairs)),

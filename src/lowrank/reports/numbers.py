@@ -11,7 +11,7 @@ import pandas as pd
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.measures import NONE, number
 from lowrank.analysis.stats import mean_interval
-from lowrank.experiment.metrics import PAPER_METRICS, PaperMetric
+from lowrank.experiment.metrics import METRICS, PAPER_METRICS, PaperMetric
 from lowrank.exponential import exp
 
 
@@ -36,7 +36,7 @@ def beside(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
         if len(ours):
             found = mean_interval(ours)
             ends = (found.estimate, found.low, found.high)
-            row["ours"] = [exp(x) if log else x for x in ends]
+            row["ours"] = [_shown(x, metric) if math.isfinite(x) else math.nan for x in ends]
             if row["gap"] is not None and len(base):
                 row["our_gap"] = gap = found.estimate - float(base.mean())
                 row["our_percent"] = 100 * (math.expm1(gap) if log else gap / float(base.mean()))
@@ -50,6 +50,13 @@ def _values(runs: pd.DataFrame, track: str, arm: str, metric: PaperMetric) -> pd
     rows = runs[(runs["track"] == track) & (runs["arm"] == arm)]
     values = rows[metric.column].dropna() * metric.factor
     return values.map(math.log) if metric.logarithmic else values
+
+
+def _shown(value: float, metric: PaperMetric) -> float:
+    """A mean or an end of its interval in the paper's unit, no further than the metric goes."""
+    ends = METRICS[metric.column]
+    shown = exp(value) if metric.logarithmic else value
+    return min(max(shown, metric.factor * ends.least), metric.factor * ends.most)
 
 
 def percentages(ledger: Ledger, scales: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from lowrank.analysis.evidence import (
     word,
 )
 from lowrank.analysis.ledger import Ledger
-from lowrank.analysis.measures import NONE
+from lowrank.analysis.measures import NONE, measure, significant
 from lowrank.analysis.next_runs import next_runs
 from lowrank.analysis.processors import differences, in_words
 from lowrank.analysis.publish import commit
@@ -33,7 +33,7 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.escape import visible
-from lowrank.experiment.config import Config
+from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
 from lowrank.optimizers import OPTIMIZERS
@@ -89,7 +89,8 @@ def export(
             v: claims.loc[(claims["level"] == "claim") & (claims["verdict"] == v), "claim"].tolist()
             for v in VERDICTS
         },
-        "margins": {name: margin.model_dump() for name, margin in ledger.margins.items()},
+        "margins": {name: margin_words(ledger, name) for name in ledger.margins},
+        "swept": [name for name, track in config.tracks.items() if _is_swept(track)],
         "paper": beside(ledger, runs),
         "figures": [p.with_suffix("").as_posix() for p in drawn if p.parts[0] in config.tracks],
         "commit": _commit(published),
@@ -157,6 +158,19 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def margin_words(ledger: Ledger, name: str) -> str:
+    """A margin with the unit of the metric that it is asked of: `0.025 nats/token`, `0.5 points`, `2 ×`."""
+    margin = ledger.margins[name]
+    asked = [test.metric for claim in ledger.claims for test in claim.tests if test.margin == name]
+    shown = measure(next(iter(asked), ""), margin.unit)
+    return f"{significant(shown.factor * margin.value)} {shown.unit}".strip()
+
+
+def _is_swept(track: TrackConfig) -> bool:
+    """Whether more than one learning rate is tried."""
+    return track.training.learning_rate is None and len(track.sweep.rates) > 1
 
 
 def data_words(data: TextSpec | ImageSpec) -> str:
@@ -233,6 +247,7 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
         found[claim.id] = {
             "statement": claim.sentence,
             "verified": claim.verified,
+            "one_is_enough": any(test.aggregate == "any" for test in claim.tests),
             "verdict": overall["verdict"],
             "word": word(overall),
             "tests": tests,
