@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from faulty import VALUES, snakemake
+from faulty import ROOT, VALUES, snakemake
+
+from lowrank.experiment.study import jobs
 
 SWEEP, TRAIN = ("--forcerun", "sweep_rate"), ("--forcerun", "train_cell")
+MANUAL = (ROOT / "docs/workflow.md").read_text(encoding="utf-8")
+OMITTED = re.findall(r"`(--omit-from [a-z_ ]+)`", MANUAL)[0].split()
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def complaints(output: str) -> list[str]:
     "more",
     [
         ("--until", "sweep_rate", *SWEEP),
-        ("--omit-from", "evaluate_track", "interpolate", "truncate_posthoc", *TRAIN),
+        (*OMITTED, *TRAIN),
         ("--touch", "--until", "sweep_rate", *SWEEP),
         ("--dry-run",),
     ],
@@ -65,6 +70,15 @@ def test_a_call_that_makes_a_part_says_nothing_of_figures_or_verdicts(
     output = call(folder, *more)
     assert complaints(output) == []
     assert any(said in output for said in ("Training", "Sweeping", "A dry run"))
+    if more[0] in ("--until", "--omit-from"):
+        (listed,) = re.findall(r"jobs? to do: (.+)", output)
+        assert not re.search("evaluate|measure", listed)
+
+
+def test_the_manual_omits_all_that_studies_measure():
+    assert {name for name in OMITTED if "measure" in name} == {
+        f"measure_{study}" for study in jobs()
+    }
 
 
 def test_a_single_target_lists_and_deletions_say_nothing_of_them_either(project, tmp_path):
