@@ -81,11 +81,9 @@ def whole(seconds: float) -> list[Row]:
         costs = Path(folder) / "costs"
         command = snakemake("figures", "laptop", "--directory", folder)
         taken, wall = spent(command, LOWRANK_COSTS=str(costs))
-        jobs: Counter[str] = Counter()
-        for line in costs.read_text(encoding="utf-8").splitlines():
-            name, value = line.split()
-            jobs[name] += float(value)
-    training = jobs["train"] + jobs["sweep"]
+        jobs = added(costs.read_text(encoding="utf-8"))
+    trains = ("lowrank train", "lowrank sweep")
+    training = sum(jobs[name] for name in trains)
     found = [
         row("whole", "share of CPU time in jobs that train", training / taken, ""),
         row("whole", "share of the time of two cores that is used", taken / (2 * wall), ""),
@@ -93,10 +91,19 @@ def whole(seconds: float) -> list[Row]:
         row("whole", "CPU time", taken, CPU),
         row("whole", "in jobs that train", training, CPU),
     ]
-    others = {name: value for name, value in jobs.most_common() if name not in ("train", "sweep")}
-    found += [row("whole", f"lowrank {name}", value, CPU) for name, value in others.items()]
+    others = [(name, value) for name, value in jobs.most_common() if name not in trains]
+    found += [row("whole", name, value, CPU) for name, value in others]
     rest = taken - jobs.total()
     return [*found, row("whole", "Snakemake, imports and callers", rest, CPU)]
+
+
+def added(costs: str) -> Counter[str]:
+    """The CPU seconds of all jobs of a command, from the file that `LOWRANK_COSTS` names."""
+    jobs: Counter[str] = Counter()
+    for line in costs.splitlines():
+        name, value = line.split()
+        jobs[f"lowrank {name.replace('/', ' ')}"] += float(value)
+    return jobs
 
 
 def snakemake(target: str, scale: str, *more: str, cores: int = 2) -> list[str]:

@@ -15,6 +15,10 @@ import pytest
 
 from lowrank import serve, warm
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+import pipeline
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there jobs are forked")
 
 OWNER = """
@@ -32,6 +36,13 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 print(os.getpid(), flush=True)
 time.sleep(600)
 """
+
+
+@pytest.fixture
+def costs(monkeypatch, tmp_path):
+    """The file of jobs' costs, which the environment names."""
+    monkeypatch.setenv(serve.COSTS, str(tmp_path / "costs"))
+    return tmp_path / "costs"
 
 
 @pytest.fixture
@@ -168,6 +179,22 @@ def test_it_ends_with_its_owner_once_its_last_job_has(owner, sleeping):
     caller.terminate()
     assert caller.wait(20) == 128 + signal.SIGTERM
     assert gone(process)
+
+
+def test_costs_are_those_of_each_command_and_of_each_study_that_is_measured(costs, owner):
+    for command in (["measure", "posthoc"], ["methods"], ["measure", "speed"], ["methods"]):
+        lowrank(*command)
+    jobs = pipeline.added(costs.read_text(encoding="utf-8"))
+    assert set(jobs) == {"lowrank measure posthoc", "lowrank methods", "lowrank measure speed"}
+    assert all(seconds > 0 for seconds in jobs.values())
+    assert pipeline.added("methods 1.5\nmethods 2\n") == {"lowrank methods": 3.5}
+
+
+def test_costs_that_cannot_be_written_end_no_job(costs, owner):
+    costs.mkdir()
+    process = serving(owner)
+    assert lowrank("methods").returncode == lowrank("methods").returncode == 0
+    assert serving(owner) == process and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_the_jobs_of_studies_find_imported_what_their_records_ask_for():

@@ -25,7 +25,7 @@ from lowrank.cli import main
 from lowrank.warm import PASSED_ON, PLACE
 
 COSTS = "LOWRANK_COSTS"
-"""The environment variable that names a file which gets a line for each job: its command, CPU seconds."""
+"""The environment variable that names a file which gets a line for each job: its name, CPU seconds."""
 ALWAYS = ("lowrank.experiment.experiment", "pandas", "pyarrow.dataset", "pyarrow.parquet")
 """What every job imports."""
 MODELS = (
@@ -60,11 +60,16 @@ def needs(arguments: Sequence[str]) -> Sequence[str]:
     return NEEDS.get(command, ())
 
 
+def named(arguments: Sequence[str]) -> str:
+    """A job's name: its command, and after a slash the study that `measure` is told, `measure/posthoc`."""
+    return "/".join(arguments[: 2 if arguments[0] == "measure" else 1])
+
+
 @dataclass
 class Job:
     """A fork at work, and the connection of who waits for it."""
 
-    command: str
+    name: str
     process: int
     """Its id."""
     ended: int
@@ -132,7 +137,7 @@ class Server:
             return list(asked["arguments"])
         for stream in streams:
             os.close(stream)
-        job = Job(asked["arguments"][0], process, os.pidfd_open(process), caller)
+        job = Job(named(asked["arguments"]), process, os.pidfd_open(process), caller)
         self.jobs.append(job)
         for watched in (job.ended, job.caller):
             self.watched.register(watched, selectors.EVENT_READ, job)
@@ -154,8 +159,8 @@ class Server:
         _, status, usage = os.wait4(job.process, 0)
         _say(job.caller, os.waitstatus_to_exitcode(status))
         if path := os.environ.get(COSTS):
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(f"{job.command} {usage.ru_utime + usage.ru_stime:.3f}\n")
+            with suppress(OSError), open(path, "a", encoding="utf-8") as file:
+                file.write(f"{job.name} {usage.ru_utime + usage.ru_stime:.3f}\n")
         self.jobs.remove(job)
         self.watched.unregister(job.ended)
         os.close(job.ended)
