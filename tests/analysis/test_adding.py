@@ -48,13 +48,14 @@ def tables(
     shift=0.0,
     text="text",
     track="language",
+    chosen=CHOSEN,
     of: config.Config | None = None,
     **others: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
     """The runs of these arms and seeds, as a configuration trains them on a text, each with a row of history,
     layers and spectra, and the sweeps and truncations of their arms."""
     experiment = Experiment(of or settings(images=track != "language"))
-    best = dict.fromkeys(experiment.grid.sweeps, CHOSEN)
+    best = dict.fromkeys(experiment.grid.sweeps, chosen)
 
     def run(arm: str, seed: int):
         cell = experiment.cell(f"{track}/{arm}")
@@ -75,7 +76,7 @@ def tables(
         {
             "group": name, "track": track, "choice": "learning_rate", "learning_rate": value,
             "digest": experiment.sweep(name).run(value, best).identity(text),
-            "chosen": value == CHOSEN, "at_edge": True,
+            "chosen": value == chosen, "at_edge": True,
         }
         for name in sorted(swept)
         for value in experiment.sweep(name).values
@@ -169,6 +170,24 @@ def test_further_seeds_of_the_same_study_join_whatever_the_configuration_says_of
     found, said = added(old, new, seeds=[7])
     assert digests(found) == digests(old) | digests(new)
     assert said == "Of 2 runs 2 added; 6 are published."
+
+
+def test_further_seeds_at_a_rate_that_another_processors_sweep_chose_join_only_if_that_is_meant():
+    """The sweep's runs have the same digests, its choice is another."""
+    old = tables(*DENSE, *LOW)
+    new = tables(("dense", 7), processor=THERE, chosen=0.01)
+    with pytest.raises(LowrankError) as error:
+        added(old, new)
+    assert str(error.value) == (
+        "1 of these runs are not as the configuration makes them beside what is published of their track, as where "
+        "another processor's sweep chose another rate (language/dense seed 7): give --replace to put these runs and "
+        "their sweeps in the place of those."
+    )
+    found, said = added(old, new, replace=True)
+    assert digests(found) == digests(tables(*LOW)) | digests(new)
+    rates = found["rates"][found["rates"]["chosen"]].set_index("group")["learning_rate"]
+    assert rates["language/dense"] == 0.01 and rates["language/spectral-r0.25"] == CHOSEN
+    assert said.endswith("Left out: 2 published runs of other data, settings or versions.")
 
 
 def test_tracks_of_which_nothing_is_new_stay_as_they_are(monkeypatch):

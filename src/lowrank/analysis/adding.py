@@ -11,16 +11,24 @@ of a track only those published ones stay that would be used if the new ones' co
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pandas as pd
 
 from lowrank.analysis.described import as_configured
-from lowrank.errors import LowrankError
+from lowrank.analysis.sorting import (
+    ENDS,
+    KEY,
+    MADE_BY,
+    Row,
+    key_of,
+    keys_of,
+    made_by,
+    refuse,
+    rows_of,
+    sorted_out,
+)
 from lowrank.experiment.config import Config
 from lowrank.experiment.expand import outline
 from lowrank.experiment.experiment import Experiment
@@ -29,29 +37,7 @@ from lowrank.experiment.study import jobs
 from lowrank.frames import concat
 
 Tables = Mapping[str, pd.DataFrame]
-Row = dict[str, Any]
-KEY = ["cell", "seed"]
 OF_RUNS = ("runs", "history", "layers", "spectra")
-MADE_BY = ("processor", "torch", "threads")
-"""What runs repeat to the bit on."""
-EVALUATED_BY = ("evaluation_version", "test_examples")
-ENDS = re.compile(r"(train|validation|test)_(loss|accuracy)")
-
-
-@dataclass
-class _Runs:
-    """What becomes of new runs, by cell and seed."""
-
-    added: list[tuple[str, int]] = field(default_factory=list)
-    known: list[tuple[str, int]] = field(default_factory=list)
-    again: list[Row] = field(default_factory=list)
-    """Rows from another processor."""
-    other: list[tuple[str, int]] = field(default_factory=list)
-    """Published by another digest, or evaluated otherwise."""
-    contradicting: list[tuple[str, int]] = field(default_factory=list)
-    """Published by the same digest and processor with other numbers."""
-    unfit: list[tuple[str, int]] = field(default_factory=list)
-    """Published, with no new run of the cell and seed, and of another study than the track's new runs."""
 
 
 def add(
@@ -60,33 +46,39 @@ def add(
     """The tables of both, contrasts and claims left out, and what became of the runs in a sentence.
 
     `config` describes them all. Published cells that it lacks, runs with other numbers or another digest
-    than published ones of their cell and seed, and published runs of other data, settings or versions than the
-    new ones of their track are a LowrankError; with `replace` the new runs stay and those published ones go.
+    than published ones of their cell and seed, published runs of other data, settings or versions than the
+    new ones of their track, and new runs that do not follow from the published sweeps are a LowrankError; with `replace` the new runs stay and those published ones go.
     """
     grid = outline(config)
     published = old.get("runs", pd.DataFrame(columns=KEY))
     lacking = sorted(set(published["cell"]) - set(grid.cells))
-    found = _sorted_out(_rows(published), _rows(old.get("processors")), _rows(new["runs"]))
+    found = sorted_out(rows_of(published), rows_of(old.get("processors")), rows_of(new["runs"]))
     tables = {
         name: _measured(old.get(name), new.get(name), unit, replace)
         for name, unit in _units().items()
     }
     tracks = set(new["runs"]["track"])
     ground = _ground(config, old, new, tables["rates"])
-    fresh = set(_keys(new["runs"]))
+    fresh = set(keys_of(new["runs"]))
     found.unfit = [
-        _key(row)
-        for row in _rows(published)
+        key_of(row)
+        for row in rows_of(published)
         if row["track"] in tracks
         and row["cell"] in grid.cells
-        and _key(row) not in fresh
+        and key_of(row) not in fresh
         and not ground.fits(row)
     ]
+    before, added = set(published.get("track", ())), set(found.added)
+    found.strange = [
+        key_of(row)
+        for row in rows_of(new["runs"])
+        if key_of(row) in added and row["track"] in before and not ground.fits(row)
+    ]
     if not replace:
-        _refuse(lacking, found)
-    gone = [key for key in _keys(published) if key[0] in lacking]
+        refuse(lacking, found)
+    gone = [key for key in keys_of(published) if key[0] in lacking]
     going = {*found.other, *found.contradicting}
-    stay = {*_keys(published)} - {*going, *found.unfit, *gone}
+    stay = {*keys_of(published)} - {*going, *found.unfit, *gone}
     for name in OF_RUNS:
         parts = [_where(old.get(name), stay), _where(new.get(name), stay, inside=False)]
         tables[name] = concat(parts)
@@ -145,9 +137,9 @@ def _without_unfit(
         table = tables[name]
         if "processor" in unit or not len(table):
             continue
-        fresh = set(_keys(new[name], unit)) if len(new.get(name, ())) else set()
+        fresh = set(keys_of(new[name], unit)) if len(new.get(name, ())) else set()
         of = table["group"].str.split("/").str[0] if name == "rates" else table["track"]
-        keys = _keys(table, unit)
+        keys = keys_of(table, unit)
         fits = set(ground.take(name, table.assign(place=range(len(table)))).get("place", ()))
         kept = [
             track not in tracks or key in fresh or place in fits
@@ -159,82 +151,14 @@ def _without_unfit(
     return lost
 
 
-def _sorted_out(published: list[Row], repeated: list[Row], new: list[Row]) -> _Runs:
-    known = {_key(row): row for row in published}
-    elsewhere = {(row["digest"], _made_by(row)): row for row in repeated}
-    found = _Runs()
-    for row in new:
-        key, before = _key(row), known.get(_key(row))
-        if before is None:
-            found.added.append(key)
-        elif not _same_study(before, row):
-            found.other.append(key)
-        elif _made_by(before) == _made_by(row):
-            (found.known if _same(before, row) else found.contradicting).append(key)
-        else:
-            there = elsewhere.get((row["digest"], _made_by(row)), row)
-            if not _same(there, row):
-                found.contradicting.append(key)
-            elif there is row:
-                found.again.append(row)
-            else:
-                found.known.append(key)
-    return found
-
-
-def _refuse(lacking: list[str], found: _Runs) -> None:
-    if lacking:
-        raise LowrankError(
-            f"{len(lacking)} published cells are not in this configuration ({_some(lacking)}): add them "
-            "to it, or leave them out with --replace."
-        )
-    if keys := found.contradicting:
-        raise LowrankError(
-            f"{len(keys)} of these runs are published with other numbers from the same processor "
-            f"({_named(keys)}): give --replace to put these in their place."
-        )
-    if keys := [*found.other, *found.unfit]:
-        ways = {
-            "put these in the place of {}": len(found.other),
-            "leave {} out": len(found.unfit),
-        }
-        chosen = [way.format(count) for way, count in ways.items() if count]
-        raise LowrankError(
-            f"{len(keys)} published runs are of other data, settings or versions than these "
-            f"({_named(keys)}): give --replace to {' and '.join(chosen)}."
-        )
-
-
-def _made_by(row: Row) -> tuple[str, ...]:
-    return tuple(str(row.get(name)) for name in MADE_BY)
-
-
-def _same_study(one: Row, other: Row) -> bool:
-    """Whether two runs of a cell and seed are of the same digest, and evaluated alike."""
-    alike = (_equal(one.get(name), other.get(name)) for name in EVALUATED_BY)
-    return one.get("digest") == other.get("digest") and all(alike)
-
-
-def _same(one: Row, other: Row) -> bool:
-    """Whether two runs end in the same numbers."""
-    names = [name for name in {**one, **other} if ENDS.fullmatch(name)]
-    return all(_equal(one.get(name), other.get(name)) for name in names)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if pd.isna(a) or pd.isna(b):
-        return bool(pd.isna(a) and pd.isna(b))
-    return math.isclose(a, b, rel_tol=1e-9)
-
-
 def _processors(old: pd.DataFrame | None, again: list[Row], runs: pd.DataFrame) -> pd.DataFrame:
     """The ends of published runs that were made again on other processors."""
     columns = [*KEY, "track", "digest", *MADE_BY]
     made = [{k: v for k, v in row.items() if k in columns or ENDS.fullmatch(k)} for row in again]
-    first = {row.get("digest"): _made_by(row) for row in _rows(runs)}
-    rows = [*_rows(old), *made]
+    first = {row.get("digest"): made_by(row) for row in rows_of(runs)}
+    rows = [*rows_of(old), *made]
     return pd.DataFrame(
-        row for row in rows if first.get(row["digest"], _made_by(row)) != _made_by(row)
+        row for row in rows if first.get(row["digest"], made_by(row)) != made_by(row)
     )
 
 
@@ -253,45 +177,26 @@ def _measured(
         for key, digests in before.items()
         if key not in now or (now[key] <= digests and not replace)
     }
-    kept = [key in stay for key in _keys(old, shared)]
-    fresh = [key not in stay for key in _keys(new, shared)]
+    kept = [key in stay for key in keys_of(old, shared)]
+    fresh = [key not in stay for key in keys_of(new, shared)]
     return concat([old[kept], new[fresh]])
 
 
 def _digests(table: pd.DataFrame, unit: list[str]) -> dict[tuple[Any, ...], set[str]]:
     """What the rows of each unit were made from."""
     found: dict[tuple[Any, ...], set[str]] = {}
-    for key, digest in zip(_keys(table, unit), table.get("digest", [""] * len(table)), strict=True):
+    for key, digest in zip(
+        keys_of(table, unit), table.get("digest", [""] * len(table)), strict=True
+    ):
         found.setdefault(key, set()).add(str(digest))
     return found
-
-
-def _rows(table: pd.DataFrame | None) -> list[Row]:
-    return [] if table is None else table.to_dict("records")  # type: ignore[return-value]
-
-
-def _key(row: Row) -> tuple[str, int]:
-    return row["cell"], row["seed"]
-
-
-def _keys(table: pd.DataFrame, columns: Collection[str] = KEY) -> list[tuple[Any, ...]]:
-    return list(zip(*(table[name] for name in columns), strict=True))
 
 
 def _where(table: pd.DataFrame | None, keys: set[Any], inside: bool = True) -> pd.DataFrame:
     if table is None or not len(table):
         return pd.DataFrame()
-    return table[[(key in keys) == inside for key in _keys(table)]]
+    return table[[(key in keys) == inside for key in keys_of(table)]]
 
 
 def _where_in(table: pd.DataFrame, column: str, values: Collection[str]) -> pd.DataFrame:
     return table[table[column].isin(values)] if len(table) else table
-
-
-def _named(runs: Iterable[tuple[str, int]]) -> str:
-    return _some(f"{cell} seed {seed}" for cell, seed in runs)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
