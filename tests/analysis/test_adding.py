@@ -14,7 +14,9 @@ from lowrank.experiment.experiment import Experiment
 from lowrank.versions import VERSIONS
 
 
-def settings(ranks=(0.25, 0.5), seeds=(0, 1, 2), steps=10, images=False) -> config.Config:
+def settings(
+    ranks=(0.25, 0.5), seeds=(0, 1, 2), steps=10, images=False, widths=()
+) -> config.Config:
     """A language track, and one of images if asked for, with a few studies."""
     track = {
         "data": {"kind": "text"},
@@ -25,6 +27,7 @@ def settings(ranks=(0.25, 0.5), seeds=(0, 1, 2), steps=10, images=False) -> conf
         "studies": {
             "initialisation": {"ranks": list(ranks), "inits": ["spectral"]},
             "posthoc": {"ranks": [0.5], "methods": ["plain"]},
+            **({"speed": {"widths": widths, "ranks": [0.5]}} if widths else {}),
         },
     }
     vision = {
@@ -286,6 +289,32 @@ def test_what_is_read_from_models_stays_unless_it_is_made_from_something_else(
     found = found["posthoc"]
     assert dict(zip(found["seed"], found["test_loss"], strict=True)) == expected
     assert said.endswith("Left out: rows of posthoc made from other runs.") == (0 not in expected)
+
+
+def speed(processor: str, *widths: int) -> dict[str, pd.DataFrame]:
+    """Times of steps of models of these widths."""
+    made_from = Experiment(settings(widths=widths)).made_from("speed", "language", {}, "text")
+    row = {"track": "language", "processor": processor, "digest": made_from[None]}
+    return {"speed": pd.DataFrame([row])}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_times_from_another_processor_stay_where_the_same_was_timed(replace):
+    """Beside new times of the track; where none are new, whatever was timed."""
+    timed = {
+        name: [
+            tables(*DENSE, **(speed(processor, *widths) if widths else {}))
+            for processor, widths in (("A", before), ("B", after))
+        ]
+        for name, before, after in (
+            ("same", (16,), (16,)), ("other", (16, 32), (16,)), ("none", (16, 32), ()),
+        )
+    }  # fmt: skip
+    for name, (old, new) in timed.items():
+        found, said = added(old, new, replace, widths=(16,))
+        expected = {"same": {"A", "B"}, "other": {"B"}, "none": {"A"}}[name]
+        assert set(found["speed"]["processor"]) == expected
+        assert said.endswith("Left out: rows of speed made from other runs.") == (name == "other")
 
 
 def test_sweeps_join_and_a_wider_one_takes_the_place_of_a_narrower():

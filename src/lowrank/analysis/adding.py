@@ -131,18 +131,21 @@ def _without_unfit(
     tables: dict[str, pd.DataFrame], new: Tables, ground: Ground, tracks: set[str]
 ) -> list[str]:
     """Take out of `tables` what was published of these tracks and is neither new nor made from runs as
-    `ground` has them; the names of those from which something went. Times of steps are made from no run."""
+    `ground` has them; the names of those from which something went. Times of steps, which are made from no run,
+    are those of one version and of the same models beside new times of their track."""
     lost = []
     for name, unit in _units().items():
         table = tables[name]
-        if "processor" in unit or not len(table):
+        if not len(table):
             continue
-        fresh = set(keys_of(new[name], unit)) if len(new.get(name, ())) else set()
+        anew = new[name] if len(new.get(name, ())) else table[:0]
+        fresh = set(keys_of(anew, unit))
+        compared = set(anew["track"]) if "processor" in unit else tracks
         of = table["group"].str.split("/").str[0] if name == "rates" else table["track"]
         keys = keys_of(table, unit)
         fits = set(ground.take(name, table.assign(place=range(len(table)))).get("place", ()))
         kept = [
-            track not in tracks or key in fresh or place in fits
+            track not in compared or key in fresh or place in fits
             for place, (track, key) in enumerate(zip(of, keys, strict=True))
         ]
         if not all(kept):
