@@ -211,6 +211,26 @@ def test_tracks_of_which_nothing_is_new_stay_as_they_are(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ({"track": ["small-images"]}, 1),
+        ({"track": ["small-images", "language"]}, 1),
+        ({"track": ["language"]}, 0),
+        ({"track": ["elsewhere"]}, 0),  # the configuration lacks it
+        ({"value": [1.0]}, 0),
+    ],
+)
+def test_a_table_of_a_study_that_is_not_here_stays_where_nothing_is_new_or_is_named(own, kept):
+    own = pd.DataFrame(own)
+    old = {**tables(*DENSE), "sharpness": own, "claims": own, "contrasts": own}
+    found, said = added(old, tables(*LOW), images=True)
+    assert found.get("sharpness", own[:0]).equals(own[:kept])
+    assert not {"claims", "contrasts"} & set(found)
+    left = " Left out: rows of sharpness that no study here writes."
+    assert said == "Of 2 runs 2 added; 4 are published." + left * (kept < len(own))
+
+
 def test_published_cells_that_the_configuration_lacks_are_named_and_go_only_if_that_is_meant():
     old = tables(*DENSE, *LOW)
     with pytest.raises(LowrankError, match=r"1 published cells .* \(language/spectral-r0.25\)"):

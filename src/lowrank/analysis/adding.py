@@ -86,6 +86,10 @@ def add(
     tables["processors"] = _processors(old.get("processors"), found.again, tables["runs"])
     tables["rates"] = _where_in(tables["rates"], "group", grid.sweeps)
     lost = _without_unfit(tables, new, ground, tracks)
+    foreign = _foreign(old, tables)
+    same = {
+        name: _where_in(rows, "track", {*config.tracks} - tracks) for name, rows in foreign.items()
+    }
     counts = {
         "added": len(found.added),
         "put in the place of others": len(going),
@@ -100,15 +104,26 @@ def add(
     }
     parts = [f"{count} published runs {what}" for what, count in left.items() if count]
     parts += [f"rows of {name} made from other runs" for name in lost]
+    parts += [
+        f"rows of {name} that no study here writes"
+        for name, rows in foreign.items()
+        if len(same[name]) < len(rows)
+    ]
     if parts:
         sentence += f" Left out: {', '.join(parts)}."
-    return {name: table for name, table in tables.items() if len(table)}, sentence
+    return {name: table for name, table in {**tables, **same}.items() if len(table)}, sentence
 
 
 def _units() -> dict[str, list[str]]:
     """What is made in one go, by table: its rows stay, or go, together."""
     of_jobs = {table: job.unit for job in jobs().values() for table in job.tables}
     return {"rates": ["group"], **of_jobs}
+
+
+def _foreign(old: Tables, known: Tables) -> dict[str, pd.DataFrame]:
+    """Published tables that no study here writes, such as that of another configuration's own study."""
+    derived = ("contrasts", "claims")
+    return {name: rows for name, rows in old.items() if name not in known and name not in derived}
 
 
 def _ground(config: Config, old: Tables, new: Tables, rates: pd.DataFrame) -> Ground:
@@ -202,4 +217,4 @@ def _where(table: pd.DataFrame | None, keys: set[Any], inside: bool = True) -> p
 
 
 def _where_in(table: pd.DataFrame, column: str, values: Collection[str]) -> pd.DataFrame:
-    return table[table[column].isin(values)] if len(table) else table
+    return table[table[column].isin(values)] if column in table else table[:0]
