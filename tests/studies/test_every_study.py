@@ -96,13 +96,20 @@ def test_what_is_made_in_one_go_is_a_seed_of_models_a_processor_of_times_or_a_tr
     assert units["speed"] == ["track", "processor"] and units["baselines"] == ["track"]
 
 
-@pytest.mark.parametrize("table", ["barriers", "runs", "data"])
+@pytest.mark.parametrize(
+    "table", ["barriers", "runs", "data", "logs", "notebooks", "paper", "slice"]
+)
 def test_no_two_jobs_write_one_table(table, monkeypatch):
     job = Job("Measuring", (table,), lambda given: {})
     monkeypatch.setitem(STUDIES, "mine", Study("Mine", job=job))
     other = "the study interpolation" if table == "barriers" else "the project itself"
     with pytest.raises(LowrankError, match=f"mine writes the table {table}, and so does {other}"):
         writers()
+
+
+def test_a_job_reads_models_or_times_steps():
+    with pytest.raises(LowrankError, match="that writes mine has `arms` and `times`"):
+        Job("Measuring", ("mine",), lambda given: {}, arms=lambda *_: [Arm()], times=True)
 
 
 def test_a_study_that_is_left_out_asks_for_nothing(tracks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -199,3 +200,19 @@ def test_a_job_that_returns_something_else_is_one_sentence(
     digest = Experiment(settings).of_study("lengths", "language")
     status, said = measured(settings, tmp_path, digest)
     assert status == 2 and sentence in said
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ("arms=lambda *_: []", "The job of the study lengths reads no model of tracks.language"),
+        ("arms=lambda *_: [1], times=True", "that writes lengths has `arms` and `times`"),
+    ],
+)
+def test_a_job_that_reads_no_model_or_times_what_it_reads_is_one_sentence(
+    more, sentence, counting, tmp_path
+):
+    (tmp_path / "lengths.py").write_text(JOB.replace("run)\n", f"run, {more})\n"), encoding="utf-8")
+    (tmp_path / "own.json").write_text(json.dumps(counting), encoding="utf-8")
+    result = CliRunner().invoke(main, ["plan", "--config", str(tmp_path / "own.json")])
+    assert result.exit_code == 2 and sentence in " ".join(result.output.split())

@@ -106,6 +106,11 @@ def _grid(config: Config, extensions: dict[str, Extension]) -> Grid:
         for name, track in config.tracks.items():
             section = track.studies.asked().get(study)
             if section is not None or job.wanted(track):
+                if job.arms and not any(True for _ in job.arms(section, track)):
+                    raise LowrankError(
+                        f"The job of the study {study} reads no model of tracks.{name}: let its `arms` "
+                        "yield one, or leave them out."
+                    )
                 told.setdefault(study, {})[name] = job.spec(section, track, extensions)
     return Grid(cells=cells, sweeps=sweeps, jobs=told, extensions=extensions)
 

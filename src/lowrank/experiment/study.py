@@ -81,7 +81,8 @@ class Job:
     version: int = 1
     """Which results `run` computes: raised when it computes others of the same input, and only then."""
     arms: Callable[[Any, Track], Iterable[Arm]] | None = None
-    """Whose models it reads, from the study's section, the dense one first; None: it reads none."""
+    """Whose models it reads, from the study's section, the dense one first, at least that; None: it reads none,
+    as where it times steps."""
     times: bool = False
     """Whether it times the steps of what studies name as `timed`: it waits until all is trained, has the machine to
     itself, and says in a column `processor` which one that is."""
@@ -91,6 +92,14 @@ class Job:
     """What it is told, from the study's section and the configuration's extensions."""
     wanted: Callable[[TrackConfig], bool] = lambda _: False
     """Whether it is done for a track that does not have the study's section."""
+
+    def __post_init__(self) -> None:
+        """LowrankError where it would both read models and time steps."""
+        if self.arms and self.times:
+            raise LowrankError(
+                f"The job that writes {', '.join(self.tables)} has `arms` and `times`: read models in one "
+                "study's job, and time steps in another's."
+            )
 
     @property
     def unit(self) -> list[str]:
@@ -137,7 +146,10 @@ class Study:
 STUDIES: Registry[Study] = Registry("study", package="lowrank.studies")
 
 
-TAKEN = PLACES | {"history", "layers", "spectra", "contrasts", "claims", "processors", "data"}
+TAKEN = PLACES | {
+    *("history", "layers", "spectra", "contrasts", "claims", "processors", "data"),
+    *("logs", "notebooks", "paper", "slice"),
+}
 """Tables and folders of results/<scale> that no study writes."""
 
 
