@@ -11,7 +11,7 @@ import pytest
 from lowrank.analysis.publish import as_now
 from lowrank.experiment import agreement
 from lowrank.experiment.agreement import disagreement
-from lowrank.experiment.compared import same
+from lowrank.experiment.compared import marked, same
 from lowrank.experiment.config import parse
 from lowrank.files import read_json, read_table
 
@@ -110,6 +110,23 @@ def test_a_changed_number_is_named(forgery, tables):
     table.loc[rows[-1], column] = value
     found = disagreement({**tables, name: table.infer_objects()})
     assert found is not None and "\n" not in found and len(found) < 250
+
+
+@pytest.mark.parametrize("more", [0.0, 0.5])
+def test_history_takes_no_longer_than_its_run(more, tables):
+    history, run = tables["history"].copy(), tables["runs"].set_index("cell").loc["language/dense"]
+    seed, seconds = run.iloc[0][["seed", "train_seconds"]]
+    rows = history[(history["cell"] == "language/dense") & (history["seed"] == seed)]
+    history.loc[rows.index[-1], "seconds"] = seconds + more
+    found = disagreement({**tables, "history": history})
+    sentence = f"language/dense seed {seed} has taken longer in history than its train_seconds"
+    assert found == (sentence if more else None)
+
+
+def test_rows_are_marked_where_a_column_is_true_and_none_where_there_is_no_such_column():
+    table = pd.DataFrame({"diverged": [True, None, False]})
+    assert marked(table, "diverged").tolist() == [True, False, False]
+    assert marked(table, "chosen").tolist() == [False, False, False]
 
 
 @pytest.mark.parametrize("name", ["history", "layers", "spectra"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 from stand_ins import MODEL, Run, Task, cell, install
@@ -9,10 +12,11 @@ from stand_ins import MODEL, Run, Task, cell, install
 from lowrank.experiment.build import build_model
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.sections import DecaySpec, FactorSpec, ModelSpec, TrainingSpec
+from lowrank.experiment.study import Given, jobs
 from lowrank.factor.convert import effective_weights, factors, parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.jobs import posthoc as module
-from lowrank.studies.posthoc import PostHocStudy
+from lowrank.studies.posthoc import PostHocJob, PostHocStudy
 from lowrank.train import loop
 from lowrank.train.schedule import learning_rate
 
@@ -39,6 +43,16 @@ def truncated(monkeypatch, task=None, runs=None, factors=FACTORS, **study):
     }
     settings = PostHocStudy(**{**values, **study})
     return module.posthoc(settings, factors, cell(), {}, None, None, "cpu"), task
+
+
+def test_the_study_truncates_what_it_is_told_of_the_model_that_it_reads(monkeypatch):
+    expected, _ = truncated(monkeypatch)
+    study = PostHocStudy(methods=("plain",), ranks=(0.25,), calibration_batches=3)
+    told, place = PostHocJob(study=study, factors=FACTORS), Path("nowhere")
+    given = Given(told, [cell()], {}, place, place, "cpu", timed=[], quick=True)
+    found = jobs()["posthoc"].run(given)
+    assert list(found) == ["posthoc"]
+    pd.testing.assert_frame_equal(found["posthoc"], expected)
 
 
 def test_a_row_says_what_was_done_and_what_is_kept(monkeypatch):

@@ -10,7 +10,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.cell import Extension
 from lowrank.experiment.expand import timed_cells
-from lowrank.experiment.study import STUDIES, studies
+from lowrank.experiment.study import STUDIES, jobs, studies
 from lowrank.experiment.track import Arm, arm_name
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,11 @@ def test_sections_that_say_little_ask_for_little():
     assert arms_of("scaling", widths=[8], fraction=None) == ["dense-w8", f"{LOW}-w8"]
     assert arms_of("interpolation") == ["dense", LOW]
     assert arms_of("layers", "wide_resnet", matricisations=["spatial"]) == [LOW, f"{LOW}-spatial"]
+
+
+def test_baselines_are_wanted_of_text_alone():
+    wanted = jobs()["baselines"].wanted
+    assert wanted(track()) and not wanted(track("wide_resnet"))
 
 
 def test_a_width_keeps_the_size_of_heads_unless_heads_are_given():
