@@ -19,7 +19,7 @@ from lowrank.experiment import config, sections
 from lowrank.experiment.expand import expand
 from lowrank.experiment.track import arm_name
 from lowrank.files import write_table
-from lowrank.reports.reference import SECTIONS, _bars, write_reference
+from lowrank.reports.reference import SECTIONS, _bars, _reading, write_reference
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = [ROOT / "environment.yml", ROOT / "workflow/envs/lowrank.yaml"]
@@ -83,6 +83,15 @@ def sections_in(annotation) -> set[type[BaseModel]]:
         fields = annotation.model_fields.values()
         return {annotation}.union(*(sections_in(field.annotation) for field in fields))
     return set().union(*map(sections_in, typing.get_args(annotation)))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [([0, 1, 0, 1], "2 seeds"), ([0, 1, 2, 0], "1 to 3 seeds")]
+)
+def test_the_leaderboard_s_caption_counts_the_seeds(seeds, said, tmp_path):
+    cells = ["a", "a", "b", "b"] if said.startswith("2") else ["a", "a", "a", "b"]
+    write_table(tmp_path / "runs.parquet", pd.DataFrame({"cell": cells, "seed": seeds}))
+    assert f" {said}, corrected over all pairs" in _reading(tmp_path)
 
 
 def test_the_bench_names_the_weakest_of_the_n_grams_that_no_method_reaches(tmp_path):

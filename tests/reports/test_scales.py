@@ -9,20 +9,48 @@ import pytest
 
 from lowrank.analysis.evidence import told
 from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.publish import read_published
+from lowrank.analysis.stats import mean_interval
 from lowrank.reports.scales import judged_now, published_scales, side_by_side
 
 ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "published/laptop"
 LEDGER = read_ledger(ROOT / "config/claims.yaml")
 
 
 @pytest.fixture(scope="module")
 def laptop() -> pd.DataFrame:
-    return judged_now(ROOT / "published/laptop", LEDGER)
+    return judged_now(PUBLISHED, LEDGER)
 
 
 def test_a_scale_without_published_tables_is_none(tmp_path):
     assert judged_now(tmp_path, LEDGER) is None
     assert published_scales(tmp_path, LEDGER) == []
+
+
+def test_what_the_readme_says_beside_its_pictures_is_so_in_the_published_tables():
+    tables = read_published(PUBLISHED)
+    runs, truncated, grams = (
+        tables[name][tables[name]["track"] == "language"]
+        for name in ("runs", "posthoc", "baselines")
+    )
+    grams = grams.set_index("model")["test_loss"]
+    shown = runs[runs["studies"].str.contains("initialisation") & (runs["init"] != "dense")]
+    ends = shown.groupby(["init", "arm"])["test_loss"].agg(lambda x: mean_interval(x).high)
+    clearly = ends < grams["bigram"]
+    assert set(clearly[~clearly].index.get_level_values(0)) == {"he"}
+    assert not clearly["he"].any()
+    assert (shown.groupby("arm")["test_loss"].mean() > grams["trigram"]).all()
+
+    tuned = truncated[truncated["fine_tune_steps"] > 0]
+    largest = tuned["rank_fraction"].max()
+    trained = runs.loc[runs["arm"] == f"spectral-r{largest:g}", "test_loss"]
+    for (rank, _), rows in tuned.groupby(["rank_fraction", "method"]):
+        found = mean_interval(rows["test_loss"])
+        if rank < largest:
+            assert found.low > grams["bigram"]
+        else:
+            assert found.high < mean_interval(trained).low
 
 
 def test_every_claim_stands_once_with_its_verdict_on_every_track_of_every_scale(laptop):

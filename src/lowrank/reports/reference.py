@@ -102,7 +102,20 @@ def methods(published: Path) -> str:
     if not (published / f"{BENCH}/{MANIFEST}").is_file():
         return "No results of it are published yet."
     picture = f"![Published methods of training side by side]({PICTURE})"
-    return "\n\n".join([picture, *_bars(published / BENCH), verdicts(published, "field")])
+    parts = [picture, _reading(published / BENCH), *_bars(published / BENCH)]
+    return "\n\n".join([*parts, verdicts(published, "field")])
+
+
+def _reading(folder: Path) -> str:
+    """How to read the leaderboard, as its caption."""
+    seeds = read_table(folder / "runs.parquet").groupby("cell")["seed"].nunique()
+    number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    return (
+        "*Means with 95 % intervals, the best above. Grey and white bands are groups: paired tests do not tell a method "
+        f"from the best of its band. {number} seeds, corrected over all pairs of a board, tell few methods apart; that "
+        "is not to say that they are equal. Stars are on the front: no other method is at least as good in mean quality, "
+        "memory of state and FLOPs, and better in one.*"
+    )
 
 
 def _bars(folder: Path) -> list[str]:

@@ -19,9 +19,17 @@ def manifest_of(scale: str, root: Path) -> Path:
     for found in (file, root / file):
         if found.is_file():
             return found
+    known = sorted(
+        {f.parent.name for r in (Path(), root) for f in r.glob(f"published/*/{MANIFEST}")}
+    )
     raise LowrankError(
         f"results_from: {file} is missing: the scale {scale} has no published tables here; "
-        "train it, or run `snakemake --cores 1 publish` where it was."
+        "train it, run `snakemake --cores 1 publish` where it was"
+        + (
+            f", or keep `scale: {'` or `'.join(known)}` in your configuration to build on its runs."
+            if known
+            else "."
+        )
     )
 
 
