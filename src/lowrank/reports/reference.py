@@ -111,10 +111,9 @@ def _reading(folder: Path) -> str:
     seeds = read_table(folder / "runs.parquet").groupby("cell")["seed"].nunique()
     number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     return (
-        "*Means with 95 % intervals, the best above. Grey and white bands are groups: paired tests do not tell a method "
-        f"from the best of its band. {number} seeds, corrected over all pairs of a board, tell few methods apart; that "
-        "is not to say that they are equal. Stars are on the front: no other method is at least as good in mean quality, "
-        "memory of state and FLOPs, and better in one.*"
+        "*Means with 95 % intervals. Grey and white bands: paired tests do not tell a method from the best of its band; "
+        f"{number} seeds, corrected over all pairs of a board, tell few apart, which does not make them equal. Stars are on "
+        "the front: no other method is at least as good in quality, state and FLOPs, and better in one.*"
     )
 
 
