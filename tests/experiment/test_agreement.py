@@ -123,6 +123,15 @@ def test_history_takes_no_longer_than_its_run(more, tables):
     assert found == (sentence if more else None)
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_steps_in_history_rise_by_one_at_least(before, tables):
+    end = tables["history"].groupby(["cell", "seed"]).tail(1)
+    earlier = end.assign(step=end["step"] - before)
+    history = pd.concat([tables["history"].drop(end.index), earlier, end])
+    found = disagreement({**tables, "history": history})
+    assert found == (None if before else "the steps in history do not rise")
+
+
 def test_rows_are_marked_where_a_column_is_true_and_none_where_there_is_no_such_column():
     table = pd.DataFrame({"diverged": [True, None, False]})
     assert marked(table, "diverged").tolist() == [True, False, False]
