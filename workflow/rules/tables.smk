@@ -59,6 +59,7 @@ rule publish:
         tables=SCALE.gathered,
         claims=SCALE.table("claims"),
         ledger=LEDGER,
+        others=SCALE.intermediate,
     log:
         f"{RESULTS}/logs/publish.log",
     conda:

@@ -240,6 +240,22 @@ class Scale:
     # All of it.
 
     @cached_property
+    def intermediate(self) -> list[str]:
+        """Every file that figures and report rest on. Their targets name them all: a job takes its old files away
+        before it begins, and Snakemake makes a file that a failed job left missing again only where a target, or
+        another job that has to run, asks for it."""
+        others = [path for _, path in self.collected]
+        tracks = dict.fromkeys(Path(path).stem for path in (*self.evaluations, *others))
+        return [
+            *map(self.prepared, tracks),
+            *self.trained_rates(),
+            *(table for name in self.experiment.trained for table in self.cell_tables(name)),
+            *self.evaluations,
+            *others,
+            *self.tables,
+        ]
+
+    @cached_property
     def products(self) -> set[str]:
         """Every file that can be asked for."""
         grid = self.experiment.grid
