@@ -355,6 +355,7 @@ def test_a_damaged_published_table_is_refused_by_name(damage, published, tmp_pat
         )
     output = snakemake(fresh, "tables", "--config", "results_from=published", status=2)
     assert "published/smoke/runs.parquet" in output and "Traceback" not in output
+    assert "restore it (`git checkout published/smoke`)" in output and "delete" not in output
 
 
 def test_the_manifest_of_published_tables_says_where_they_came_from(published):

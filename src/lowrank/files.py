@@ -223,16 +223,26 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def damaged(
-    path: Path | str, reason: object, remove: Path | str | None = None, what: str = WRITTEN
+    path: Path | str, reason: object, remedy: str | None = None, what: str = WRITTEN
 ) -> LowrankError:
-    """The error for a file that is not what was written; `remove` (its own path if None) is what to
-    delete so that it is made again. Of a file that is not the project's it says that `what` was
+    """The error for a file that is not what was written; `remedy` says what to do, which is to delete it so that
+    it is made again if None. Of a file that is not the project's it says that `what` was
     expected, for nobody should be told to delete what only they have."""
     text = " ".join(str(reason).split()).rstrip(".")
     text = text if len(text) <= 200 else text[:197] + "..."
     if not written_here(path):
         return LowrankError(f"{path} is not {what}: {text}.")
-    return LowrankError(f"{path} is damaged ({text}): delete {remove or path} and run again.")
+    return LowrankError(f"{path} is damaged ({text}): {remedy or remake(path)}.")
+
+
+def remake(path: Path | str) -> str:
+    """What to do about a file or folder that is made again where it is missing."""
+    return f"delete {path} and run again"
+
+
+def restore(folder: Path | str) -> str:
+    """What to do about a published folder, which nothing makes again."""
+    return f"restore it (`git checkout {folder}`)"
 
 
 def written_here(path: Path | str) -> bool:
@@ -329,33 +339,33 @@ def write_manifest(folder: Path | str, names: Iterable[str], **facts: Any) -> di
     return manifest
 
 
-def check_manifest(folder: Path | str) -> dict[str, Any]:
-    """Read `folder/manifest.json` and check every file it names; damage is named, never used.
+def check_manifest(folder: Path | str, remedy: str | None = None) -> dict[str, Any]:
+    """Read `folder/manifest.json` and check every file it names; damage is named with a remedy (None: to make the
+    folder again), never used.
 
     A file that this process has checked before is read again only if it has been written since.
     """
     folder = Path(folder)
+    remedy = remedy or remake(folder)
     what = "the manifest of a folder that lowrank wrote"
     if not folder.is_dir():
         raise LowrankError(f"{folder} is missing.")
     if not (folder / MANIFEST).is_file():
-        remedy = f"delete {folder} and run again" if written_here(folder) else "name another"
-        raise LowrankError(f"{folder / MANIFEST}, {what}, is missing: {remedy}.")
+        advice = remedy if written_here(folder) else "name another"
+        raise LowrankError(f"{folder / MANIFEST}, {what}, is missing: {advice}.")
     try:
         manifest = read_json(folder / MANIFEST)
     except LowrankError:
-        raise damaged(folder / MANIFEST, "it is no JSON", folder, what) from None
+        raise damaged(folder / MANIFEST, "it is no JSON", remedy, what) from None
     seal = manifest.pop(SEAL, None) if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise damaged(folder / MANIFEST, "it names no files", folder, what)
+        raise damaged(folder / MANIFEST, "it names no files", remedy, what)
     if seal is not None and seal != digest(manifest):
-        raise damaged(folder / MANIFEST, "it is not what was written", folder, what)
+        raise damaged(folder / MANIFEST, "it is not what was written", remedy, what)
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise LowrankError(f"{path} is missing: delete {folder} and run again.")
+            raise LowrankError(f"{path} is missing: {remedy}.")
         if known_sha256(path) != expected:
-            raise LowrankError(
-                f"{path} does not match its manifest (SHA-256): delete {folder} and run again."
-            )
+            raise LowrankError(f"{path} does not match its manifest (SHA-256): {remedy}.")
     return manifest

@@ -12,6 +12,7 @@ from faulty import DENSE, LOW, NAME, Track
 
 from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
+from lowrank.experiment.ground import read_ground
 from lowrank.files import (
     MANIFEST,
     read_json,
@@ -93,6 +94,25 @@ FORGERIES = {
     "a truncation": (change("posthoc", "kept_flops", 0.01), "in no run"),
     "a rate": (change("rates", "validation_loss", 0.001, "chosen"), "rates"),
 }
+
+
+@pytest.mark.parametrize(
+    ("damaged", "damage"),
+    [(MANIFEST, "empty"), ("runs.parquet", "empty"), ("runs.parquet", "missing")],
+)
+def test_a_damaged_published_folder_is_to_be_restored_not_deleted(
+    damaged, damage, published, tmp_path
+):
+    folder = shutil.copytree(published, tmp_path / "tiny")
+    (folder / damaged).unlink()
+    if damage == "empty":
+        (folder / damaged).touch()
+    for read in (read_published, lambda folder: read_ground(folder, tmp_path, [])):
+        with pytest.raises(
+            LowrankError, match=rf"restore it \(`git checkout {folder}`\)\.$"
+        ) as error:
+            read(folder)
+        assert damaged in str(error.value) and "delete" not in str(error.value)
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)

@@ -33,6 +33,7 @@ from lowrank.files import (
     read_json,
     read_sealed,
     read_table,
+    restore,
     write_json,
     write_manifest,
     write_text,
@@ -120,17 +121,14 @@ def _write(
 def read_published(folder: Path) -> dict[str, pd.DataFrame]:
     """The published tables by name; a missing, truncated or altered one is a LowrankError naming it,
     and so is a number that contradicts those that it follows from or that follow from it."""
-    names = check_manifest(folder)["files"]
+    names = check_manifest(folder, restore(folder))["files"]
     if strange := sorted({path.name for path in folder.iterdir()} - {*names, MANIFEST}):
         raise LowrankError(f"{folder / strange[0]} is not in the manifest: take it away.")
     tables = _read(folder, names)
     # What was published before verdicts came with their ledger cannot be judged again.
     ledger = read_ledger(folder / LEDGER) if (folder / LEDGER).is_file() else None
     if contradiction := _contradiction(tables, _config(folder), ledger):
-        raise LowrankError(
-            f"{folder} contradicts itself: {contradiction}. Restore it from where you have it, or "
-            "delete it and publish again."
-        )
+        raise LowrankError(f"{folder} contradicts itself ({contradiction}): {restore(folder)}.")
     return tables
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.experiment.cell import Cell, SweepGroup
 from lowrank.experiment.study import jobs, writers
-from lowrank.files import MANIFEST, check_manifest, read_json, read_table
+from lowrank.files import MANIFEST, check_manifest, read_json, read_table, restore
 from lowrank.versions import VERSIONS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Published:
 
 def read_ground(folder: Path, data: Path, tracks: Iterable[str]) -> Published:
     """What tells what is published in `folder`; `data` is where tracks' data are prepared, if they are."""
-    names = check_manifest(folder)["files"]
+    names = check_manifest(folder, restore(folder))["files"]
     telling = ("runs", "rates", *(job.tables[0] for job in jobs().values()))
     tables = {
         name: read_table(folder / f"{name}.parquet")

@@ -35,7 +35,7 @@ from lowrank.errors import LowrankError
 from lowrank.escape import visible
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.study import studies
-from lowrank.files import MANIFEST, atomic, check_manifest, read_table, write_json
+from lowrank.files import MANIFEST, atomic, check_manifest, read_table, restore, write_json
 from lowrank.optimizers import OPTIMIZERS
 from lowrank.reports.numbers import beside
 from lowrank.reports.scales import published_scales, side_by_side
@@ -261,7 +261,7 @@ def _claims(ledger: Ledger, table: pd.DataFrame) -> dict[str, Any]:
 def _commit(published: Path | None) -> str:
     """The commit that published the tables; that of the working tree where none did."""
     if published is not None and _is_published(published):
-        return str(check_manifest(published)["commit"])
+        return str(check_manifest(published, restore(published))["commit"])
     return commit()
 
 
