@@ -29,7 +29,8 @@ Each claim of the paper is put to tests with margins that were fixed before any 
 {table}
 
 A verdict says at how many contrasts of how many it holds: *mixed (2 of 3)* is supported at two of three, *not
-reproduced (1 of 3)* refuted at one and supported at none. A test *cannot tell* where the smallest effect that its seeds
+reproduced (1 of 3)* refuted at one and supported at none. A claim that something can be ("up to") is *shown at 1 of 3
+(one is enough)*, and not reproduced only if all refute it. A test *cannot tell* where the smallest effect that its seeds
 settle is larger than its margin, and that is no refutation.
 
 ## What would change our mind
