@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lowrank.analysis import adding
 from lowrank.analysis.adding import add
 from lowrank.analysis.processors import differences, in_words
 from lowrank.errors import LowrankError
@@ -136,6 +137,20 @@ def test_other_numbers_of_the_same_digest_and_processor_are_an_error_unless_mean
     found, said = added(old, new, replace=True)
     np.testing.assert_array_equal(found["runs"][column], [1.0, after])
     assert said.startswith("Of 2 runs 1 put in the place of others, 1 published before")
+
+
+def test_a_number_that_new_runs_lack_is_another_number():
+    old = tables(*DENSE)
+    old["runs"]["validation_accuracy"] = 0.5
+    with pytest.raises(LowrankError, match="other numbers"):
+        added(old, tables(*DENSE))
+
+
+def test_a_unit_is_told_by_the_columns_that_both_tables_have():
+    old = pd.DataFrame({"track": ["a", "b"], "processor": ["X", "Y"], "digest": ["1", "2"]})
+    new = pd.DataFrame({"track": ["b", "c"], "digest": ["2", "3"]})
+    found = adding._measured(old, new, ["track", "processor"], replace=False)
+    assert found["track"].tolist() == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("part", ["text", "settings", "training", "evaluation"])
