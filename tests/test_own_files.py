@@ -78,5 +78,8 @@ def test_only_what_changed_is_prepared_again(project):
 
 def test_a_file_that_is_gone_is_named_in_one_sentence(project):
     shutil.rmtree(project / "texts")
-    output = snakemake(project, TARGETS[0], scale="mine", status=1)
-    assert "No file matches" in output and "Traceback" not in output
+    for _ in range(2):
+        output = snakemake(project, *TARGETS, "--forceall", scale="mine", status=2)
+        assert "tracks.language.data: No file matches" in output and "Traceback" not in output
+        assert "Preparing" not in output, "said before the first job"
+    snakemake(project, TARGETS[1], "--forceall", scale="mine")

@@ -146,3 +146,21 @@ def test_a_track_alone_is_trained_where_it_is_named(config, tmp_path):
     options = ["--config", str(config), "--ledger", str(LEDGER), "--minutes", "1"]
     done = CliRunner().invoke(main, ["study", *options, "--track", "language"])
     assert done.exit_code == 2 and "Unknown track" in done.output
+
+
+def test_texts_that_are_missing_are_said_before_anything_is_trained(config, tmp_path):
+    values = copy.deepcopy(TINY)
+    texts = {"kind": "text", "source": "local", "train": "texts/*.txt", "vocabulary": 300}
+    values["tracks"]["language"] = {
+        "data": texts,
+        "model": {"family": "gpt2", "width": 16, "depth": 1, "heads": 2, "context": 16},
+        "training": {"steps": 4, "batch": 8},
+        "sweep": {"rates": [0.01], "extend": 0},
+        "factors": {"rank_fraction": 0.5, "rank_multiple": 1},
+        "studies": {"initialisation": {"ranks": [0.5], "inits": ["spectral"]}},
+    }
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    options = ["--config", str(config), "--ledger", str(LEDGER), "--minutes", "1"]
+    done = CliRunner().invoke(main, ["study", *options])
+    assert done.exit_code == 2 and "tracks.language.data: No file matches" in done.output
+    assert not (tmp_path / "results").exists()

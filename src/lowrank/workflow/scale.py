@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,28 @@ class Scale:
             print(line, file=sys.stderr)
 
     def begin(self) -> None:
-        """Write what jobs read, before the first of them."""
+        """Write what jobs read, before the first of them, once the user's files that they read are there."""
         with one_sentence():
+            self.expect_originals(self._to_prepare())
             write_sealed(self.config_file, self.config.model_dump(mode="json"))
             remember(self.experiment.grid.extensions, self._extensions)
             for track, section in self.config.tracks.items():
                 originals.state(section.data, self.data(track), remember=True)
+
+    def expect_originals(self, tracks: Iterable[str]) -> None:
+        """Refuse to begin while the user's own text or images of a track are missing."""
+        for track in tracks:
+            try:
+                originals.find(self.experiment.track(track).data)
+            except LowrankError as error:
+                raise LowrankError(f"tracks.{track}.data: {error}") from None
+
+    def _to_prepare(self) -> list[str]:
+        """The tracks whose data this call of Snakemake prepares."""
+        if self.workflow is None or self.workflow.touch:
+            return []
+        made = {file for job in self.workflow.dag.needrun_jobs() for file in job.output}
+        return [track for track in self.tracks if self.prepared(track) in made]
 
     @property
     def _extensions(self) -> Path:

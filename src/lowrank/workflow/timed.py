@@ -86,6 +86,7 @@ def train_for(
     try:
         followed = trackers.session(experiment.config.trackers, Path(scale.results))
         with _over_after(60 * minutes), followed:
+            scale.expect_originals(dict.fromkeys(experiment.cell(name).track for name in names))
             scale.begin()
             load_extensions(experiment.grid.extensions)
             for name in names:
