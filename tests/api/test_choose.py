@@ -61,6 +61,19 @@ def test_a_model_without_blocks_keeps_its_first_and_last_layer_dense():
     assert list(ranks(lowrank.factorize(nn.Sequential(nn.Linear(8, 16)), rank=2))) == ["0"]
 
 
+def test_a_second_call_does_not_take_the_ends_that_the_first_left_dense(net):
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 4))
+    lowrank.factorize(model, rank=2)
+    with pytest.raises(LowrankError, match="first or last: name those meant by layers="):
+        lowrank.factorize(model, rank=2)
+    assert list(ranks(model)) == ["2"]
+    assert list(ranks(lowrank.factorize(model, rank=2, layers="0"))) == ["0", "2"]
+    net.second = nn.Linear(32, 32)
+    lowrank.factorize(net, rank=0.5)
+    with pytest.raises(LowrankError, match="name those meant by layers="):
+        lowrank.factorize(net, rank=0.5)
+
+
 def test_patterns_choose_and_leave_out(net):
     lowrank.factorize(net, rank=4, layers=["head", "*.up"], exclude="blocks.1.*")
     assert ranks(net) == {"blocks.0.up": 4, "head": 4}

@@ -2,7 +2,8 @@
 
 By default those are the layers of the repeated blocks: what stands, at any depth, within a child of
 an `nn.ModuleList` or `nn.Sequential` that has layers of its own. Embeddings, stems and heads stand
-outside. A model without blocks gives all its layers but the first and the last. An output embedding
+outside. A model without blocks gives all its layers but the first and the last, of those that are
+factorised already too. An output embedding
 that transformers names, and weights that two layers share, stay dense as well. Patterns choose
 otherwise: of weights that are shared, all who share them.
 """
@@ -16,7 +17,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from lowrank.errors import LowrankError
-from lowrank.factor.convert import choose_rank
+from lowrank.factor.convert import choose_rank, low_rank_layers
 from lowrank.factor.layers import Factorized, can_factorize, matricise
 
 Rank = int | float
@@ -121,12 +122,17 @@ def _default(model: nn.Module, suitable: list[str]) -> list[str]:
         and not isinstance(model.get_submodule(name), nn.Embedding)
     ]
     inside = _inside_blocks(model)
-    blocks = [name for name in free if name in inside]
-    chosen = blocks or (free[1:-1] if len(free) > 2 else free)
+    done = low_rank_layers(model)
+    row = [name for name, _ in model.named_modules() if name in done or name in free]
+    if any(name in inside for name in row):
+        chosen = [name for name in free if name in inside]
+    else:
+        ends = {row[0], row[-1]} if len(row) > 2 else set()
+        chosen = [name for name in free if name not in ends]
     if not chosen:
         raise LowrankError(
-            f"Every layer that could be factorised is shared or the head: name those meant by "
-            f"layers=, of {_some(suitable)}."
+            "Every layer that could be factorised is shared, the head, outside of the blocks, or the "
+            f"first or last: name those meant by layers=, of {_some(suitable)}."
         )
     return chosen
 
