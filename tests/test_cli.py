@@ -207,3 +207,19 @@ def test_a_traceback_that_cannot_be_kept_is_printed(tmp_path, monkeypatch):
     result = CliRunner().invoke(main, ["plan"])
     assert result.exit_code == 1 and "in fail" in result.output
     assert result.output.endswith("Error: ValueError: odd (the traceback is above).\n")
+
+
+@pytest.mark.parametrize("name", ["plan", "power"])
+def test_a_key_of_snakemakes_in_the_place_of_a_configuration_is_told_its_own_option(name):
+    assert refused(name, "--config", "scale=smoke").endswith("write --scale smoke.")
+    assert refused(name, "--config", "seeds=[1]").endswith("set seeds in a configuration.")
+
+
+def test_of_a_configuration_that_is_missing_those_there_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    for there in (".hooks.yaml", "config/one.yaml", "config/.two.yaml"):
+        (tmp_path / there).touch()
+    said = refused("plan", "--config", "none.yaml")
+    assert said.endswith("none.yaml is missing; there are config/one.yaml.")
+    assert refused("plan", "--scale", "none").endswith("is missing; there are config/one.yaml.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from lowrank.command import FILE, FOLDER, Commands, FiniteRange, NamedPath
+from lowrank.command import FILE, FOLDER, Commands, FiniteRange, NamedPath, configuration
 from lowrank.errors import LowrankError, unknown
 from lowrank.job_commands import JOBS
 from lowrank.model_commands import MODEL_COMMANDS
@@ -193,7 +193,7 @@ def plan(
 
     if output and not output.parent.is_dir():
         raise LowrankError(f"--output: there is no folder {output.parent} to write a file in.")
-    settings = read_config(config or Path("config") / f"{scale}.yaml")
+    settings = read_config(configuration(scale, config))
     speed = peak * utilisation if peak else published_speeds(published or Path("published"))
     table = make_plan(settings, speed)
     click.echo(show(table))
@@ -229,7 +229,7 @@ def power(
     from lowrank.reports.power import power_table, show
     from lowrank.reports.scales import judged_now
 
-    settings = read_config(config or Path("config") / f"{scale}.yaml")
+    settings = read_config(configuration(scale, config))
     claims = read_ledger(ledger or Path("config") / f"{settings.ledger}.yaml")
     known = judged_now(published or Path("published") / settings.scale, claims, settings.ledger)
     click.echo(show(power_table(claims, settings, known, dict(spreads), seeds)))

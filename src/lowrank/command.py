@@ -73,6 +73,19 @@ class NamedPath(click.ParamType):
         return name, Path(path)
 
 
+def configuration(scale: str, config: Path | None) -> Path:
+    """The file of --config, or of --scale; a key of Snakemake's --config is none."""
+    if config is None:
+        return Path("config") / f"{scale}.yaml"
+    key, is_key, value = str(config).partition("=")
+    if is_key and not config.exists():
+        right = f"write --scale {value}" if key == "scale" else f"set {key} in a configuration"
+        raise LowrankError(
+            f"--config: {config} is what Snakemake takes, and a file is expected: {right}."
+        )
+    return config
+
+
 class Commands(click.Group):
     """A click group whose commands end in one sentence, whatever goes wrong.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
+import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 LONGEST_NAME = 150
 
@@ -19,6 +21,16 @@ class LowrankError(Exception):
 
     def __init__(self, message: object) -> None:
         super().__init__(re.sub(r"\s*[\r\n]\s*", " ", str(message)))
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """End with a sentence and status 2, as `lowrank` does, where the user got something wrong."""
+    try:
+        yield
+    except LowrankError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LowrankError:

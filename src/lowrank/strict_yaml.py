@@ -48,7 +48,8 @@ def read_yaml(path: Path | str) -> Any:
     try:
         return parse_yaml(_text(path), str(path))
     except FileNotFoundError:
-        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yaml")))
+        beside = {*path.parent.glob("[!.]*.yaml"), *Path("config").glob("[!.]*.yaml")}
+        known = ", ".join(sorted(map(str, beside)))
         raise LowrankError(f"{path} is missing; there are {known or 'no such files'}.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

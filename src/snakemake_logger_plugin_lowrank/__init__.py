@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from logging import LogRecord
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ CHATTER = re.compile(
     "|Shutting down|Complete log|Elapsed time|Touching output|Exiting because|This was a dry-run"
     "|Conda environments: ignored|Some jobs were triggered by prov|Rules with provenance triggered"
 )
+places: Callable[[], str] = str
+"""Says where that is which a call asked for, added where nothing is left to do; the workflow sets it."""
 SILENT = {
     LogEvent.WORKFLOW_STARTED,
     LogEvent.RESOURCES_INFO,
@@ -142,6 +145,8 @@ class LogHandler(LogHandlerBase):
             return f"Trying again: {self._title(int(retried[1]))}"
         if text.startswith("Terminating processes on user request"):
             return "Interrupted: stopping what runs."
+        if text.startswith("Nothing to be done"):
+            return f"{text} {places()}".rstrip()
         if text in self.said or (not self.detailed and CHATTER.match(text)):
             return None
         if text.startswith("Will exit after finishing"):  # it would come again with every job

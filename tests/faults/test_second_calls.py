@@ -42,11 +42,21 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
-@pytest.mark.parametrize("target", ["figures", "methods", "tables", "paper"])
-def test_nothing_is_to_be_done_where_everything_is_there(target, finished):
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("figures", "The figures are in figures/tiny."),
+        ("methods", "The figures are in figures/tiny."),
+        ("tables", ""),
+        ("paper", "The report is paper/tiny/paper.pdf."),
+    ],
+)
+@pytest.mark.parametrize("more", [("--dry-run",), ()], ids=["dry run", "run"])
+def test_nothing_is_to_be_done_where_everything_is_there(target, place, more, finished):
     before = tree(finished)
-    status, said = call(finished, target, "--dry-run")
-    assert status == 0 and "Nothing to be done" in said
+    status, said = call(finished, target, *more)
+    (line,) = [line for line in said.splitlines() if line.startswith("Nothing to be done")]
+    assert status == 0 and line.endswith(f"up to date). {place}".rstrip())
     assert tree(finished) == before
 
 

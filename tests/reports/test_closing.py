@@ -106,6 +106,7 @@ def test_tables_that_are_missing_are_no_complaint(project):
         (["figures"], False, True),
         (["methods"], False, True),
         (["figures", "paper"], False, True),
+        (["paper"], False, True),
         (["figures"], True, False),
         (
             ["train_cell", "train_cell"],
@@ -125,8 +126,11 @@ def test_a_call_that_left_figures_out_or_made_nothing_says_nothing(
         runs=lambda: ["results/tiny/cells/language/dense/runs.parquet"],
         results="results/tiny",
         figures=SimpleNamespace(folder="figures/tiny"),
+        paper="paper/tiny/paper.pdf",
     )
-    assert bool(closing_of_call(workflow, scale)) == expected  # type: ignore[arg-type]
+    closing = closing_of_call(workflow, scale)  # type: ignore[arg-type]
+    assert bool(closing) == expected
+    assert ("The report is paper/tiny/paper.pdf." in closing) == ("paper" in targets)
 
 
 def test_cells_larger_than_dense_are_named_once_in_a_plan_and_not_where_models_are_built():

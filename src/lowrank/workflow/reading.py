@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import snakemake_logger_plugin_lowrank
 from lowrank import interrupt
-from lowrank.errors import LowrankError
+from lowrank.errors import LowrankError, one_sentence
 from lowrank.experiment import config as settings
 from lowrank.experiment.config import Config
 from lowrank.experiment.targets import check_targets
 from lowrank.workflow.own_method import with_own_method
-from lowrank.workflow.scale import Scale, one_sentence
+from lowrank.workflow.scale import Scale
 
 HERE = Path("config")
 """The folder of configurations, in the working folder and beside the workflow."""
@@ -92,6 +94,7 @@ def check_call(workflow: Any, scale: Scale) -> None:
     traceback. Another workflow's targets are its own."""
     if not workflow.modifier.is_main_snakefile():
         return
+    snakemake_logger_plugin_lowrank.places = partial(_places, workflow, scale)
     with one_sentence():
         check_targets(
             _asked_for(),
@@ -106,18 +109,32 @@ def check_call(workflow: Any, scale: Scale) -> None:
 
 
 def closing(workflow: Any, scale: Scale) -> str:
-    """The last lines of a call that made all figures: where they are and what they say.
+    """The last lines of a call that made all figures or the report: where they are and what figures say.
 
     Empty of one that was about something else, left some of them out (`--until`, `--omit-from`, `--batch`) or
     only touched files: what lies there may be of other runs.
     """
     from lowrank.reports.closing import closing
 
-    asked = {job.rule.name for job in workflow.dag.targetjobs}  # what is left of the targets
-    if workflow.touch or not asked & ALL_FIGURES:
-        return ""
-    runs = map(Path, scale.runs())
-    return closing(Path(scale.results) / "tables", Path(scale.figures.folder), runs)
+    asked, lines = _made(workflow), []
+    if asked & ALL_FIGURES:
+        runs = map(Path, scale.runs())
+        lines.append(closing(Path(scale.results) / "tables", Path(scale.figures.folder), runs))
+    if "paper" in asked:
+        lines.append(f"The report is {scale.paper}.")
+    return "\n".join(lines)
+
+
+def _made(workflow: Any) -> set[str]:
+    """What is left of a call's targets; nothing if it only touches files."""
+    return set() if workflow.touch else {job.rule.name for job in workflow.dag.targetjobs}
+
+
+def _places(workflow: Any, scale: Scale) -> str:
+    """Where that is which a call asked for, said where nothing is left to do."""
+    asked = _made(workflow)
+    figures = [f"The figures are in {scale.figures.folder}."] if asked & ALL_FIGURES else []
+    return " ".join([*figures, *([f"The report is {scale.paper}."] if "paper" in asked else [])])
 
 
 def _asked_for() -> list[str]:

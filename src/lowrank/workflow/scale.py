@@ -6,15 +6,14 @@ are not those that it was made with. Names of cells are `<track>/<arm>`.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lowrank.data import originals
-from lowrank.errors import LowrankError
+from lowrank.errors import LowrankError, one_sentence
 from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
@@ -27,16 +26,6 @@ CELL_TABLES = ("runs", "history", "layers", "spectra")
 OF_ALL = (*CELL_TABLES, "rates", "contrasts")
 """Tables that every track contributes to."""
 TABLE_SOURCES = ("contrasts", "described", "stats", "tables")
-
-
-@contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
-    """End with a sentence and status 2, as `lowrank` does, where the user got something wrong."""
-    try:
-        yield
-    except LowrankError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 class Scale:
