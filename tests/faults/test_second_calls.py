@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from faulty import LOW, NAME, ROOT, VALUES, snakemake
 
 from lowrank.experiment import config
+from lowrank.files import read_table
 from lowrank.workflow.scale import Scale
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -86,3 +88,20 @@ def test_what_a_failed_job_left_missing_is_made_again(target, finished, tmp_path
     (folder / "results/tiny/data" / NAME / "manifest.json").unlink()
     status, said = call(folder, target, "--dry-run")
     assert status == 0 and "1 prepare_data" in said and "1 collect_tables" in said
+
+
+def test_the_readmes_commands_train_a_cell_again(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```\n(table=\S+\nrm .*?)```", readme, re.DOTALL)[1]
+    for here, there in {"laptop": "tiny", "language": NAME, "spectral-r0.62": LOW}.items():
+        block = block.replace(here, there)
+    *delete, again = block.splitlines()
+    assert again == "snakemake --cores all figures"
+    (run,) = read_table(folder / f"results/tiny/cells/{NAME}/{LOW}/runs.parquet")["digest"]
+    assert (folder / "results/tiny/runs" / run).is_dir()
+    script = ["bash", "-euc", "\n".join(delete)]
+    subprocess.run(script, cwd=folder, env=ENVIRONMENT, check=True)
+    assert not (folder / "results/tiny/runs" / run).exists()
+    status, said = call(folder, "figures", "--dry-run")
+    assert status == 0 and "1 train_cell" in said and "prepare_data" not in said
