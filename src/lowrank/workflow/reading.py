@@ -94,6 +94,7 @@ def check_call(workflow: Any, scale: Scale) -> None:
     traceback. Another workflow's targets are its own."""
     if not workflow.modifier.is_main_snakefile():
         return
+
     snakemake_logger_plugin_lowrank.places = partial(_places, workflow, scale)
     with one_sentence():
         check_targets(
