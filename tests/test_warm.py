@@ -38,6 +38,18 @@ time.sleep(600)
 """
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Signals that whoever started the tests ignores, as nohup does, reach the processes of these tests."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture
 def costs(monkeypatch, tmp_path):
     """The file of jobs' costs, which the environment names."""
