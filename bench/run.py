@@ -30,6 +30,8 @@ def machine() -> dict[str, Any]:
 
     facts = provenance(torch.device("cpu"))
     known = {key: facts[key] for key in ("device", "torch", "transformers", "source")}
+    if "ATEN_CPU_CAPABILITY" in os.environ:
+        known["device"] += " (limited)"
     return {
         **known,
         "capability": torch.backends.cpu.get_cpu_capability(),

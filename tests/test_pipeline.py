@@ -381,6 +381,7 @@ def test_report_shows_figures_tables_workflow_and_configuration_offline(project)
         from selenium.webdriver.support.wait import WebDriverWait
 
         page = project / "results/smoke/report.html"
+        snakemake(project, "paper")
         snakemake(
             project,
             *("figures", "paper", "--configfile", "config/smoke.yaml", "--report", str(page)),
