@@ -56,7 +56,7 @@ def mean_of_pixels(x: Tensor) -> Tensor:
     """The mean (N, C) of images (N, C, H, W) over their pixels, its gradient in the order of the images.
 
     torch's gradients of a mean and of a slice lie channels first, and where images lie channels last, whatever
-    comes before takes ten times as long for that.
+    comes before takes many times as long for that.
     """
     if x.is_contiguous():
         return x.mean(dim=(-2, -1))

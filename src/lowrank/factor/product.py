@@ -2,7 +2,7 @@
 
 torch multiplies matrices in float32 by MKL. On AMD's processors that uses no AVX-512, and is slow where a matrix
 has few columns and they are no multiple of 16, as factors of a low rank have: oneDNN, which torch otherwise keeps
-for convolutions, takes down to half the time with AVX-512, and down to a fifth for such matrices.
+for convolutions, takes less time with AVX-512, and for such matrices with AVX2 as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How fast published runs were trained, and which of them a planned one is most like.
 
-FLOPs a second are no constant of a machine: on one core a step of images on a small model reaches a quarter of
-those of a language model, and factors of a tenth of the rank half of those of the dense layer. So a plan takes each
+FLOPs a second are no constant of a machine: on one core a step of images on a small model reaches far fewer
+than one of a language model, and factors of a low rank fewer than the dense layer. So a plan takes each
 cell's from the published cell that is nearest to it, and says where none is of the same model.
 """
 
