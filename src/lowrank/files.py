@@ -28,16 +28,22 @@ from lowrank.errors import LowrankError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 """The configuration that a run of the workflow works by, in results/<scale>."""
-WRITTEN = "a file that lowrank wrote"
+WRITTEN, TABLE = "a file that lowrank wrote", "a table that lowrank wrote"
 PART = ".part"
 SEAL = "seal"
-"""Key of a JSON file, and of a table's metadata, under which the digest of all the rest stands."""
+"""Key of a JSON file under which the digest of all the rest stands."""
 SEALED = re.compile(rb"seal\W{0,8}[0-9a-f]{16}")
 SUM = re.compile(rb"[0-9a-f]{64}")
+FILE_SEAL = "file-seal"
+"""Key of a table's metadata under which the digest of the file's other bytes stands."""
+FILE_SEALED = re.compile(FILE_SEAL.encode() + rb"\W{1,4}([0-9a-f]{64})")
+UNSEALED = b"0" * 64
+"""What stands in the place of a table's digest while that is reckoned."""
 PLACES = {"rates", "cells", "runs", "evaluations", "tables"}
 """Folders of results/<scale> that nobody else fills."""
 
@@ -291,43 +297,65 @@ def _place(path: Path | str) -> list[str]:
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
-    """Write a table as parquet, atomically, without its index and with a digest of its contents."""
+    """Write a table as parquet, atomically, without its index and with a digest of the whole file."""
     import pyarrow
     import pyarrow.parquet
 
     arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
-    seal = _table_digest(arrow.to_pandas())
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), SEAL: seal})
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.parquet.ParquetWriter(sink, arrow.schema) as writer:
+        writer.write_table(arrow)
+        writer.add_key_value_metadata({FILE_SEAL: UNSEALED.decode()})
+    content = sink.getvalue().to_pybytes()
+    at = content.rindex(UNSEALED)
+    seal = hashlib.sha256(content).hexdigest().encode()
     with atomic(path) as temporary:
-        pyarrow.parquet.write_table(arrow, temporary, write_page_checksum=True)
+        temporary.write_bytes(content[:at] + seal + content[at + len(seal) :])
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
     """Read a parquet table; a missing or damaged one is a LowrankError that names it."""
+    return in_pandas(read_arrow(path), path)
+
+
+def in_pandas(arrow: pyarrow.Table, path: Path | str) -> pd.DataFrame:
+    """A table that was read from a file, as a data frame."""
+    try:
+        return arrow.to_pandas()
+    except Exception as error:  # about what a damaged footer says
+        raise damaged(path, error, what=TABLE) from None
+
+
+def read_arrow(path: Path | str) -> pyarrow.Table:
+    """`read_table` without the way to pandas, which costs more than all the rest."""
+    import pyarrow
     import pyarrow.parquet
 
     try:
         expect_file(path, "a table")
-        arrow = pyarrow.parquet.read_table(path, page_checksum_verification=True)
-        table = arrow.to_pandas()
+        content = Path(path).read_bytes()
+        _check_digest(path, content)
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
+        return file.read(use_threads=False)
     except FileNotFoundError:
         raise LowrankError(f"{path} is missing.") from None
     except LowrankError:
         raise
-    except Exception as error:  # pyarrow's own, and pandas' about what a damaged footer says
-        raise damaged(path, error, what="a table that lowrank wrote") from None
-    seal = (arrow.schema.metadata or {}).get(SEAL.encode())
-    if seal is not None and seal.decode(errors="replace") != _table_digest(table):
-        raise damaged(path, "it is not what was written")
-    return table
+    except Exception as error:  # pyarrow's own
+        raise damaged(path, error, what=TABLE) from None
 
 
-def _table_digest(table: pd.DataFrame) -> str:
-    import pandas as pd
-
-    columns = json.dumps([[str(name), str(kind)] for name, kind in table.dtypes.items()])
-    rows = pd.util.hash_pandas_object(table, index=False) if len(table.columns) else pd.Series()
-    return hashlib.sha256(columns.encode() + rows.to_numpy().tobytes()).hexdigest()
+def _check_digest(path: Path | str, content: bytes) -> None:
+    """Hold a table's bytes against the digest among them, if there is one."""
+    found = list(FILE_SEALED.finditer(content))
+    if not found:
+        return
+    start, end = found[-1].span(1)
+    whole = hashlib.sha256(content[:start])
+    for part in (UNSEALED, content[end:]):
+        whole.update(part)
+    if whole.hexdigest().encode() != found[-1][1]:
+        raise damaged(path, "it is not what was written", what=TABLE)
 
 
 def write_manifest(folder: Path | str, names: Iterable[str], **facts: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.facts import FACTS
 from lowrank.files import write_sealed, write_table
+from lowrank.frames import concat
 
 
 def settings(**studies) -> config.Config:
@@ -91,6 +92,34 @@ def test_every_run_has_its_own_test_metrics(made, tmp_path):
     assert len(runs) == 6
     assert (runs["test_loss"] - runs["validation_loss"]).to_numpy() == pytest.approx(0.5)
     assert list(runs.columns) == [name for name in tables.COLUMNS if name in runs]
+
+
+def test_cells_that_differ_in_columns_and_types_make_one_table(made, tmp_path):
+    """Numbers that one cell has whole and the other does not, and columns that only one has or knows."""
+    runs = runs_of(dense=[3.0, 3.1, 3.2], spectral_r5=[3.3, 3.5, 3.4])
+    facts = {
+        "dense": {"rank": None, "diverged_at": None, "init": "dense", "warmed": None},
+        "spectral-r0.5": {"rank": [4, 4, 4], "diverged_at": [None, 7, None], "warmed": True},
+    }
+    parts = []
+    for folder in made["cells"]:
+        rows = runs[runs["cell"] == f"language/{folder.name}"].assign(**facts[folder.name])
+        write_table(folder / "runs.parquet", rows)
+        parts.append(pd.read_parquet(folder / "runs.parquet"))
+    found = tables._of_cells(folder / "runs.parquet" for folder in made["cells"])
+    for table in (expected := concat(parts), found):
+        table["warmed"] = table["warmed"].eq(True)  # what is missing is None here and NaN there
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert found["rank"].dtype.kind == found["diverged_at"].dtype.kind == "f"
+    assert found["seed"].dtype.kind == "i" and found["diverged"].dtype == bool
+    assert found["warmed"].sum() == 3 and found["diverged_at"].sum() == 7
+
+
+def test_cells_without_a_row_make_an_empty_table(made):
+    folder = made["cells"][0]
+    write_table(folder / "spectra.parquet", pd.DataFrame())
+    assert tables._of_cells([folder / "spectra.parquet"]).empty
+    assert tables._of_cells([]).empty
 
 
 def test_a_run_without_test_metrics_stays(made, tmp_path):

@@ -39,13 +39,27 @@ def all_contrasts(config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.Data
     """
     from lowrank.frames import concat
 
-    parts = []
+    parts, of_track = [], {}
     for (track, study), pairs in contrasts(config).items():
         measures = {"runs": config.tracks[track].task.compared, **STUDIES[study].measures}
-        for table, metrics in measures.items():
-            for metric in metrics if len(tables.get(table, ())) else ():
-                parts.append(_family(tables[table], pairs, metric, track, study))
+        for name, metrics in measures.items():
+            if name not in of_track:
+                of_track[name] = _by_track(tables.get(name))
+            if track in of_track[name]:
+                rows = of_track[name][track]
+                parts += [_family(rows, pairs, metric, track, study) for metric in metrics]
     return concat(parts)
+
+
+def _by_track(table: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
+    import pandas as pd
+
+    from lowrank.experiment.compared import tracks_of
+
+    if table is None or not len(table):
+        return {}
+    by_track = table.groupby(tracks_of(table), sort=False)
+    return {str(track): rows.assign(cell=pd.Categorical(rows["cell"])) for track, rows in by_track}
 
 
 def _family(
@@ -53,10 +67,8 @@ def _family(
 ) -> pd.DataFrame:
     from lowrank.analysis.stats import paired_contrasts
 
-    there = set(table["cell"])
+    there = set(table["cell"].cat.categories)
     known = [pair for pair in pairs if there.issuperset(pair)]
     if metric not in table or not known:
         return table.iloc[:0]
-    needed = [name for name in ("cell", "seed", metric, "diverged") if name in table]
-    table = table.loc[table["cell"].isin({cell for pair in known for cell in pair}), needed]
     return paired_contrasts(table, known, metric).assign(track=track, study=study)

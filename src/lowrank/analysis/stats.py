@@ -16,9 +16,10 @@ garbage), its power is solved to six digits only, and each process would import 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,13 +104,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> D
         raise LowrankError(
             f"Paired values must be equally many, not {len(first)} and {len(second)}."
         )
-    size = np.abs([first, second]).max(initial=0.0)
-    estimate, deviation = _moments(first - second, size)
-    n = len(first)
-    error = deviation / math.sqrt(n) if n > 1 else math.nan
-    low, high = _interval(estimate, error, n, confidence)
-    p = 2 * float(stdtr(n - 1, -abs(estimate) / error)) if error > 0 else math.nan
-    return Difference(estimate, low, high, deviation, n, p)
+    return Difference(**_only(_differences(first[None], second[None], confidence)))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -128,10 +123,9 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean over seeds with its t interval; values that are not finite are a LowrankError."""
     x = _values(values, "given")
-    estimate, deviation = _moments(x, np.abs(x).max(initial=0.0))
-    error = deviation / math.sqrt(len(x)) if len(x) > 1 else math.nan
-    low, high = _interval(estimate, error, len(x), confidence)
-    return Interval(estimate, low, high, deviation, len(x))
+    found = _only(_differences(x[None], np.zeros((1, len(x))), confidence))
+    del found["p"]
+    return Interval(count=found.pop("pairs"), **found)
 
 
 def smallest_detectable(
@@ -227,35 +221,46 @@ def paired_contrasts(
     LowrankError naming the nearest. Columns: arm, reference, metric, estimate, low, high,
     standard_deviation, pairs, dropped, p, p_corrected, smallest_detectable.
     """
-    cells = {str(cell): group for cell, group in runs.groupby("cell", sort=False)}
-    rows = []
-    for arm, reference in contrasts:
-        for cell in (arm, reference):
-            if cell not in cells:
-                raise unknown("cell", cell, cells)
-        paired = pair(cells[arm], cells[reference], metric)
-        d = paired_difference(paired.a, paired.b, confidence)
-        rows.append(
-            {
-                "arm": arm,
-                "reference": reference,
-                "metric": metric,
-                "estimate": d.estimate,
-                "low": d.low,
-                "high": d.high,
-                "standard_deviation": d.standard_deviation,
-                "pairs": d.pairs,
-                "dropped": paired.dropped,
-                "p": d.p,
-                "p_corrected": math.nan,
-                "smallest_detectable": smallest_detectable(
-                    d.standard_deviation, d.pairs, alpha=1 - confidence
-                ),
-            }
-        )
-    table = pd.DataFrame(rows, columns=CONTRAST_COLUMNS)
-    table["p_corrected"] = holm(table["p"])
-    return table
+    values, there = _by_cell_and_seed(runs, metric)
+    pairs = list(contrasts)
+    numbers = {str(cell): number for number, cell in enumerate(values.index)}
+    if strange := next((cell for names in pairs for cell in names if cell not in numbers), None):
+        raise unknown("cell", strange, numbers)
+    arm, reference = ([numbers[names[side]] for names in pairs] for side in (0, 1))
+    found = _differences(values.to_numpy()[arm], values.to_numpy()[reference], confidence)
+    return pd.DataFrame(
+        {
+            **found,
+            "arm": [first for first, _ in pairs],
+            "reference": [second for _, second in pairs],
+            "metric": metric,
+            "dropped": (there[arm] | there[reference]).sum(axis=1) - found["pairs"],
+            "p_corrected": holm(found["p"]),
+            "smallest_detectable": [
+                smallest_detectable(deviation, n, alpha=1 - confidence)
+                for deviation, n in zip(found["standard_deviation"], found["pairs"], strict=True)
+            ],
+        },
+        columns=CONTRAST_COLUMNS,
+    )
+
+
+def _by_cell_and_seed(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The metric with a row a cell and a column a seed, NaN where a run diverged or there is none, and, of the
+    same shape, which runs there are."""
+    if metric not in runs.columns:
+        raise unknown("metric", metric, runs.columns)
+    twice = runs.loc[runs.duplicated(["cell", "seed"]), "seed"]
+    if len(twice):
+        raise LowrankError(f"Seed {twice.iloc[0]} has more than one row for '{metric}'.")
+    measured = runs[metric].to_numpy(dtype=float, copy=True)
+    if "diverged" in runs.columns:
+        measured[runs["diverged"].fillna(False).to_numpy(dtype=bool)] = np.nan
+    (row, cells), (column, seeds) = (pd.factorize(runs[name]) for name in ("cell", "seed"))
+    values = np.full((len(cells), len(seeds)), np.nan)
+    there = np.zeros(values.shape, dtype=bool)
+    values[row, column], there[row, column] = measured, True
+    return pd.DataFrame(values, cells, seeds), there
 
 
 def _values(values: ArrayLike, which: str) -> np.ndarray:
@@ -265,18 +270,33 @@ def _values(values: ArrayLike, which: str) -> np.ndarray:
     return x
 
 
-def _moments(x: Sequence[float] | np.ndarray, size: float) -> tuple[float, float]:
-    """Mean and standard deviation (n - 1), a spread of mere rounding taken as zero."""
-    x = np.asarray(x)
-    mean = float(x.mean()) if len(x) else math.nan
-    deviation = float(x.std(ddof=1)) if len(x) > 1 else math.nan
-    return mean, 0.0 if deviation <= ROUNDING * size else deviation
+def _only(rows: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The one row."""
+    return {name: values.item() for name, values in rows.items()}
 
 
-def _interval(mean: float, error: float, n: int, confidence: float) -> tuple[float, float]:
+def _differences(a: np.ndarray, b: np.ndarray, confidence: float) -> dict[str, np.ndarray]:
+    """The fields of a `Difference`, each of shape (rows,), from values of shape (rows, seeds); values that are
+    not finite make no pair."""
     if not 0 < confidence < 1:
         raise LowrankError(f"A confidence lies between 0 and 1, such as 0.95, not {confidence}.")
-    if not error > 0:
-        return -math.inf, math.inf
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
-    return mean - half, mean + half
+    good = np.isfinite(a) & np.isfinite(b)
+    n = good.sum(axis=1)
+    a, b = (np.where(good, side, 0) for side in (a, b))
+    size = np.maximum(abs(a), abs(b)).max(axis=1, initial=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimate = (a - b).sum(axis=1) / n
+        squares = np.where(good, a - b - estimate[:, None], 0) ** 2
+        deviation = np.sqrt(np.where(n > 1, squares.sum(axis=1) / (n - 1), np.nan))
+        deviation[deviation <= ROUNDING * size] = 0
+        error = np.where(deviation > 0, deviation / np.sqrt(n), np.nan)
+        half = stdtrit(n - 1, (1 + confidence) / 2) * error
+        p = 2 * stdtr(n - 1, -abs(estimate) / error)
+    return {
+        "estimate": estimate,
+        "low": np.where(error > 0, estimate - half, -np.inf),
+        "high": np.where(error > 0, estimate + half, np.inf),
+        "standard_deviation": deviation,
+        "pairs": n,
+        "p": p,
+    }

@@ -88,7 +88,8 @@ def tracks_of(table: pd.DataFrame) -> pd.Series:
     """The track of every row, which its cell names where no column does."""
     if "track" in table:
         return table["track"].astype(str)
-    return table["cell"].astype(str).str.split("/").str[0]
+    cells = table["cell"].astype(str)
+    return cells.map({cell: cell.split("/")[0] for cell in cells.unique()})
 
 
 def label(row: pd.Series) -> str:

@@ -83,10 +83,13 @@ class Strict(BaseModel):
         for one in given:
             if isinstance(one, str) and len(one) > LONGEST_TEXT:
                 raise ValueError(f"{shown(one)} must have at most {LONGEST_TEXT:,} characters")
-        annotation = str(cls.model_fields[str(info.field_name)].annotation)
-        if "bool" not in annotation and any(isinstance(one, bool) for one in given):
+        if any(isinstance(one, bool) for one in given) and not cls._takes_bool(info):
             raise ValueError(f"{shown(value)} is neither a number nor a name: give one")
         return value
+
+    @classmethod
+    def _takes_bool(cls, info: ValidationInfo) -> bool:
+        return "bool" in str(cls.model_fields[str(info.field_name)].annotation)
 
 
 class Pretrained(Strict):
