@@ -297,9 +297,7 @@ def test_a_diverged_run_has_no_test_metrics(evaluated, tmp_path):
 
 def test_an_evaluation_has_a_row_a_run(monkeypatch, tmp_path):
     cells = [cell(seeds=(4, 7)), cell("low")]
-    monkeypatch.setattr(
-        jobs, "runs_of", lambda cell, *_: [Finished(spec) for spec in cell.runs({})]
-    )
+    monkeypatch.setattr(jobs, "finished_runs", lambda specs, *_: [Finished(one) for one in specs])
     monkeypatch.setattr(jobs, "test_metrics", lambda run, *_: {"test_loss": run.spec.seed + 0.5})
     jobs.evaluate(cells, {}, *ANYWHERE, tmp_path / "language.parquet", "cpu")
     table = pd.read_parquet(tmp_path / "language.parquet")

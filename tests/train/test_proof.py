@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lowrank.errors import LowrankError
 from lowrank.files import read_json, read_table, write_json, write_manifest, write_table
 from lowrank.train import result
-from lowrank.train.run import ensure_run
+from lowrank.train.run import ensure_run, finished_runs
 
 SPECS = {
     "language": language_run(
@@ -24,6 +24,10 @@ SPECS = {
     ),
     "images": image_run(factors=FACTORS),
 }
+
+
+SEEDS = (1, 2)
+"""Of the honest runs beside the forged one."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,8 @@ def runs(invented_text, invented_images, tmp_path_factory):
         ("images", images, invented_images),
     ):
         cache = tmp_path_factory.mktemp(name)
+        for seed in SEEDS:
+            ensure_run(spec.model_copy(update={"seed": seed}), data, cache, "cpu")
         made[name] = spec, data, ensure_run(spec, data, cache, "cpu").folder
     return made
 
@@ -147,12 +153,26 @@ def test_a_changed_number_is_found_though_the_manifest_fits(forgery, kind, runs,
     forge, named = (FORGERIES | OF_TEXT)[forgery]
     spec, data, whole = runs[kind]
     folder = tmp_path / whole.name
-    shutil.copytree(whole, folder)
+    shutil.copytree(whole.parent, tmp_path, dirs_exist_ok=True)
     forge(folder)
     sealed(folder)
-    with pytest.raises(LowrankError, match=rf"is damaged \(.*delete {folder} and run") as error:
-        ensure_run(spec, data, tmp_path, "cpu")
-    assert named in str(error.value)
+    among = [spec.model_copy(update={"seed": seed}) for seed in (SEEDS[0], spec.seed, SEEDS[1])]
+    for read in (
+        lambda: ensure_run(spec, data, tmp_path, "cpu"),
+        lambda: finished_runs(among, data, tmp_path, "cpu"),
+    ):
+        with pytest.raises(LowrankError, match=rf"is damaged \(.*delete {folder} and run") as error:
+            read()
+        assert named in str(error.value)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_honest_runs_are_found_again_in_their_order(kind, runs):
+    spec, data, whole = runs[kind]
+    specs = [spec.model_copy(update={"seed": seed}) for seed in (SEEDS[1], spec.seed, SEEDS[0])]
+    found = finished_runs(specs, data, whole.parent, "cpu")
+    assert [run.spec for run in found] == specs and found[1].folder == whole
+    assert finished_runs([], data, whole.parent, "cpu") == []
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -19,7 +19,7 @@ from lowrank.frames import concat
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.proof import metrics_of
-from lowrank.train.run import TABLES, FinishedRun, ensure_run
+from lowrank.train.run import TABLES, FinishedRun, ensure_run, finished_runs
 from lowrank.train.task import make_task
 from lowrank.versions import VERSIONS
 
@@ -158,7 +158,7 @@ def runs_of(
     cell: Cell, rates: dict[str, float], data: Path, cache: Path, device: str
 ) -> list[FinishedRun]:
     """The finished runs of a cell, one a seed."""
-    return [_finished(spec, data, cache, device) for spec in cell.runs(rates)]
+    return finished_runs(cell.runs(rates), data, cache, device)
 
 
 def evaluate(
@@ -170,16 +170,17 @@ def evaluate(
     device: str,
 ) -> None:
     """Read the test set for every run of the cells: one row a run, kept beside the run."""
+    specs = [(cell, spec) for cell in cells for spec in cell.runs(rates)]
+    runs = finished_runs((spec for _, spec in specs), data, cache, device)
     rows: list[dict[str, Any]] = []
-    for cell in cells:
-        for run in runs_of(cell, rates, data, cache, device):
-            metrics = test_metrics(run, cell.evaluation, data, device)
-            key = {"cell": cell.name, "seed": run.spec.seed}
-            how = {
-                "evaluation_version": VERSIONS["evaluation"],
-                "test_examples": cell.evaluation.test_examples,
-            }
-            rows.append({**key, **how, **metrics})
+    for (cell, _), run in zip(specs, runs, strict=True):
+        metrics = test_metrics(run, cell.evaluation, data, device)
+        key = {"cell": cell.name, "seed": run.spec.seed}
+        how = {
+            "evaluation_version": VERSIONS["evaluation"],
+            "test_examples": cell.evaluation.test_examples,
+        }
+        rows.append({**key, **how, **metrics})
     write_table(output, pd.DataFrame(rows))
 
 

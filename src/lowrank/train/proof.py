@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
 from lowrank.factor import spectrum
 from lowrank.files import MANIFEST, read_json
+from lowrank.frames import concat
 from lowrank.methods import IMPLIED, begin
 from lowrank.methods.base import Life
 from lowrank.train import checkpoint
@@ -28,16 +29,29 @@ TOLERANCE = 1e-4
 """Norms of singular values that an SVD in float32 gave, against norms in float64."""
 
 
-def contradiction(run: FinishedRun, task: Task) -> str | None:
-    """What in a run's folder contradicts the rest or its spec, in half a sentence; None if nothing.
+def contradiction(runs: Sequence[tuple[FinishedRun, Task]]) -> tuple[FinishedRun, str] | None:
+    """The first run whose folder contradicts itself or its spec, and what does in half a sentence; None if none.
 
+    Tables are compared for all runs at once, which takes a fraction of the time that they take one by one.
     What the test set gave, times and memory follow from nothing that is kept: they are not proved.
     """
-    return next(_contradictions(run, task), None)
+    found: list[dict[str, pd.DataFrame]] = []
+    for run, task in runs:
+        if wrong := next(_unlike_its_spec(run, task), None):
+            return run, wrong
+        found.append(_tables(run))
+    if disagreement({name: concat(tables[name] for tables in found) for name in found[0]}):
+        for (run, _), tables in zip(runs, found, strict=True):
+            if wrong := disagreement(tables):
+                return run, wrong
+    for (run, task), tables in zip(runs, found, strict=True):
+        if wrong := next(_unlike_its_tables(run, task, tables), None):
+            return run, wrong
+    return None
 
 
-def _contradictions(run: FinishedRun, task: Task) -> Iterator[str]:
-    spec, row = run.spec, run.result
+def _unlike_its_spec(run: FinishedRun, task: Task) -> Iterator[str]:
+    row = run.result
     if row.get("digest") != run.folder.name:
         yield f"it holds the run {row.get('digest')}"
     kept = RunSpec.model_validate(read_json(run.folder / "spec.json"))
@@ -46,13 +60,21 @@ def _contradictions(run: FinishedRun, task: Task) -> Iterator[str]:
     for name, expected in _expected(run, task).items():
         if row.get(name) != expected:
             yield f"{name} is {row.get(name)} in result.json, and {expected} by its spec"
-    tables = {"runs": pd.DataFrame([{**_facts(run), **row}])}
-    for table in ("history", "layers", "spectra"):
-        key = {"cell": tables["runs"]["cell"][0], "seed": spec.seed}
-        tables[table] = run.table(table).assign(**key)
-    if found := disagreement(tables):
-        yield found
-    for _, logged in tables["history"].iterrows():
+
+
+def _tables(run: FinishedRun) -> dict[str, pd.DataFrame]:
+    """What the run kept, as the tables of a cell that has no other."""
+    facts = _facts(run)
+    key = {"cell": facts["cell"], "seed": run.spec.seed}
+    others = {name: run.table(name).assign(**key) for name in ("history", "layers", "spectra")}
+    return {"runs": pd.DataFrame([{**facts, **run.result}]), **others}
+
+
+def _unlike_its_tables(
+    run: FinishedRun, task: Task, tables: dict[str, pd.DataFrame]
+) -> Iterator[str]:
+    spec, row = run.spec, run.result
+    for logged in tables["history"].to_dict("records"):
         metrics = metrics_of(logged, "validation_")
         examples = spec.evaluation.validation_examples
         if metrics and not task.possible(metrics, "validation", examples):

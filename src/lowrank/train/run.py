@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,30 @@ class FinishedRun:
         return model
 
 
-def checked_run(folder: Path, spec: RunSpec, task: Task) -> FinishedRun:
-    """A finished run, none of whose files is damaged, another run's, or contradicts the others."""
+def finished_runs(
+    specs: Iterable[RunSpec], data: Path, cache: Path, device: str
+) -> list[FinishedRun]:
+    """`ensure_run` of several specs of one track, their files compared with each other once for all."""
+    runs = [ensure_run(spec, data, cache, device, prove=False) for spec in specs]
+    found = [run for run in runs if run is not None]
+    where = choose_device(device)
+    _prove([(run, make_task(run.spec, data, where)) for run in found])
+    return found
+
+
+def checked_run(folder: Path, spec: RunSpec, task: Task, prove: bool = True) -> FinishedRun:
+    """A finished run, none of whose files is damaged; nor, where it is proved, another run's, or contradicts
+    the others."""
     check_manifest(folder)
     run = FinishedRun(folder, spec)
-    if found := contradiction(run, task):
-        raise damaged(folder, found)
+    if prove:
+        _prove([(run, task)])
     return run
+
+
+def _prove(runs: Sequence[tuple[FinishedRun, Task]]) -> None:
+    if runs and (found := contradiction(runs)):
+        raise damaged(found[0].folder, found[1])
 
 
 def ensure_run(
@@ -89,13 +106,14 @@ def ensure_run(
     until: int | None = None,
     keep: Iterable[int] = (),
     mode: str = "ddp",
+    prove: bool = True,
 ) -> FinishedRun | None:
     """The finished run of a spec, trained as far as it is not; with `until`, train to that step only
     and leave a checkpoint there (returns None, or the finished run if it diverged before).
 
     `data` is the prepared data folder, `cache` the folder of all runs, `keep` the steps whose
     checkpoints outlive the run because pre-trained runs fork there, `mode` how the devices of one run
-    share its model (ddp or fsdp).
+    share its model (ddp or fsdp). `prove`: hold a run that was found finished against its own files.
     """
     load_extensions(spec.extensions)
     task = make_task(spec, data, choose_device(device))
@@ -104,7 +122,7 @@ def ensure_run(
     finished = (folder / MANIFEST).is_file()
     if finished and not os.access(folder, os.W_OK):
         # Somebody else's cache, or a read-only disk: nobody is at work there.
-        return checked_run(folder, spec, task)
+        return checked_run(folder, spec, task, prove)
     # Cells that share a run may be in progress side by side: the second waits and finds it finished.
     with parallel.locked(folder / "lock"):
         if parallel.is_main():
@@ -115,7 +133,7 @@ def ensure_run(
         if finished and until is None:
             if parallel.is_main():
                 checkpoint.prune(folder)
-            return checked_run(folder, spec, task)
+            return checked_run(folder, spec, task, prove)
         if finished and checked_run(folder, spec, task).result["diverged"]:
             return FinishedRun(folder, spec)
         trainer = _begin(spec, task, folder, data, cache, device, until, mode)
