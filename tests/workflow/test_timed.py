@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +16,12 @@ from click.testing import CliRunner
 from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.publish import read_published
 from lowrank.cli import main
+from lowrank.experiment.config import read_config
 from lowrank.experiment.experiment import read_experiment
 from lowrank.files import read_json
+from lowrank.train.parallel import held
 from lowrank.workflow import timed
+from lowrank.workflow.scale import Scale
 from lowrank.workflow.timed import in_order
 
 LEDGER = Path(__file__).parents[2] / "config/claims.yaml"
@@ -94,6 +100,32 @@ def test_it_ends_when_the_time_is_over_and_goes_on_from_there(config, tmp_path):
         "The time is over: 0 of 4 cells are done. The same command goes on."
     ]
     assert study(config, 60)[-1].startswith("4 of 4 cells")
+
+
+def test_a_cell_that_another_process_holds_comes_last(config):
+    scale, names = Scale(read_config(config)), ["images/a", "images/b", "images/c"]
+    taken = []
+    with ExitStack() as other:
+        other.enter_context(held(Path(scale.results) / "study/images/b.lock"))
+        for name in timed._shared(scale, names):
+            taken.append(name)
+            if len(taken) == 2:
+                other.close()
+            with held(Path(scale.results) / f"study/{name}.lock") as free:
+                assert not free
+    assert taken == ["images/a", "images/c", "images/b"]
+
+
+def test_calls_side_by_side_share_the_cells(config, tmp_path):
+    command = [sys.executable, "-m", "lowrank", "study", "--config", str(config)]
+    command += ["--ledger", str(LEDGER), "--minutes", "60"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    for words in said:
+        assert "4 of 4 cells" in words and words.count(" minutes: small-images/") == 4
+    claims = pd.read_parquet(tmp_path / "results/tiny/slice/tables/claims.parquet")
+    assert claims["verdict"].ne("not run").any()
 
 
 def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path):

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from lowrank.errors import LowrankError
-from lowrank.files import writing
+from lowrank.files import make_folder, writing
 from lowrank.train.build import choose_device
 
 
@@ -203,6 +203,18 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
         barrier()
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a file lock if no other process does, or once it does not with `wait`; yields whether it is held."""
+    make_folder(path.parent)
+    lock = FileLock(path)
+    mine = _take(lock, -1 if wait else 0)
+    try:
+        yield mine
     finally:
         lock.release()
 

@@ -15,15 +15,18 @@ from lowrank.experiment.ground import prepared
 from lowrank.experiment.study import Job, jobs
 from lowrank.files import read_table, write_table
 from lowrank.jobs.train import evaluate, read_rates
+from lowrank.train.parallel import held
 from lowrank.workflow.scale import Scale
 
 
 def measure(scale: Scale, finished: set[str]) -> None:
     """Do the jobs of studies whose cells are finished, where their tables are not there or made from something
-    else."""
+    else, and no other process is at it."""
     for study, track, job in _jobs(scale):
         if _needed(scale, study, track) <= finished and not _current(scale, study, track, job):
-            _run(scale, study, track)
+            with held(Path(scale.results) / f"study/{track}/{study}.lock") as mine:
+                if mine:
+                    _run(scale, study, track)
 
 
 def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:

@@ -28,6 +28,7 @@ from lowrank.experiment.ground import prepared
 from lowrank.files import read_table
 from lowrank.jobs import train as jobs
 from lowrank.train import trackers
+from lowrank.train.parallel import held
 from lowrank.workflow.partial import gather, measure
 from lowrank.workflow.scale import Scale
 
@@ -89,20 +90,35 @@ def train_for(
             scale.expect_originals(dict.fromkeys(experiment.cell(name).track for name in names))
             scale.begin()
             load_extensions(experiment.grid.extensions)
-            for name in names:
+            for name in _shared(scale, names):
                 _train(scale, name, swept)
                 done.append(name)
                 spent = (time.monotonic() - started) / 60
                 say(
                     f"{len(done)} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}"
                 )
-                measure(scale, set(done))
+                measure(scale, {name for name in names if name in done or _finished(scale, name)})
     except TimeOver:
         say(
             f"The time is over: {len(done)} of {len(names)} cells are done. The same command goes on."
         )
     finished = [name for name in experiment.trained if name in done or _finished(scale, name)]
     return gather(scale, ledger, finished) if finished else None
+
+
+def _shared(scale: Scale, names: list[str]) -> Iterator[str]:
+    """The cells in their order, each held while it is worked on; those that another process of the same
+    command holds come last, once it is done with them."""
+    left, wait = names, False
+    while left:
+        others = []
+        for name in left:
+            with held(Path(scale.results) / f"study/{name}.lock", wait) as mine:
+                if mine:
+                    yield name
+                else:
+                    others.append(name)
+        left, wait = others, True
 
 
 def _finished(scale: Scale, name: str) -> bool:
