@@ -13,8 +13,9 @@ from runs import FACTORS, PRETRAINING, RUNS, image_run, language_run
 from safetensors.torch import load_file, save_file
 
 from lowrank.errors import LowrankError
+from lowrank.experiment.agreement import disagreement
 from lowrank.files import read_json, read_table, write_json, write_manifest, write_table
-from lowrank.train import result
+from lowrank.train import proof, result
 from lowrank.train.run import ensure_run, finished_runs
 
 SPECS = {
@@ -167,11 +168,17 @@ def test_a_changed_number_is_found_though_the_manifest_fits(forgery, kind, runs,
 
 
 @pytest.mark.parametrize("kind", SPECS)
-def test_honest_runs_are_found_again_in_their_order(kind, runs):
+def test_honest_runs_are_found_again_in_their_order_and_compared_once(kind, runs, monkeypatch):
     spec, data, whole = runs[kind]
-    specs = [spec.model_copy(update={"seed": seed}) for seed in (SEEDS[1], spec.seed, SEEDS[0])]
+    seeds = (SEEDS[1], spec.seed, SEEDS[0], spec.seed)
+    specs = [spec.model_copy(update={"seed": seed}) for seed in seeds]
+    compared = []
+    monkeypatch.setattr(
+        proof, "disagreement", lambda tables: compared.append(tables) or disagreement(tables)
+    )
     found = finished_runs(specs, data, whole.parent, "cpu")
     assert [run.spec for run in found] == specs and found[1].folder == whole
+    assert [len(tables["runs"]) for tables in compared] == [3]
     assert finished_runs([], data, whole.parent, "cpu") == []
 
 

@@ -78,7 +78,10 @@ def finished_runs(
     runs = [ensure_run(spec, data, cache, device, prove=False) for spec in specs]
     found = [run for run in runs if run is not None]
     where = choose_device(device)
-    _prove([(run, make_task(run.spec, data, where)) for run in found])
+    # Cells may share a run.
+    _prove(
+        [(run, make_task(run.spec, data, where)) for run in {r.folder: r for r in found}.values()]
+    )
     return found
 
 
