@@ -116,7 +116,15 @@ class Experiment:
 
     def forks(self, name: str) -> list[int]:
         """The steps at which pre-trained cells fork from this cell: checkpoints there are kept."""
-        return sorted({c.fork_step for c in self.grid.cells.values() if c.trunk == name})
+        return self._forks.get(name, [])
+
+    @cached_property
+    def _forks(self) -> dict[str, list[int]]:
+        steps: dict[str, set[int]] = {}
+        for cell in self.grid.cells.values():
+            if cell.trunk is not None:
+                steps.setdefault(cell.trunk, set()).add(cell.fork_step)
+        return {name: sorted(found) for name, found in steps.items()}
 
     # What each job computes from.
 
