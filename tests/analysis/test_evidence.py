@@ -9,7 +9,7 @@ import pytest
 from lowrank.analysis import evidence
 from lowrank.analysis.claims import COLUMNS, COUNTS, judge
 from lowrank.analysis.ledger import read_ledger
-from lowrank.analysis.measures import number
+from lowrank.analysis.measures import measure, number
 
 STATEMENT = "The sky is blue"
 
@@ -310,3 +310,19 @@ def test_an_interaction_says_what_its_difference_is_compared_with():
 )
 def test_numbers_have_their_decimals_up_to_a_million_and_a_true_minus(value, shown):
     assert number(value, 1) == shown
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "margin", "shown"),
+    [
+        ("test_loss", "absolute", 0.0125, "0.0125"),
+        ("test_loss", "absolute", 0.025, "0.025"),
+        ("test_accuracy", "absolute", 0.005, "0.50"),
+        ("test_accuracy", "absolute", 0.00125, "0.125"),
+        ("test_loss", "relative", 0.01, "1.0"),
+        ("step_seconds", "factor", 2.0, "2.00"),
+        ("test_loss", "absolute", float("nan"), "–"),
+    ],
+)
+def test_a_margin_is_shown_with_every_digit_that_it_was_set_to(metric, unit, margin, shown):
+    assert measure(metric, unit).margin(margin) == shown

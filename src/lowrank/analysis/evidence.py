@@ -43,7 +43,7 @@ def margin_text(row: Any) -> str:
     """The margin in the unit shown: `±0.025` where differences within it count as none."""
     if not math.isfinite(row.margin):
         return NONE
-    text = measure(row.metric, row.unit).number(row.margin)
+    text = measure(row.metric, row.unit).margin(row.margin)
     return f"±{text}" if row.kind == "equivalence" else text
 
 
@@ -133,7 +133,7 @@ def told(row: Any, brief: bool = False) -> str:
         shown = measure(row.metric, row.unit)
         settled = shown.effect(row.smallest_settled)
         settled = f"settles {settled}" if settled else "no power"
-        return f"cannot tell ({settled}, margin {shown.number(row.margin)})"
+        return f"cannot tell ({settled}, margin {shown.margin(row.margin)})"
     if row.verdict == "supported" and row.supported < row.ran:  # its rule is `any`
         return f"shown at {share(row)} (one is enough)"
     return f"{word(row)} ({share(row)})" if share(row) else word(row)
@@ -286,7 +286,7 @@ def resolution(rows: pd.DataFrame) -> str:
         shown = measure(row.metric, row.unit)
         if (settled := shown.effect(row.smallest_settled)) and math.isfinite(row.margin):
             key = "cannot" if row.smallest_settled > row.margin else "could"
-            parts[key].append(f"{row.track} {settled} against {shown.number(row.margin)}")
+            parts[key].append(f"{row.track} {settled} against {shown.margin(row.margin)}")
     told = {
         "cannot": "This scale cannot tell: the smallest effect that its seeds settle with a power of four in "
         "five, against the margin, is",

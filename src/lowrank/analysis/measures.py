@@ -30,6 +30,11 @@ class Measure:
         """A value of the table, in the unit shown."""
         return number(self.factor * value, self.digits)
 
+    def margin(self, value: float) -> str:
+        """A value that was set and not measured, in the unit shown, with every digit that it was set to."""
+        exact, rounded = significant(self.factor * value, 9), self.number(value)
+        return max(exact, rounded, key=len) if math.isfinite(value) else NONE
+
     def effect(self, size: float) -> str:
         """The size of an effect with its unit: `0.060 nats/token`; empty where it is beyond all measure."""
         if not self.factor * size < BEYOND:

@@ -170,7 +170,7 @@ def show(table: pd.DataFrame) -> str:
                 "SD": shown.number(row.standard_deviation),
                 "from": row.source,
                 "settles": shown.heading + " " + shown.number(row.settles) if known else NONE,
-                "margin": shown.number(row.margin),
+                "margin": shown.margin(row.margin),
                 "power": f"{row.power:.2f}" if math.isfinite(row.power) else NONE,
                 "needs": NONE if row.needed is pd.NA else counted(int(row.needed), "seed"),
             }
