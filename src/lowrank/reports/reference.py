@@ -50,7 +50,7 @@ BENCH, PICTURE = "methods", "docs/images/leaderboard.png"
 
 INTRODUCTION = """# Configuration
 
-A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `gpu.yaml` and
+A configuration file is a *scale*: `smoke.yaml`, `laptop.yaml` (the default), `digits.yaml`, `desk.yaml`, `gpu.yaml` and
 `paper.yaml`. `snakemake --config scale=gpu` picks one; `--configfile mine.yaml` takes any other file;
 `--config key=value` overrides a top-level key. An unknown key is an error that suggests the nearest known one.
 Files mean what they look like: a key may stand once, `014`, `1:30`, `1_000`, `yes` and dates, which
