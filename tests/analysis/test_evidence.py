@@ -321,6 +321,7 @@ def test_numbers_have_their_decimals_up_to_a_million_and_a_true_minus(value, sho
         ("test_accuracy", "absolute", 0.00125, "0.125"),
         ("test_loss", "relative", 0.01, "1.0"),
         ("step_seconds", "factor", 2.0, "2.00"),
+        ("test_loss", "absolute", 5e-5, "5e−5"),
         ("test_loss", "absolute", float("nan"), "–"),
     ],
 )

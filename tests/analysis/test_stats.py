@@ -301,6 +301,16 @@ def test_contrasts_of_unknown_cells_metrics_and_doubled_seeds_are_errors():
         stats.paired_contrasts(pd.concat([runs, runs[:1]]), [("t/low", "t/dense")], "test_loss")
 
 
+def test_a_row_of_no_seed_or_cell_is_no_run():
+    runs = pd.DataFrame(
+        {"cell": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "loss": [1.0, 2, 3, 5]}
+    )
+    strange = pd.DataFrame({"cell": ["a", None], "seed": [math.nan, 1], "loss": [50.0, 70.0]})
+    for rows in (runs, pd.concat([runs, strange]), pd.concat([strange, runs])):
+        (row,) = stats.paired_contrasts(rows, [("a", "b")], "loss").to_dict("records")
+        assert (row["estimate"], row["pairs"], row["dropped"]) == (-2.5, 2, 0)
+
+
 def test_no_contrasts_make_an_empty_table_with_the_same_columns():
     table = stats.paired_contrasts(runs_table(), [], "test_loss")
     assert list(table.columns) == stats.CONTRAST_COLUMNS

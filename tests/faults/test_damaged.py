@@ -10,6 +10,10 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from faulty import DENSE, LOW, NAME, PRE, ROOT, Track, assert_same_results
 
@@ -17,7 +21,7 @@ from lowrank import files
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import load_text, prepare_text
 from lowrank.errors import LowrankError
-from lowrank.files import read_json, read_table
+from lowrank.files import read_json, read_table, write_table
 
 
 def truncate(path: Path, other: Path) -> None:
@@ -280,8 +284,8 @@ def test_every_flipped_bit_of_a_table_is_noticed_or_harmless(whole, tmp_path):
             table = read_table(path)
         except LowrankError:
             continue
-        # Only the digest's own bytes were changed, so that there is none.
-        assert table.equals(good) and start <= position < end
+        # Only the key was changed under which the digest stands, so that there is none.
+        assert table.equals(good) and start <= position < start + len(files.FILE_SEAL)
     content, path = source.read_bytes(), tmp_path / NAME / source.name
     path.parent.mkdir()
     good = files.read_sealed(source)
@@ -293,6 +297,50 @@ def test_every_flipped_bit_of_a_table_is_noticed_or_harmless(whole, tmp_path):
             values = files.read_sealed(path)
             # Only white space was changed, or the word under which the digest stands.
             assert values == good or b'"seal"' not in path.read_bytes()
+
+
+def test_older_tables_are_held_against_the_digest_in_their_schema(tmp_path):
+    table, path = pd.DataFrame({"step": range(60), "loss": np.linspace(4, 3, 60)}), tmp_path / "t"
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    sealed = {**arrow.schema.metadata, "seal": files._older_digest(arrow.to_pandas())}
+    pq.write_table(arrow.replace_schema_metadata(sealed), path)
+    assert read_table(path).equals(table)
+    content = path.read_bytes()
+    for position in range(0, len(content), 3):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+        )
+        with contextlib.suppress(LowrankError):
+            assert read_table(path).equals(table) or b"seal" not in path.read_bytes()
+    pq.write_table(arrow.replace_schema_metadata({**sealed, "seal": "0" * 64}), path)
+    with pytest.raises(LowrankError, match="not what was written"):
+        read_table(path)
+
+
+def test_a_table_that_should_have_a_digest_and_has_none_is_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(path, pd.DataFrame({"loss": [1.0]}))
+    content = path.read_bytes()
+    (seal,) = files.FILE_SEALED.findall(content)
+    path.write_bytes(content.replace(seal, seal.upper()))
+    with pytest.raises(LowrankError, match="not what was written"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"0" * 64: [1]}),
+        pd.DataFrame({"file-seal@@" + "a" * 64: [1]}),
+        pd.DataFrame({"text": ["file-seal\x18@" + "0" * 64, "0" * 64]}),
+        pd.DataFrame({"none": []}),
+        pd.DataFrame(),
+    ],
+)
+def test_no_healthy_table_is_refused(table, tmp_path):
+    write_table(tmp_path / "t.parquet", table)
+    found = read_table(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(found, table, check_dtype=False, check_column_type=False)
 
 
 def test_nothing_is_unpickled():

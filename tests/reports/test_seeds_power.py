@@ -72,6 +72,21 @@ def test_the_spread_of_a_published_test_is_the_median_of_its_own_contrasts(lapto
     assert posthoc["contrasts"] == ran.loc[ran["track"] == "language", "ran"].item()
 
 
+def test_what_the_configuration_does_not_ask_is_not_listed_though_it_is_published(
+    laptop, published
+):
+    track = laptop.tracks["small-images"]
+    decay = track.studies.decay.model_copy(update={"rate_factors": (1.0,)})
+    studies = track.studies.model_copy(update={"posthoc": None, "decay": decay})
+    less = track.model_copy(update={"studies": studies})
+    smaller = laptop.model_copy(update={"tracks": {**laptop.tracks, "small-images": less}})
+    before, after = (
+        set(zip(table["claim"], table["track"], strict=True))
+        for table in (power_table(LEDGER, one, published) for one in (laptop, smaller))
+    )
+    assert before - after == {("post-hoc", "small-images"), ("step-size", "small-images")}
+
+
 def test_a_test_that_was_not_run_takes_the_spread_of_its_metric(laptop, published):
     kept = published[published["claim"] == "direction"]
     table = power_table(LEDGER, laptop, kept)

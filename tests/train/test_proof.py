@@ -111,7 +111,34 @@ def as_diverged(folder: Path) -> None:
     in_result("diverged_at", 5)(folder)
 
 
+def without_layers(folder: Path) -> None:
+    for table in ("layers", "spectra"):
+        write_table(folder / f"{table}.parquet", pd.DataFrame())
+    row = read_json(folder / "result.json")
+    ranks = dict.fromkeys(("effective_rank", "entropy_rank", "stable_rank"))
+    write_json(folder / "result.json", {**row, **ranks})
+
+
+def without(key: str) -> Callable[[Path], None]:
+    def forge(folder: Path) -> None:
+        row = read_json(folder / "result.json")
+        del row[key]
+        write_json(folder / "result.json", row)
+
+    return forge
+
+
+def of_a_method(folder: Path) -> None:
+    """Ranks of no weight, and a method that need not have them."""
+    in_result("effective_rank", 1.5)(folder)
+    write_json(folder / "result.json", {**read_json(folder / "result.json"), "method": "galore"})
+
+
 FORGERIES = {
+    "no layers": (without_layers, "layers has no rows"),
+    "unknown whether diverged": (without("diverged"), "diverged is None"),
+    "perhaps diverged": (in_result("diverged", None), "diverged is None"),
+    "another method": (of_a_method, "effective_rank"),
     "validation loss": (in_result("validation_loss", 2.3), "validation_loss"),
     "training loss": (in_result("train_loss", 2.3), "train_loss"),
     "seed": (in_result("seed", 7), "seed is 7"),
@@ -199,7 +226,7 @@ def test_a_diverged_run_is_found_again(pretraining, text_folder, tmp_path):
     assert row["diverged"] and ensure_run(spec, text_folder, tmp_path, "cpu").result == row
     in_result("diverged", False)(tmp_path / row["digest"])
     sealed(tmp_path / row["digest"])
-    with pytest.raises(LowrankError, match="loss"):
+    with pytest.raises(LowrankError, match=r"loss|layers has no rows"):
         ensure_run(spec, text_folder, tmp_path, "cpu")
 
 

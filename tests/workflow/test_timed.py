@@ -128,6 +128,32 @@ def test_calls_side_by_side_share_the_cells(config, tmp_path):
     assert claims["verdict"].ne("not run").any()
 
 
+def test_tables_of_all_are_gathered_by_one_call_at_a_time(config, tmp_path):
+    study(config, 60)
+    command = [sys.executable, "-m", "lowrank", "study", "--config", str(config)]
+    command += ["--ledger", str(LEDGER), "--minutes", "60"]
+    with held(tmp_path / "results/tiny/study/slice.lock") as mine:
+        assert mine
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        while "4 of 4 cells" not in process.stdout.readline():
+            assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+    assert process.wait(100) == 0
+
+
+def test_a_cell_is_finished_when_all_its_tables_are_there(config, tmp_path):
+    study(config, 60)
+    scale, name = Scale(read_config(config)), "small-images/dense"
+    for path in map(Path, scale.cell_tables(name)):
+        assert timed._finished(scale, name)
+        path.unlink()
+        assert not timed._finished(scale, name)
+        study(config, 60)
+        assert path.is_file()
+
+
 def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path):
     study(config, 60)
     changed = copy.deepcopy(TINY)

@@ -54,11 +54,10 @@ def all_contrasts(config: Config, tables: Mapping[str, pd.DataFrame]) -> pd.Data
 def _by_track(table: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
-    from lowrank.experiment.compared import tracks_of
-
     if table is None or not len(table):
         return {}
-    by_track = table.groupby(tracks_of(table), sort=False)
+    track_of = {cell: str(cell).split("/")[0] for cell in table["cell"].unique()}
+    by_track = table.groupby(table["cell"].map(track_of), sort=False)
     return {str(track): rows.assign(cell=pd.Categorical(rows["cell"])) for track, rows in by_track}
 
 

@@ -32,8 +32,10 @@ class Measure:
 
     def margin(self, value: float) -> str:
         """A value that was set and not measured, in the unit shown, with every digit that it was set to."""
+        if not math.isfinite(value):
+            return NONE
         exact, rounded = significant(self.factor * value, 9), self.number(value)
-        return max(exact, rounded, key=len) if math.isfinite(value) else NONE
+        return rounded if "e" not in exact and len(rounded) >= len(exact) else exact
 
     def effect(self, size: float) -> str:
         """The size of an effect with its unit: `0.060 nats/token`; empty where it is beyond all measure."""

@@ -250,6 +250,7 @@ def _by_cell_and_seed(runs: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, np
     same shape, which runs there are."""
     if metric not in runs.columns:
         raise unknown("metric", metric, runs.columns)
+    runs = runs.dropna(subset=["cell", "seed"])
     twice = runs.loc[runs.duplicated(["cell", "seed"]), "seed"]
     if len(twice):
         raise LowrankError(f"Seed {twice.iloc[0]} has more than one row for '{metric}'.")

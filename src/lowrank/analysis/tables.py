@@ -230,9 +230,14 @@ def _of_cells(paths: Iterable[Path]) -> pd.DataFrame:
     ]
     if not kept:
         return pd.DataFrame()
-    joined = pyarrow.concat_tables(kept, promote_options="permissive")
-    joined = joined.replace_schema_metadata(None)
-    return in_pandas(joined, next(iter(found)).parent).reindex(columns=list(columns))
+    try:
+        joined = pyarrow.concat_tables(kept, promote_options="permissive")
+        table = joined.replace_schema_metadata(None).to_pandas()
+    except (
+        pyarrow.ArrowException
+    ):  # columns of types that only pandas puts together, or one is damaged
+        return concat(in_pandas(table, path) for path, table in found.items())
+    return table.reindex(columns=list(columns))
 
 
 def _of_cell(path: Path) -> pyarrow.Table:

@@ -57,16 +57,29 @@ def disagreement(tables: Tables) -> str | None:
     runs = tables["runs"]
     if runs.empty:
         return None
-    for name, columns in NEEDED.items():
-        table = tables.get(name, runs[:0])
-        missing = [column for column in columns if column not in table.columns]
-        if len(table) and missing:
-            return f"{name} has no column {missing[0]}"
+    if found := lacking(tables):
+        return found
     if runs.duplicated(KEY).any():
         return f"{label(runs[runs.duplicated(KEY)].iloc[0])} has two rows in runs"
     for check in CHECKS:
         if found := next(check(tables), None):
             return found
+    return None
+
+
+def lacking(tables: Tables) -> str | None:
+    """What is not there of the tables of runs, in half a sentence: which is to be asked of each run by itself,
+    for put together with others it has their columns."""
+    runs = tables["runs"]
+    for name, columns in NEEDED.items():
+        table = tables.get(name, runs[:0])
+        missing = [column for column in columns if column not in table.columns]
+        if len(table) and missing:
+            return f"{name} has no column {missing[0]}"
+    if (~marked(runs, "diverged") & _implied(runs)).any():
+        for name in ("layers", "spectra"):
+            if not {*KEY, "layer"} <= set(tables[name].columns):
+                return f"{name} has no rows"
     return None
 
 
@@ -156,10 +169,6 @@ def _of_layers(tables: Tables) -> Iterator[str]:
     finished = runs[~marked(runs, "diverged") & _implied(runs)].reset_index(drop=True)
     if not len(finished):
         return
-    for name, table in (("layers", layers), ("spectra", spectra)):
-        if not {*KEY, "layer"} <= set(table.columns):
-            yield f"{name} has no rows"
-            return
     last = finished[[*KEY, "steps"]].merge(
         layers, "inner", left_on=[*KEY, "steps"], right_on=[*KEY, "step"]
     )

@@ -120,9 +120,10 @@ def train(
 ) -> None:
     """Train a cell, all seeds, and write its runs, history, layers and spectra tables.
 
-    Finished seeds are found in the cache. `keep` are the steps at which pre-trained cells fork.
+    Finished seeds are found in the cache. `keep` are the steps at which pre-trained cells fork. The table of runs,
+    which stands for all, is written last.
     """
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in ("runs", *TABLES)}
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in (*TABLES, "runs")}
     for spec in cell.runs(rates):
         run = _finished(spec, data, cache, device, keep, mode)
         _say_if_diverged(f"{cell.name} seed {spec.seed}", run.result)

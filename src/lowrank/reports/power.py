@@ -21,6 +21,7 @@ from lowrank.errors import unknown
 from lowrank.experiment.config import Config
 from lowrank.experiment.expand import outline
 from lowrank.experiment.metrics import METRICS, metric
+from lowrank.experiment.study import jobs
 
 ALPHA = 0.05
 
@@ -51,7 +52,8 @@ def power_table(
                 if task in test.tasks and metric(test.metric).pairs == "seed":
                     count = seeds or len(config.seeds_of(track))
                     own = _own(published, test, track)
-                    family = _family(test, track, facts) or len(own)
+                    planned = _family(test, track, facts)
+                    family = planned or (len(own) if _measured(test, track, config) else 0)
                     if family:
                         spread = _spread(published, own, test, track, spreads or {})
                         row = _row(ledger, test, family, count, *spread)
@@ -70,6 +72,14 @@ def _family(test: ClaimTest, track: str, facts: pd.DataFrame) -> int:
         return sum(member.reference is not None for member in members(test, track, {"runs": table}))
     except NotRun:
         return 0
+
+
+def _measured(test: ClaimTest, track: str, config: Config) -> bool:
+    """Whether a test is of tables that studies' jobs write, and the track asks for those studies."""
+    tables = {rows.table for rows in test.sides} - {"runs"}
+    asked = config.tracks[track].studies.asked()
+    written = {table for name, job in jobs().items() if name in asked for table in job.tables}
+    return bool(tables) and tables <= written
 
 
 def _own(published: pd.DataFrame | None, test: ClaimTest, track: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor
 
-from lowrank.experiment.agreement import disagreement
+from lowrank.experiment.agreement import disagreement, lacking
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
 from lowrank.factor import spectrum
@@ -40,6 +40,8 @@ def contradiction(runs: Sequence[tuple[FinishedRun, Task]]) -> tuple[FinishedRun
         if wrong := next(_unlike_its_spec(run, task), None):
             return run, wrong
         found.append(_tables(run))
+        if wrong := lacking(found[-1]):
+            return run, wrong
     if disagreement({name: concat(tables[name] for tables in found) for name in found[0]}):
         for (run, _), tables in zip(runs, found, strict=True):
             if wrong := disagreement(tables):
@@ -54,6 +56,8 @@ def _unlike_its_spec(run: FinishedRun, task: Task) -> Iterator[str]:
     row = run.result
     if row.get("digest") != run.folder.name:
         yield f"it holds the run {row.get('digest')}"
+    if not isinstance(row.get("diverged"), bool):
+        yield f"diverged is {row.get('diverged')} in result.json"
     kept = RunSpec.model_validate(read_json(run.folder / "spec.json"))
     if kept.identity(task.digest) != run.folder.name:
         yield "spec.json describes another run"
@@ -67,7 +71,7 @@ def _tables(run: FinishedRun) -> dict[str, pd.DataFrame]:
     facts = _facts(run)
     key = {"cell": facts["cell"], "seed": run.spec.seed}
     others = {name: run.table(name).assign(**key) for name in ("history", "layers", "spectra")}
-    return {"runs": pd.DataFrame([{**facts, **run.result}]), **others}
+    return {"runs": pd.DataFrame([{**run.result, **facts}]), **others}
 
 
 def _unlike_its_tables(

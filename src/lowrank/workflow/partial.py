@@ -23,9 +23,9 @@ def measure(scale: Scale, finished: set[str]) -> None:
     """Do the jobs of studies whose cells are finished, where their tables are not there or made from something
     else, and no other process is at it."""
     for study, track, job in _jobs(scale):
-        if _needed(scale, study, track) <= finished and not _current(scale, study, track, job):
-            with held(Path(scale.results) / f"study/{track}/{study}.lock") as mine:
-                if mine:
+        if _needed(scale, study, track) <= finished:
+            with held(Path(scale.results) / f"study/{track}.{study}.lock") as mine:
+                if mine and not _current(scale, study, track, job):
                     _run(scale, study, track)
 
 

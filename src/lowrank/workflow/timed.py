@@ -102,37 +102,38 @@ def train_for(
         say(
             f"The time is over: {len(done)} of {len(names)} cells are done. The same command goes on."
         )
-    finished = [name for name in experiment.trained if name in done or _finished(scale, name)]
-    return gather(scale, ledger, finished) if finished else None
+    with held(Path(scale.results) / "study/slice.lock", wait=True):
+        finished = [name for name in experiment.trained if _finished(scale, name)]
+        return gather(scale, ledger, finished) if finished else None
 
 
 def _shared(scale: Scale, names: list[str]) -> Iterator[str]:
     """The cells in their order, each held while it is worked on; those that another process of the same
-    command holds come last, once it is done with them."""
-    left, wait = names, False
+    command holds come once it is done with them, or gone."""
+    left = list(names)
     while left:
-        others = []
         for name in left:
-            with held(Path(scale.results) / f"study/{name}.lock", wait) as mine:
+            with held(Path(scale.results) / f"study/{name}.lock") as mine:
                 if mine:
                     yield name
-                else:
-                    others.append(name)
-        left, wait = others, True
+                    left.remove(name)
+                    break
+        else:
+            time.sleep(1)
 
 
 def _finished(scale: Scale, name: str) -> bool:
     """Whether a cell's tables hold the runs that it has now, all seeds."""
-    path, cell = Path(scale.cell_tables(name)[0]), scale.experiment.here(name)
+    paths, cell = [Path(path) for path in scale.cell_tables(name)], scale.experiment.here(name)
     data = prepared(Path(scale.results) / "data", [cell.track]).get(cell.track)
-    if not path.is_file() or data is None:
+    if data is None or not all(path.is_file() for path in paths):
         return False
     try:
         best = jobs.read_rates(Path(scale.results) / "rates", [cell], scale.experiment.known)
     except LowrankError:
         return False
     digests = [spec.identity(data) for spec in cell.runs(best)]
-    return read_table(path)["digest"].tolist() == digests
+    return read_table(paths[0])["digest"].tolist() == digests
 
 
 def _train(scale: Scale, name: str, swept: set[str]) -> None:
@@ -142,11 +143,12 @@ def _train(scale: Scale, name: str, swept: set[str]) -> None:
     cell = experiment.here(name)
     data, cache, device = Path(scale.data(cell.track)), Path(scale.results) / "runs", config.device
     section = experiment.track(cell.track).data
-    if not originals.current(section, data):
-        if section.kind == "text":
-            prepare_text(section, data)
-        else:
-            prepare_images(section, data)
+    with held(Path(scale.results) / f"study/{cell.track}.data.lock", wait=True):
+        if not originals.current(section, data):
+            if section.kind == "text":
+                prepare_text(section, data)
+            else:
+                prepare_images(section, data)
     rates = Path(scale.results) / "rates"
     for group in cell.groups:
         if group not in swept and group not in experiment.known:
