@@ -35,7 +35,7 @@ LAYERS = (
 LONG = {
     "files.py": "one way to write a file, so that none is ever half written, and its manifests",
     "experiment/sections.py": "the sections of one cell: its identity is made of all of them",
-    "analysis/claims.py": "the rules of all kinds of tests stand in one table, in the docstring",
+    "experiment/agreement.py": "every rule by which a number follows from others stands in one place",
 }
 """Modules of more than 300 lines, and why."""
 

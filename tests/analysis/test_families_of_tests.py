@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy.special import stdtr
 
-from lowrank.analysis.claims import _aggregate, _p_values
+from lowrank.analysis import compare
+from lowrank.analysis.claims import _aggregate
 from lowrank.analysis.groups import groups
 from lowrank.analysis.ledger import ClaimTest, read_ledger
 from lowrank.analysis.stats import Difference, holm
@@ -45,7 +46,9 @@ def verdicts(
     for study in own + np.array(truth)[:, None]:
         means, spreads = study.mean(1), study.std(1, ddof=1)
         raw = [
-            _p_values(test, Difference(m, m, m, s, SEEDS, 1.0), MARGIN if test.margin else 0.0)
+            compare.p_values(
+                test, Difference(m, m, m, s, SEEDS, 1.0), MARGIN if test.margin else 0.0
+            )
             for m, s in zip(means, spreads, strict=True)
         ]
         support, against = (correct(p) for p in zip(*raw, strict=True))

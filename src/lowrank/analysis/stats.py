@@ -8,9 +8,8 @@ by) and pairs whose differences are all the same (t would be 0/0 or infinite; wi
 a coarse metric, such as accuracy on a few hundred images, equal differences happen by luck). Then
 the interval is the whole line and p is NaN, which no rule can read as significant.
 
-Distributions are scipy's. statsmodels has Holm's correction, TOST and power too, and is what the tests
-compare these with; it is no dependency, because a call of its `multipletests` takes 40 ms (it collects
-garbage), its power is solved to six digits only, and each process would import it for half a second.
+Distributions are scipy's. statsmodels has Holm's correction, TOST and power too, and is what the tests compare these
+with; it is no dependency: its `multipletests` collects garbage, and its power is solved to six digits only.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from scipy.special import nctdtr, stdtr, stdtrit
 
 from lowrank.errors import LowrankError, unknown
 
-# A spread below this part of the values is the rounding of equal differences, not a variance.
 ROUNDING = 1e-13
-
+"""A spread below this part of the values is the rounding of equal differences, not a variance."""
 CONTRAST_COLUMNS = [
     *("arm", "reference", "metric", "estimate", "low", "high", "standard_deviation"),
     *("pairs", "dropped", "p", "p_corrected", "smallest_detectable"),
@@ -134,8 +132,7 @@ def smallest_detectable(
     """The smallest true difference that a two-sided paired t test would find with this power.
 
     standard_deviation: of the paired differences; the result has its unit. Solved with the
-    noncentral t distribution, both tails counted. Infinite for fewer than two pairs, NaN where
-    the deviation is zero or unknown.
+    noncentral t distribution, both tails counted. Infinite for fewer than two pairs, NaN without a deviation.
     """
     if not 0 < alpha < power < 1:
         raise LowrankError(f"Need 0 < alpha < power < 1, not alpha {alpha} and power {power}.")
