@@ -20,7 +20,7 @@ from lowrank.experiment.config import read_config
 from lowrank.experiment.experiment import read_experiment
 from lowrank.files import read_json
 from lowrank.train.parallel import held
-from lowrank.workflow import timed
+from lowrank.workflow import partial, timed
 from lowrank.workflow.scale import Scale
 from lowrank.workflow.timed import in_order
 
@@ -194,6 +194,19 @@ def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, m
     written = (results / "posthoc/small-images.parquet").stat().st_mtime_ns
     study(config, 60)
     assert written == (results / "posthoc/small-images.parquet").stat().st_mtime_ns
+
+
+def test_what_reads_no_model_waits_for_any_cell_of_its_track_and_what_reads_some_for_them():
+    scale = Scale(read_config(LEDGER.parent / "smoke.yaml"))
+    last = [name for name in scale.experiment.trained if name.startswith("language/")][-1]
+    for study, finished, ready in (
+        ("baselines", set(), False),
+        ("baselines", {"small-images/dense"}, False),
+        ("baselines", {last}, True),
+        ("posthoc", {last}, False),
+        ("posthoc", {"language/dense"}, True),
+    ):
+        assert partial._ready(scale, study, "language", finished) == ready
 
 
 def test_a_track_alone_is_trained_where_it_is_named(config, tmp_path):

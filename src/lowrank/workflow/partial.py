@@ -23,7 +23,7 @@ def measure(scale: Scale, finished: set[str]) -> None:
     """Do the jobs of studies whose cells are finished, where their tables are not there or made from something
     else, and no other process is at it."""
     for study, track, job in _jobs(scale):
-        if _needed(scale, study, track) <= finished:
+        if _ready(scale, study, track, finished):
             with held(Path(scale.results) / f"study/{track}.{study}.lock") as mine:
                 if mine and not _current(scale, study, track, job):
                     _run(scale, study, track)
@@ -66,10 +66,10 @@ def _jobs(scale: Scale) -> Iterator[tuple[str, str, Job]]:
             yield study, track, job
 
 
-def _needed(scale: Scale, study: str, track: str) -> set[str]:
-    """The cells that have to be finished first; what reads none waits for the data that the first cell brings."""
+def _ready(scale: Scale, study: str, track: str, finished: set[str]) -> bool:
+    """Whether the cells that a job reads are finished; what reads none waits for the data that any cell brings."""
     cells = {cell.name for cell in scale.experiment.read_by(study, track)}
-    return cells or {next(n for n in scale.experiment.trained if n.startswith(f"{track}/"))}
+    return cells <= finished if cells else any(name.startswith(f"{track}/") for name in finished)
 
 
 def _files(scale: Scale, track: str, job: Job) -> dict[str, Path]:
