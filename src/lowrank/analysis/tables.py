@@ -218,7 +218,7 @@ def _with_track(table: pd.DataFrame, track: str) -> pd.DataFrame:
 
 def _of_cells(paths: Iterable[Path]) -> pd.DataFrame:
     """The cells' tables one below the other, as `concat` puts them; put together by pyarrow, since thousands
-    of small data frames take ten times as long."""
+    of small data frames take many times as long."""
     import pyarrow
 
     found: dict[Path, pyarrow.Table] = {path: _of_cell(path) for path in paths}
@@ -233,9 +233,8 @@ def _of_cells(paths: Iterable[Path]) -> pd.DataFrame:
     try:
         joined = pyarrow.concat_tables(kept, promote_options="permissive")
         table = joined.replace_schema_metadata(None).to_pandas()
-    except (
-        pyarrow.ArrowException
-    ):  # columns of types that only pandas puts together, or one is damaged
+    except pyarrow.ArrowException:
+        # Columns of types that only pandas puts together, or one is damaged.
         return concat(in_pandas(table, path) for path, table in found.items())
     return table.reindex(columns=list(columns))
 

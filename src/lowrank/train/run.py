@@ -78,10 +78,8 @@ def finished_runs(
     runs = [ensure_run(spec, data, cache, device, prove=False) for spec in specs]
     found = [run for run in runs if run is not None]
     where = choose_device(device)
-    # Cells may share a run.
-    _prove(
-        [(run, make_task(run.spec, data, where)) for run in {r.folder: r for r in found}.values()]
-    )
+    distinct = {run.folder: run for run in found}  # cells may share a run
+    _prove([(run, make_task(run.spec, data, where)) for run in distinct.values()])
     return found
 
 
