@@ -65,3 +65,10 @@ def test_every_claim_stands_once_with_its_verdict_on_every_track_of_every_scale(
     assert table.loc[0, "laptop: language"] == told(row) == table.loc[0, "other: language"]
     vision = table["claim"].str.contains("vision models")
     assert table.loc[vision, "laptop: language"].item() == "–"
+
+
+def test_a_track_of_which_nothing_was_judged_has_no_column(laptop):
+    waiting = laptop["track"].eq("small-images")
+    other = laptop.assign(verdict=laptop["verdict"].mask(waiting, "not run"))
+    columns = list(side_by_side([other]))[1:]
+    assert columns == ["laptop: language", "laptop: large-images"]

@@ -37,12 +37,14 @@ def published_scales(root: Path, ledger: Ledger, name: str = "claims") -> list[p
 
 def side_by_side(scales: list[pd.DataFrame]) -> pd.DataFrame:
     """A row a claim (column `claim`: its sentence), a column `scale: track` each with its verdicts in words,
-    a dash where the claim is not about such a track."""
+    a dash where the claim is not about such a track; no column for a track of which nothing was judged yet."""
     found: dict[str, dict[str, str]] = {}
     for claims in scales:
+        ran = set(judged(claims)["track"])
         for statement, rows in claims.groupby("statement", sort=False):
             row = found.setdefault(str(statement), {"claim": str(statement)})
-            for track, tests in deciding_tests(rows).groupby("track", sort=False):
-                told = apart(list(tests.itertuples(index=False)))
+            tests = deciding_tests(rows)
+            for track, own in tests[tests["track"].isin(ran)].groupby("track", sort=False):
+                told = apart(list(own.itertuples(index=False)))
                 row[f"{claims['scale'].iloc[0]}: {track}"] = ", ".join(dict.fromkeys(told))
     return pd.DataFrame(found.values()).fillna("–")
