@@ -141,7 +141,10 @@ def test_every_published_scale_makes_its_report(scale, project):
     ledger = read_ledger(ROOT / f"config/{settings.ledger}.yaml")
     claims = judge(ledger, tables, scale=scale, tracks=settings.tasks)
     write_table(folder / "claims.parquet", claims)
+    there = set(tables["runs"]["track"])  # a scale is published as it grows
     for name, track in settings.tracks.items():
+        if name not in there:
+            continue
         of = {"effective_rank": "decay", "leaderboard": "methods"}  # figures by another name
         for study in (*of, *Studies.model_fields):
             if getattr(track.studies, of.get(study, study)):
@@ -176,7 +179,7 @@ def test_every_published_scale_makes_its_report(scale, project):
     assert ("chosen after looking" in said) == bool(ledger.chosen_after_looking)
     shown = "".join(json.dumps(it) for it in elements(project, "image"))
     for name, track in settings.tracks.items():
-        for study in ("initialisation", "pretraining", "posthoc"):
+        for study in ("initialisation", "pretraining", "posthoc") if name in there else ():
             if getattr(track.studies, study):
                 assert f"figures/{name}/{study}.pdf" in shown
 
