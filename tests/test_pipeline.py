@@ -17,10 +17,15 @@ import pytest
 import yaml
 from browser import chromium, hidden
 
+from lowrank.analysis.claims import judge_scale
+from lowrank.analysis.contrasts import all_contrasts
+from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.publish import publish
 from lowrank.analysis.tables import COLUMNS
 from lowrank.experiment import config as settings
 from lowrank.experiment.expand import expand
 from lowrank.experiment.study import jobs
+from lowrank.files import read_table
 from lowrank.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
@@ -285,6 +290,39 @@ def test_published_tables_render_every_figure_and_train_nothing(published, tmp_p
     assert ours == (published / "figures/smoke/language/initialisation.md").read_text(
         encoding="utf-8"
     )
+
+
+@pytest.mark.parametrize(
+    ("few", "figures"),
+    [
+        (["language/dense"], set()),
+        (["language/spectral-r0.5"], {"initialisation", "spectra"}),
+        (["language/spectral-r0.5", "language/he-r0.5"], {"initialisation", "spectra"}),
+    ],
+)
+def test_of_a_few_published_cells_the_figures_and_the_report_are_made(
+    few, figures, published, tmp_path
+):
+    fresh, tables = copy_project(tmp_path / "fresh"), tmp_path / "tables"
+    tables.mkdir()
+    for name in ("runs", "history", "layers", "spectra"):
+        table = pd.read_parquet(published / f"results/smoke/tables/{name}.parquet")
+        table[table["cell"].isin(few)].to_parquet(tables / f"{name}.parquet")
+    config, ledger = published / "results/smoke/config.json", fresh / "config/claims.yaml"
+    asked, found = settings.read_config(config), {"runs": read_table(tables / "runs.parquet")}
+    found["contrasts"] = all_contrasts(asked, found)
+    found["contrasts"].to_parquet(tables / "contrasts.parquet")
+    claims = judge_scale(read_ledger(ledger), asked, found)
+    claims.to_parquet(tables / "claims.parquet")
+    publish(tables, config, ledger, fresh / "published/smoke")
+    options = ["--config", "results_from=published", "retrain=[]"]
+    snakemake(fresh, "figures", "paper", *options)
+    made = {str(path.relative_to(fresh / "figures/smoke")) for path in fresh.rglob("*.png")}
+    assert made == {"claims.png", *(f"language/{name}.png" for name in figures)}
+    assert (fresh / "paper/smoke/paper.pdf").read_bytes().startswith(b"%PDF")
+    options[-1] = "retrain=[small-images/spectral-r0.3]"
+    asked = "figures/smoke/small-images/initialisation.png"
+    assert planned(snakemake(fresh, asked, "-n", *options))["render_figure"] == 1
 
 
 def test_with_published_results_one_cell_is_retrained_alone(published, tmp_path):

@@ -246,6 +246,39 @@ def test_an_undecided_test_whose_seeds_settle_more_than_its_margin_cannot_tell(v
     assert evidence.told(row) == shown
 
 
+@pytest.mark.parametrize(
+    ("members", "values", "shown"),
+    [
+        ([{}], {}, "inconclusive (−0.404 [−0.500, −0.300] nats/token, margin ±0.025)"),
+        (
+            [{}],
+            {"kind": "superiority"},
+            "inconclusive (−0.404 [−0.500, −0.300] nats/token, margin 0.025)",
+        ),
+        ([{}], {"margin": np.nan}, "inconclusive (−0.404 [−0.500, −0.300] nats/token)"),
+        (
+            [{}, {"verdict": "not run", "estimate": np.nan}],
+            {"margin": np.nan},
+            "inconclusive (−0.404 [−0.500, −0.300] nats/token)",
+        ),
+        ([{}, {"estimate": 0.1}], {}, "inconclusive"),
+        ([{"estimate": np.nan}], {}, "inconclusive"),
+        ([{}], {"smallest_settled": 0.05}, "cannot tell (settles 0.050 nats/token, margin 0.025)"),
+        ([{}], {"verdict": "supported", "ran": 1, "supported": 1}, "supported (1 of 1)"),
+    ],
+)
+def test_an_undecided_test_of_one_contrast_says_what_it_found(members, values, shown):
+    rows = [member(**({"verdict": "inconclusive"} | own)) for own in members]
+    test = a_test(*rows, **({"verdict": "inconclusive", "smallest_settled": 0.02} | values))
+    before = a_test(member(estimate=7.0, low=6.0, high=8.0), member(), smallest_settled=0.02)
+    of_all = table(member(), more=[*before, *test])
+    told = evidence.deciding_tests(of_all).iloc[-1]
+    assert evidence.told(told) == shown
+    assert (
+        evidence.told(told, brief=True) == shown.partition(" (")[0] or told.verdict == "supported"
+    )
+
+
 def test_several_tests_of_a_track_are_told_apart():
     facts = '{"table": "runs", "decay": "l2", "coupled": "{c}", "swept": "decay_strength"}'
     other = '{"table": "runs", "decay": "none"}'

@@ -100,8 +100,16 @@ def deciders(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def deciding_tests(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the tests that decide their claims."""
-    return rows[(rows["level"] == "test") & ~_control(rows)]
+    """The rows of the tests that decide their claims, those of a single contrast with what it estimates."""
+    tests = rows[(rows["level"] == "test") & ~_control(rows)]
+    number = (rows["level"] == "test")[::-1].cumsum()  # a test comes after its contrasts
+    ran = judged(rows)
+    alone = ran[~number[ran.index].duplicated(keep=False)]
+    of = number[tests.index].map(dict(zip(number[alone.index], alone.index, strict=True))).dropna()
+    tests = tests.copy()
+    for column in ("estimate", "low", "high"):
+        tests.loc[of.index, column] = rows.loc[of, column].to_numpy()
+    return tests
 
 
 def _control(rows: pd.DataFrame) -> pd.Series:
@@ -126,7 +134,8 @@ def share(row: Any) -> str:
 def told(row: Any, brief: bool = False) -> str:
     """The verdict of a test with what it rests on: `mixed (2 of 3)`; where one contrast is enough and not all
     show it, `shown at 1 of 14 (one is enough)`; of a test that could not decide, how little it can settle:
-    `cannot tell (settles 0.060 nats/token, margin 0.025)`, in brief without the numbers."""
+    `cannot tell (settles 0.060 nats/token, margin 0.025)`, or where that is enough and it has a single contrast, how
+    near the margin this lies: `inconclusive (-0.58 [-0.79, -0.37] points, margin ±0.50)`; in brief without numbers."""
     if row.verdict == "inconclusive" and row.smallest_settled > row.margin:
         if brief:
             return "cannot tell"
@@ -136,6 +145,11 @@ def told(row: Any, brief: bool = False) -> str:
         return f"cannot tell ({settled}, margin {shown.margin(row.margin)})"
     if row.verdict == "supported" and row.supported < row.ran:  # its rule is `any`
         return f"shown at {share(row)} (one is enough)"
+    if row.verdict == "inconclusive" and math.isfinite(row.estimate) and not brief:
+        shown = measure(row.metric, row.unit).telling(row.low, row.high)
+        found = f"{shown.number(row.estimate)} {shown.interval(row.low, row.high)} {shown.unit}"
+        margin = f", margin {margin_text(row)}" if math.isfinite(row.margin) else ""
+        return f"{word(row)} ({found}{margin})"
     return f"{word(row)} ({share(row)})" if share(row) else word(row)
 
 

@@ -69,6 +69,8 @@ def publish(
     for name in NEEDED:
         if name not in new:
             raise LowrankError(f"{paths[name]} is missing.")
+    if new["runs"].empty:
+        raise LowrankError(f"{paths['runs']} holds no run to publish.")
     if contradiction := _contradiction(new, settings, claimed):
         raise LowrankError(f"{tables} cannot be published: {contradiction}.")
     new["history"] = thin(new["history"])

@@ -27,7 +27,7 @@ def draw(results: Results) -> tuple[Figure, Table]:
     quality = results.quality
     table = arms(results, "pretraining")
     table.insert(0, "label", [arm_label(row) for row in records(table)])
-    base = table.loc[table["init"] == "dense", "steps"].iloc[0]
+    base = round(table["steps"].iloc[0] / table["length"].iloc[0])
     switches = [switch_step(row.pretraining, int(row.steps)) for row in records(table)]
     table.insert(1, "dense_steps", switches)
     table.loc[table["init"] == "dense", "dense_steps"] = base

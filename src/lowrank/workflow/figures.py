@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.analysis.contrasts import contrasts
 from lowrank.analysis.shown import names_beside, shown
-from lowrank.experiment.study import Figure, studies
+from lowrank.experiment.study import Figure, studies, writers
 from lowrank.files import digest
 from lowrank.versions import VERSIONS
 
@@ -31,14 +31,30 @@ class Figures:
     @cached_property
     def files(self) -> list[str]:
         """Every figure, in every format."""
-        names = [
-            f"{track}/{name}"
-            for track, section in self.scale.config.tracks.items()
-            for name in section.figures()
-        ]
+        names = [f"{track}/{name}" for track in self.scale.tracks for name in self.drawn(track)]
         return [
             f"{self.folder}/{name}.{ending}" for name in (*names, *ACROSS) for ending in ENDINGS
         ]
+
+    def drawn(self, track: str) -> list[str]:
+        """The figures of a track: all, but of published results that nothing is added to those that have some."""
+        names = self.scale.config.tracks[track].figures()
+        partial = self.scale.there is not None
+        return [name for name in names if not partial or self._has_results(track, name)]
+
+    def _has_results(self, track: str, figure: str) -> bool:
+        scale, (record, shows) = self.scale, self._of(track, figure)
+        cells = scale.experiment.grid.of_track(track)
+        asking = [c for c in cells if set(c.studies) & set(shows) and c.arm != "dense"]
+        # A study shares cells with those before it: what it alone adds tells that there is something to show.
+        own = [cell for cell in asking if cell.studies[0] in shows] or asking
+        by = {*record.beside, *(name for name, s in studies().items() if record in s.figures)}
+        measured = [table for table in record.tables if writers().get(table) in by]
+        return (
+            (not own or scale.has_results(cell.name for cell in own))
+            and all(scale.contributes(track, table) for table in measured)
+            and ("rates" not in record.tables or scale.has_rates(track))
+        )
 
     def _of(self, track: str, figure: str) -> tuple[Figure, list[str]]:
         """A figure's record, and the studies that it shows."""

@@ -7,20 +7,24 @@ are not those that it was made with. Names of cells are `<track>/<arm>`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowrank.data import originals
 from lowrank.errors import LowrankError, one_sentence
 from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
-from lowrank.experiment.study import writers
+from lowrank.experiment.ground import read_ground
+from lowrank.experiment.study import jobs, writers
 from lowrank.files import CONFIG, write_sealed
 from lowrank.workflow.building import build, manifest_of
 from lowrank.workflow.figures import Figures
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CELL_TABLES = ("runs", "history", "layers", "spectra")
 OF_ALL = (*CELL_TABLES, "rates", "contrasts")
@@ -200,10 +204,36 @@ class Scale:
     # Tables.
 
     @cached_property
+    def there(self) -> Mapping[str, pd.DataFrame] | None:
+        """The published tables that tell what there is to show, where what is missing there is not made."""
+        if self.config.results_from == "train" or self.experiment.ground:
+            return None
+        return read_ground(Path(self.published[0]).parent, Path(), ()).tables
+
+    @cached_property
     def contributors(self) -> dict[str, list[str]]:
         """Tables that only some tracks contribute to, and those tracks."""
         told = self.experiment.grid.jobs
-        return {table: list(told[study]) for table, study in writers().items() if study in told}
+        found = {table: list(told[study]) for table, study in writers().items() if study in told}
+        if self.there is None:
+            return found
+        rows = {table: self._tracks_in(jobs()[writers()[table]].tables[0]) for table in found}
+        kept = {table: [t for t in tracks if t in rows[table]] for table, tracks in found.items()}
+        return {table: tracks for table, tracks in kept.items() if tracks}
+
+    def _tracks_in(self, table: str) -> set[str]:
+        """The tracks that have rows in a published table."""
+        found = (self.there or {}).get(table)
+        return set() if found is None or found.empty else set(found["track"])
+
+    def has_results(self, cells: Iterable[str]) -> bool:
+        """Whether any of these cells has published runs, or is trained here."""
+        published = self.there["runs"]["cell"] if self.there else ()
+        return not {*published, *self.experiment.trained}.isdisjoint(cells)
+
+    def has_rates(self, track: str) -> bool:
+        """Whether any of a track's sweeps is published, or made here."""
+        return track in self._tracks_in("rates") or bool(self.trained_rates(track))
 
     def contributes(self, track: str, table: str) -> bool:
         """Whether a table has rows of a track."""

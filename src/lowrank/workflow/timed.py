@@ -10,13 +10,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 import pandas as pd
 
-from lowrank.analysis.ledger import Ledger
+from lowrank.analysis.ledger import ClaimTest, Ledger
 from lowrank.analysis.matching import NotRun, members
 from lowrank.data import originals
 from lowrank.data.images import prepare_images
@@ -25,6 +25,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.ground import prepared
+from lowrank.experiment.study import writers
 from lowrank.files import read_table
 from lowrank.jobs import train as jobs
 from lowrank.train import trackers
@@ -38,26 +39,37 @@ class TimeOver(BaseException):
 
 
 def in_order(experiment: Experiment, ledger: Ledger) -> list[str]:
-    """The trained cells, those first that most comparisons of the claims need; of as many in the order of
-    the grid. A pre-trained cell comes after the dense one that it forks from."""
-    needed: Counter[str] = Counter()
-    names = experiment.trained
-    facts = pd.DataFrame([experiment.cell(name).facts() for name in names]).assign(seed=0)
+    """The trained cells, those first that most comparisons of the claims need, controls counted after what decides;
+    of as many in the order of the grid. A pre-trained cell comes after the dense one that it forks from."""
+    decide: Counter[str] = Counter()
+    control: Counter[str] = Counter()
+    facts = pd.DataFrame([cell.facts() for cell in experiment.grid.cells.values()]).assign(seed=0)
     for claim in ledger.claims:
         for test in claim.tests:
             for track, task in experiment.config.tasks.items():
-                if task not in test.tasks:
-                    continue
-                try:
-                    found = list(members(test, track, {"runs": facts.assign(**{test.metric: 1.0})}))
-                except NotRun:
-                    continue
-                needed.update(f"{track}/{side.name}" for m in found for side in m.sides)
+                if task in test.tasks:
+                    counts = control if test.control else decide
+                    counts.update(_needed(experiment, test, track, facts))
+    names = experiment.trained
+    place = {name: (-decide[name], -control[name], names.index(name)) for name in names}
     ordered: dict[str, None] = {}
-    for name in sorted(names, key=lambda name: (-needed[name], names.index(name))):
+    for name in sorted(names, key=lambda name: place[name]):
         trunk = experiment.trunk(name)
         ordered |= dict.fromkeys([*([trunk] if trunk in names else []), name])
     return list(ordered)
+
+
+def _needed(
+    experiment: Experiment, test: ClaimTest, track: str, facts: pd.DataFrame
+) -> Iterator[str]:
+    """The cells of each comparison of a test, and those whose models the studies read that measure for it."""
+    for table in {test.arm.table, test.reference.table if test.reference else ""}:
+        study = writers().get(table, "")
+        if track in experiment.grid.jobs.get(study, {}):
+            yield from (cell.name for cell in experiment.cells_of_study(study, track))
+    with suppress(NotRun):
+        for found in members(test, track, {"runs": facts.assign(**{test.metric: 1.0})}):
+            yield from (f"{track}/{side.name}" for side in found.sides)
 
 
 def train_for(
