@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.publish import read_published
 from lowrank.cli import main
-from lowrank.experiment.config import read_config
-from lowrank.experiment.experiment import read_experiment
+from lowrank.experiment.config import parse, read_config
+from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.files import read_json
 from lowrank.train.parallel import held
 from lowrank.workflow import partial, timed
@@ -76,9 +76,23 @@ def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_fr
     experiment = read_experiment(config)
     names = in_order(experiment, read_ledger(LEDGER))
     assert sorted(names) == sorted(experiment.trained)
-    assert set(names[:2]) == {"small-images/he-r0.3", "small-images/spectral-r0.3"}
-    position = {name: names.index(name) for name in names}
-    assert position["small-images/dense"] < position["small-images/spectral-r0.3-pre0.5"]
+    # The dense one for what is truncated.
+    assert names[:3] == [f"small-images/{arm}" for arm in ("dense", "he-r0.3", "spectral-r0.3")]
+    # Of two that nothing is compared with the pre-trained one alone, but what it forks from comes before.
+    experiment.__dict__["trained"] = ["small-images/spectral-r0.3-pre0.5", "small-images/dense"]
+    assert in_order(experiment, read_ledger(LEDGER))[0] == "small-images/dense"
+
+
+def test_comparisons_with_published_cells_count_and_controls_come_last():
+    values = copy.deepcopy(TINY)
+    inits = ["he_scaled", "spectral", "he"]
+    values["tracks"]["small-images"]["studies"] = {
+        "initialisation": {"ranks": [0.3], "inits": inits}
+    }
+    experiment = Experiment(parse(values))
+    experiment.__dict__["trained"] = ["small-images/he_scaled-r0.3", "small-images/he-r0.3"]
+    names = in_order(experiment, read_ledger(LEDGER))
+    assert names == ["small-images/he-r0.3", "small-images/he_scaled-r0.3"]
 
 
 def test_all_is_trained_and_evaluated_and_a_second_call_trains_nothing(config, tmp_path):
@@ -179,8 +193,14 @@ def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, m
         trained.append(name)
 
     results = tmp_path / "results/tiny"
+    last = ("dense", "spectral-r0.3-pre0.5")
     with monkeypatch.context() as patch:
         patch.setattr(timed, "_train", until_the_second)
+        patch.setattr(
+            timed,
+            "in_order",
+            lambda *given: sorted(in_order(*given), key=lambda name: name.endswith(last)),
+        )
         study(config, 60)
     runs = pd.read_parquet(results / "slice/tables/runs.parquet")
     assert list(runs["cell"].unique()) == trained and runs["test_accuracy"].notna().all()
