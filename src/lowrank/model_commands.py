@@ -220,8 +220,8 @@ def study(config: Path, ledger: Path, minutes: float, tracks: tuple[str, ...]) -
     """Train a configuration's cells for so many minutes, those first that its claims need most.
 
     In one process, without Snakemake, into the same files: a second call goes on, and so does the workflow.
-    Calls side by side use several cores, each with cells of its own. Tables of the finished cells are written at
-    the end, for `lowrank publish`.
+    Calls side by side use several cores: each takes the next run that no other is at. Tables of the finished
+    cells are written at the end, for `lowrank publish`; with `results_from: published` what is published is built on.
     """
     from lowrank.analysis.ledger import read_ledger
     from lowrank.experiment.config import read_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from lowrank.analysis.publish import read_published
 from lowrank.cli import main
 from lowrank.experiment.config import parse, read_config
 from lowrank.experiment.experiment import Experiment, read_experiment
+from lowrank.experiment.sections import SweepSpec
 from lowrank.files import read_json
 from lowrank.train.parallel import held
 from lowrank.workflow import partial, timed
@@ -116,18 +118,33 @@ def test_it_ends_when_the_time_is_over_and_goes_on_from_there(config, tmp_path):
     assert study(config, 60)[-1].startswith("4 of 4 cells")
 
 
-def test_a_cell_that_another_process_holds_comes_last(config):
-    scale, names = Scale(read_config(config)), ["images/a", "images/b", "images/c"]
-    taken = []
+@pytest.mark.parametrize("seed", [SweepSpec(rates=(1.0,)).seed, 1])
+def test_a_run_that_another_process_is_at_comes_last(seed, config, tmp_path, monkeypatch):
+    """One of a sweep, and one of a cell: what else is needed is done meanwhile."""
+    study(config, 60)
+    results, path = tmp_path / "results/tiny", None
+    runs = {p.parent.name: read_json(p) for p in results.glob("runs/*/spec.json")}
+    for name, spec in runs.items():
+        if spec.get("factors") is None and spec["seed"] == seed:
+            path = results / f"runs/{name}"
+    assert path is not None
+    shutil.move(path, tmp_path / "other")
+    for folder in ("cells", "rates"):
+        shutil.rmtree(results / folder)
+    scale, taken = Scale(read_config(config)), []
+    names = in_order(scale.experiment, read_ledger(LEDGER))
     with ExitStack() as other:
-        other.enter_context(held(Path(scale.results) / "study/images/b.lock"))
-        for name in timed._shared(scale, names):
-            taken.append(name)
-            if len(taken) == 2:
-                other.close()
-            with held(Path(scale.results) / f"study/{name}.lock") as free:
-                assert not free
-    assert taken == ["images/a", "images/c", "images/b"]
+        other.enter_context(held(results / f"study/{path.name}.lock"))
+
+        def done_there(seconds):
+            shutil.move(tmp_path / "other", path)
+            other.close()
+
+        monkeypatch.setattr("time.sleep", done_there)
+        for name in timed._trained(scale, names, set()):
+            taken.append(name.removeprefix("small-images/"))
+            assert path.exists() == (len(taken) > 2)
+    assert taken == ["he-r0.3", "spectral-r0.3", "dense", "spectral-r0.3-pre0.5"]
 
 
 def test_calls_side_by_side_share_the_cells(config, tmp_path):
@@ -184,18 +201,19 @@ def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path)
 
 
 def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, monkeypatch):
-    train, trained = timed._train, []
+    advance, trained = timed._advance, []
 
     def until_the_second(scale, name, swept):
         if len(trained) == 2:
             raise timed.TimeOver
-        train(scale, name, swept)
-        trained.append(name)
+        state = advance(scale, name, swept)
+        trained.extend([name] if state == "done" else [])
+        return state
 
     results = tmp_path / "results/tiny"
     last = ("dense", "spectral-r0.3-pre0.5")
     with monkeypatch.context() as patch:
-        patch.setattr(timed, "_train", until_the_second)
+        patch.setattr(timed, "_advance", until_the_second)
         patch.setattr(
             timed,
             "in_order",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import pandas as pd
 
@@ -22,14 +23,16 @@ from lowrank.data import originals
 from lowrank.data.images import prepare_images
 from lowrank.data.text import prepare_text
 from lowrank.errors import LowrankError
+from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.study import writers
-from lowrank.files import read_table
+from lowrank.files import MANIFEST, read_json, read_table
 from lowrank.jobs import train as jobs
 from lowrank.train import trackers
 from lowrank.train.parallel import held
+from lowrank.train.run import ensure_run
 from lowrank.workflow.partial import gather, measure
 from lowrank.workflow.scale import Scale
 
@@ -83,8 +86,9 @@ def train_for(
     the minutes are over; `say` gets a line for each. With `tracks`, those alone. Returns the folder of the
     tables of all finished cells, None if there are none.
 
-    What a cell needs is made first: data, sweeps, and the sweeps of the dense run that it forks from. A run
-    that is under way at the end goes on from its last checkpoint in the next call.
+    What a cell needs is made first: data, sweeps, and the dense runs that it forks from. Calls side by side each
+    take the next run that no other is at, so that they finish a cell together. A run that is under way at the end
+    goes on from its last checkpoint in the next call.
     """
     experiment = scale.experiment
     for track in tracks:
@@ -102,8 +106,7 @@ def train_for(
             scale.expect_originals(dict.fromkeys(experiment.cell(name).track for name in names))
             scale.begin()
             load_extensions(experiment.grid.extensions)
-            for name in _shared(scale, names):
-                _train(scale, name, swept)
+            for name in _trained(scale, names, swept):
                 done.append(name)
                 spent = (time.monotonic() - started) / 60
                 say(
@@ -119,17 +122,20 @@ def train_for(
         return gather(scale, ledger, finished) if finished else None
 
 
-def _shared(scale: Scale, names: list[str]) -> Iterator[str]:
-    """The cells in their order, each held while it is worked on; those that another process of the same
-    command holds come once it is done with them, or gone."""
+def _trained(scale: Scale, names: list[str], swept: set[str]) -> Iterator[str]:
+    """The cells as they are finished. Again and again the first run in their order is trained that can be, and
+    that no other process of the same command is at."""
     left = list(names)
     while left:
         for name in left:
-            with held(Path(scale.results) / f"study/{name}.lock") as mine:
-                if mine:
-                    yield name
-                    left.remove(name)
-                    break
+            if scale.experiment.trunk(name) in left:
+                continue
+            state = _advance(scale, name, swept)
+            if state == "done":
+                left.remove(name)
+                yield name
+            if state != "held":
+                break
         else:
             time.sleep(1)
 
@@ -148,9 +154,13 @@ def _finished(scale: Scale, name: str) -> bool:
     return read_table(paths[0])["digest"].tolist() == digests
 
 
-def _train(scale: Scale, name: str, swept: set[str]) -> None:
-    """Train a cell; what it needs is made where it is not there or made from something else. A sweep is
-    gone through again, and its finished runs are found by what they are."""
+State = Literal["done", "trained", "held"]
+"""What became of runs that are needed: all are there, one more is, or other processes are at those that are not."""
+
+
+def _advance(scale: Scale, name: str, swept: set[str]) -> State:
+    """Train a run that a cell needs, or one of its sweeps, or write its tables once all are there. Where a cell's
+    tables were made from something else, its finished runs are found by what they are."""
     experiment, config = scale.experiment, scale.experiment.config
     cell = experiment.here(name)
     data, cache, device = Path(scale.data(cell.track)), Path(scale.results) / "runs", config.device
@@ -161,18 +171,56 @@ def _train(scale: Scale, name: str, swept: set[str]) -> None:
                 prepare_text(section, data)
             else:
                 prepare_images(section, data)
-    rates = Path(scale.results) / "rates"
     for group in cell.groups:
         if group not in swept and group not in experiment.known:
-            sweep, forks = experiment.sweep(group), experiment.forks(group)
-            found = jobs.read_rates(rates, [sweep], experiment.known)
-            jobs.sweep(sweep, found, data, cache, rates / f"{group}.json", device, forks)
+            if (state := _sweep(scale, group, data, cache)) != "done":
+                return state
             swept.add(group)
-    best = jobs.read_rates(rates, [cell], experiment.known)
-    tables = Path(scale.cell_tables(name)[0]).parent
-    jobs.train(cell, best, data, cache, tables, device, experiment.forks(name))
-    for run in jobs.runs_of(cell, best, data, cache, device):
-        jobs.test_metrics(run, cell.evaluation, data, device)
+    best = jobs.read_rates(Path(scale.results) / "rates", [cell], experiment.known)
+    forks = experiment.forks(name)
+    if (state := _next(scale, cell.runs(best), data, cache, forks)) != "done":
+        return state
+    with held(Path(scale.results) / f"study/{name}.lock", wait=True):
+        if not _finished(scale, name):
+            tables = Path(scale.cell_tables(name)[0]).parent
+            jobs.train(cell, best, data, cache, tables, device, forks)
+        for run in jobs.runs_of(cell, best, data, cache, device):
+            jobs.test_metrics(run, cell.evaluation, data, device)
+    return "done"
+
+
+def _sweep(scale: Scale, group: str, data: Path, cache: Path) -> State:
+    """Train a run of a sweep; the values beyond an edge, which follow from one another, by one process."""
+    experiment, rates = scale.experiment, Path(scale.results) / "rates"
+    sweep, forks = experiment.sweep(group), experiment.forks(group)
+    found = jobs.read_rates(rates, [sweep], experiment.known)
+    specs = [sweep.run(value, found) for value in sweep.values]
+    if (state := _next(scale, specs, data, cache, forks)) != "done":
+        return state
+    with held(Path(scale.results) / f"study/{group}.sweep.lock") as mine:
+        if not mine:
+            return "held"
+        output = rates / f"{group}.json"
+        jobs.sweep(sweep, found, data, cache, output, experiment.config.device, forks)
+    return "done"
+
+
+def _next(
+    scale: Scale, specs: list[RunSpec], data: Path, cache: Path, forks: Iterable[int]
+) -> State:
+    """Train the first of these runs that is not there and that no other process is at."""
+    identity = read_json(data / MANIFEST)["digest"]
+    left = {
+        digest: spec
+        for spec in specs
+        if not (cache / (digest := spec.identity(identity)) / MANIFEST).is_file()
+    }
+    for digest, spec in left.items():
+        with held(Path(scale.results) / f"study/{digest}.lock") as mine:
+            if mine:
+                ensure_run(spec, data, cache, scale.config.device, keep=forks)
+                return "trained"
+    return "held" if left else "done"
 
 
 @contextmanager
