@@ -66,7 +66,8 @@ def runs_of(track: str, arms: dict[str, float]) -> pd.DataFrame:
             rows.append(
                 {"cell": f"{track}/{arm}", "track": track, **facts(arm), "seed": seed}
                 | {"test_loss": value, "test_perplexity": 2.718281828**value}
-                | {"parameters": 1000, "training_flops": 1e9, "train_seconds": 2.0}
+                | {"parameters": 1000, "dense_parameters": 1000}
+                | {"training_flops": 1e9, "train_seconds": 2.0}
                 | {"diverged": False, "effective_rank": 5.0 - loss, "device": "Some Processor"}
                 | {"finished_at": "2020-01-01T00:00:00", "torch": "1", "data_digest": "abc"}
             )

@@ -142,6 +142,7 @@ def test_a_tracks_facts_are_its_runs_and_its_dense_models():
             "train_seconds": [2.0, 4.0, 10.0, 100.0],
             "training_flops": [1.0, 3.0, 20.0, 300.0],
             "parameters": [7, 7, 5, 9],
+            "dense_parameters": [7, 7, 7, 9],
             "data_digest": ["b", "a", "b", "c"],
             "device": ["x", "x", "y", None],
             "finished_at": [
@@ -160,6 +161,14 @@ def test_a_tracks_facts_are_its_runs_and_its_dense_models():
         "training_flops": 2.0,
         "run_seconds": 3.0,
         "digests": ["a", "b"],
+    }
+    low_rank_alone = table[table["arm"] == "he-r0.5"]
+    assert paper._track(low_rank_alone, "language")["parameters"] == 7
+    assert paper._track(low_rank_alone, "small-images") == {
+        **dict.fromkeys(("parameters", "training_flops", "run_seconds")),
+        "runs": 0,
+        "seconds": 0.0,
+        "digests": [],
     }
     summary = paper._summary(table)
     assert {key: summary[key] for key in ("count", "cells", "seeds", "diverged", "seconds", "flops")} == {

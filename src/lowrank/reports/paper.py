@@ -210,7 +210,7 @@ def _track(runs: pd.DataFrame, track: str) -> dict[str, Any]:
     return {
         "runs": len(rows),
         "seconds": float(rows["train_seconds"].sum()),
-        "parameters": int(dense["parameters"].iloc[0]) if len(dense) else None,
+        "parameters": int(rows["dense_parameters"].iloc[0]) if len(rows) else None,
         "training_flops": float(dense["training_flops"].mean()) if len(dense) else None,
         "run_seconds": float(dense["train_seconds"].mean()) if len(dense) else None,
         "digests": sorted(map(str, rows["data_digest"].dropna().unique()))
