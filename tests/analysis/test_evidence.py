@@ -10,6 +10,7 @@ from lowrank.analysis import evidence
 from lowrank.analysis.claims import COLUMNS, COUNTS, judge
 from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.measures import measure, number
+from lowrank.analysis.settled import resolution
 
 STATEMENT = "The sky is blue"
 
@@ -196,18 +197,16 @@ def test_the_resolution_names_what_the_seeds_of_undecided_tests_settle():
     undecided = {"test": "inconclusive", "claim": "inconclusive"}
     row = member(verdict="inconclusive")
     near = a_test(row, verdict="inconclusive", track="a-track", smallest_settled=0.02)
-    assert evidence.resolution(table(row, **undecided, more=near)) == (
+    assert resolution(table(row, **undecided, more=near)) == (
         "This scale cannot tell: the smallest effect that its seeds settle with a power of four in five, "
         "against the margin, is language 0.050 nats/token against 0.025. The seeds settle less than the "
         "margin, so the effect lies near it: a-track 0.020 nats/token against 0.025."
     )
-    assert evidence.resolution(table(member())) == "", "it was decided"
+    assert resolution(table(member())) == "", "it was decided"
     nothing = a_test(row, verdict="inconclusive", smallest_settled=1e9)
-    assert evidence.resolution(table(member(), more=nothing)) == "", (
-        "an effect beyond all measure is none"
-    )
+    assert resolution(table(member(), more=nothing)) == "", "an effect beyond all measure is none"
     control = a_test(row, verdict="inconclusive", control=True)
-    assert evidence.resolution(table(member(), more=control)) == ""
+    assert resolution(table(member(), more=control)) == ""
 
 
 @pytest.mark.parametrize(

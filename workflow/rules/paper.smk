@@ -9,7 +9,10 @@ rule write_paper:
         runs=SCALE.table("runs"),
         claims=SCALE.table("claims"),
         ledger=LEDGER,
-        code=[str(SCALE.package / "reports/paper.py"), *SCALE.analysis("evidence")],
+        code=[
+            str(SCALE.package / "reports/paper.py"),
+            *SCALE.analysis("evidence", "settled"),
+        ],
         published=SCALE.published,
     output:
         report(

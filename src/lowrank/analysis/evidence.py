@@ -101,14 +101,13 @@ def deciders(rows: pd.DataFrame) -> pd.DataFrame:
 
 def deciding_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the tests that decide their claims, those of a single contrast with what it estimates."""
-    tests = rows[(rows["level"] == "test") & ~_control(rows)]
+    tests = rows[(rows["level"] == "test") & ~_control(rows)].copy()
     number = (rows["level"] == "test")[::-1].cumsum()  # a test comes after its contrasts
     ran = judged(rows)
     alone = ran[~number[ran.index].duplicated(keep=False)]
-    of = number[tests.index].map(dict(zip(number[alone.index], alone.index, strict=True))).dropna()
-    tests = tests.copy()
     for column in ("estimate", "low", "high"):
-        tests.loc[of.index, column] = rows.loc[of, column].to_numpy()
+        found = dict(zip(number[alone.index], alone[column], strict=True))
+        tests[column] = number[tests.index].map(found)
     return tests
 
 
@@ -288,22 +287,3 @@ def verdict_lines(claims: pd.DataFrame) -> list[str]:
     lines = [f"{found.statement}: {found.tracks}" for found in verdicts(claims)]
     absent = (claims["level"] == "claim") & (claims["verdict"] == "not run")
     return lines + [f"{statement}: not run" for statement in claims.loc[absent, "statement"]]
-
-
-def resolution(rows: pd.DataFrame) -> str:
-    """Of a claim's tests that could not decide, how small an effect the seeds settle, against the margin;
-    empty where there are none."""
-    tests = deciding_tests(rows)
-    tests = tests[tests["verdict"] == "inconclusive"]
-    parts: dict[str, list[str]] = {"cannot": [], "could": []}
-    for row in _rows(tests):
-        shown = measure(row.metric, row.unit)
-        if (settled := shown.effect(row.smallest_settled)) and math.isfinite(row.margin):
-            key = "cannot" if row.smallest_settled > row.margin else "could"
-            parts[key].append(f"{row.track} {settled} against {shown.margin(row.margin)}")
-    told = {
-        "cannot": "This scale cannot tell: the smallest effect that its seeds settle with a power of four in "
-        "five, against the margin, is",
-        "could": "The seeds settle less than the margin, so the effect lies near it:",
-    }
-    return " ".join(f"{told[key]} {'; '.join(found)}." for key, found in parts.items() if found)

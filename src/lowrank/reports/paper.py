@@ -21,7 +21,6 @@ from lowrank.analysis.evidence import (
     not_run,
     p_text,
     quoted,
-    resolution,
     word,
 )
 from lowrank.analysis.ledger import Ledger
@@ -29,6 +28,7 @@ from lowrank.analysis.measures import NONE, measure, significant
 from lowrank.analysis.next_runs import next_runs
 from lowrank.analysis.processors import differences, in_words
 from lowrank.analysis.publish import commit
+from lowrank.analysis.settled import resolution
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError

@@ -12,9 +12,11 @@ from lowrank.analysis.shown import names_beside, shown
 from lowrank.experiment.study import Figure, studies, writers
 from lowrank.files import digest
 from lowrank.versions import VERSIONS
+from lowrank.workflow.waiting import waited_for
 
 if TYPE_CHECKING:
     from lowrank.workflow.scale import Scale
+    from lowrank.workflow.there import There
 
 ACROSS = ("claims",)
 """Figures that are drawn once, of all tracks."""
@@ -38,22 +40,21 @@ class Figures:
 
     def drawn(self, track: str) -> list[str]:
         """The figures of a track: all, but of published results that nothing is added to those that have some."""
-        names = self.scale.config.tracks[track].figures()
-        partial = self.scale.there is not None
-        return [name for name in names if not partial or self._has_results(track, name)]
+        names, there = self.scale.config.tracks[track].figures(), self.scale.there
+        return [name for name in names if not there or self._has_results(there, track, name)]
 
-    def _has_results(self, track: str, figure: str) -> bool:
-        scale, (record, shows) = self.scale, self._of(track, figure)
-        cells = scale.experiment.grid.of_track(track)
+    def _has_results(self, there: There, track: str, figure: str) -> bool:
+        record, shows = self._of(track, figure)
+        cells = self.scale.experiment.grid.of_track(track)
         asking = [c for c in cells if set(c.studies) & set(shows) and c.arm != "dense"]
         # A study shares cells with those before it: what it alone adds tells that there is something to show.
         own = [cell for cell in asking if cell.studies[0] in shows] or asking
         by = {*record.beside, *(name for name, s in studies().items() if record in s.figures)}
         measured = [table for table in record.tables if writers().get(table) in by]
         return (
-            (not own or scale.has_results(cell.name for cell in own))
-            and all(scale.contributes(track, table) for table in measured)
-            and ("rates" not in record.tables or scale.has_rates(track))
+            (not own or there.has_runs(cell.name for cell in own))
+            and all(self.scale.contributes(track, table) for table in measured)
+            and ("rates" not in record.tables or there.has_rates(track))
         )
 
     def _of(self, track: str, figure: str) -> tuple[Figure, list[str]]:
@@ -148,7 +149,8 @@ class Figures:
 
     def tables(self, track: str, figure: str) -> list[str]:
         """The tables that a figure is made from; a new one is no reason to draw it again."""
-        return self.scale.waited_for(
+        return waited_for(
+            self.scale.workflow,
             [self.scale.table(name) for name in self._table_names(track, figure)],
             f"{self.folder}/{track}/{figure}.png",
             [*self.results(track, figure), *self.sources(figure), self.notebook(figure)],

@@ -7,24 +7,22 @@ are not those that it was made with. Names of cells are `<track>/<arm>`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrank.data import originals
 from lowrank.errors import LowrankError, one_sentence
 from lowrank.experiment.config import Config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.extensions import announce, remember
-from lowrank.experiment.ground import read_ground
-from lowrank.experiment.study import jobs, writers
+from lowrank.experiment.study import writers
 from lowrank.files import CONFIG, write_sealed
 from lowrank.workflow.building import build, manifest_of
 from lowrank.workflow.figures import Figures
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lowrank.workflow.there import There
+from lowrank.workflow.waiting import waited_for
 
 CELL_TABLES = ("runs", "history", "layers", "spectra")
 OF_ALL = (*CELL_TABLES, "rates", "contrasts")
@@ -198,42 +196,24 @@ class Scale:
         if job.times:
             table = f"{self.results}/{job.tables[0]}/{track}.parquet"
             made_from = self.experiment.of_study(study, track)
-            files = self.waited_for(self.runs(), table, data, made_from)
+            files = waited_for(self.workflow, self.runs(), table, data, made_from)
         return {"cells": files, "rates": self.rates(*names), "data": data}
 
     # Tables.
 
     @cached_property
-    def there(self) -> Mapping[str, pd.DataFrame] | None:
-        """The published tables that tell what there is to show, where what is missing there is not made."""
+    def there(self) -> There | None:
+        """What is published, where what is missing there is not made."""
         if self.config.results_from == "train" or self.experiment.ground:
             return None
-        return read_ground(Path(self.published[0]).parent, Path(), ()).tables
+        return There(Path(self.published[0]).parent, self.experiment.trained)
 
     @cached_property
     def contributors(self) -> dict[str, list[str]]:
         """Tables that only some tracks contribute to, and those tracks."""
         told = self.experiment.grid.jobs
         found = {table: list(told[study]) for table, study in writers().items() if study in told}
-        if self.there is None:
-            return found
-        rows = {table: self._tracks_in(jobs()[writers()[table]].tables[0]) for table in found}
-        kept = {table: [t for t in tracks if t in rows[table]] for table, tracks in found.items()}
-        return {table: tracks for table, tracks in kept.items() if tracks}
-
-    def _tracks_in(self, table: str) -> set[str]:
-        """The tracks that have rows in a published table."""
-        found = (self.there or {}).get(table)
-        return set() if found is None or found.empty else set(found["track"])
-
-    def has_results(self, cells: Iterable[str]) -> bool:
-        """Whether any of these cells has published runs, or is trained here."""
-        published = self.there["runs"]["cell"] if self.there else ()
-        return not {*published, *self.experiment.trained}.isdisjoint(cells)
-
-    def has_rates(self, track: str) -> bool:
-        """Whether any of a track's sweeps is published, or made here."""
-        return track in self._tracks_in("rates") or bool(self.trained_rates(track))
+        return self.there.measured(found) if self.there else found
 
     def contributes(self, track: str, table: str) -> bool:
         """Whether a table has rows of a track."""
@@ -308,20 +288,3 @@ class Scale:
             *self.figures.files,
             self.paper,
         }
-
-    def waited_for(
-        self, files: list[str], product: str, reasons: list[str], made_from: str
-    ) -> list[str]:
-        """Files that a job reads or waits for, but that are no reason to make its product again: the
-        `reasons` are, and another digest. Snakemake overlooks those while it makes files again that are
-        marked so, hence the mark is left out when there is a reason."""
-        from snakemake.io import IOFile, ancient
-
-        if not Path(product).exists():
-            return files
-        record = self.workflow.persistence.params(IOFile(product)) if self.workflow else None
-        made = Path(product).stat().st_mtime
-        newer = any(Path(p).stat().st_mtime > made for p in reasons if Path(p).exists())
-        if newer or (record is not None and repr(made_from) not in record):
-            return files
-        return list(map(ancient, files))
