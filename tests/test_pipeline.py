@@ -321,8 +321,8 @@ def test_of_a_few_published_cells_the_figures_and_the_report_are_made(
     assert made == {"claims.png", *(f"language/{name}.png" for name in figures)}
     assert (fresh / "paper/smoke/paper.pdf").read_bytes().startswith(b"%PDF")
     options[-1] = "retrain=[small-images/spectral-r0.3]"
-    asked = "figures/smoke/small-images/initialisation.png"
-    assert planned(snakemake(fresh, asked, "-n", *options))["render_figure"] == 1
+    another = "figures/smoke/small-images/initialisation.png"
+    assert planned(snakemake(fresh, another, "-n", *options))["render_figure"] == 1
 
 
 def test_with_published_results_one_cell_is_retrained_alone(published, tmp_path):

@@ -28,7 +28,7 @@ from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.study import writers
-from lowrank.files import MANIFEST, read_json, read_table
+from lowrank.files import MANIFEST, read_table
 from lowrank.jobs import train as jobs
 from lowrank.train import trackers
 from lowrank.train.parallel import held
@@ -209,7 +209,7 @@ def _next(
     scale: Scale, specs: list[RunSpec], data: Path, cache: Path, forks: Iterable[int]
 ) -> State:
     """Train the first of these runs that is not there and that no other process is at."""
-    identity = read_json(data / MANIFEST)["digest"]
+    identity = prepared(data.parent, [data.name])[data.name]
     left = {
         digest: spec
         for spec in specs
