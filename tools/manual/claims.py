@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lowrank.analysis import evidence
+from lowrank.analysis import evidence, settled
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.ledger import Claim, Ledger, Rows, read_ledger
 from lowrank.analysis.measures import measure
@@ -124,7 +124,7 @@ def pages(root: Path) -> dict[str, str | bytes]:
             evidence=markdown(f"{verdict.evidence}.") if verdict else "",
             name=claim.id,
             origin=ORIGIN[claim.verified],
-            resolution=evidence.resolution(own),
+            resolution=settled.resolution(own),
             tests=_tests(claim, ledger),
             margins=_margins(claim, ledger),
             contrasts=Table(contrasts, columns(contrasts)).markdown(),
