@@ -21,6 +21,7 @@ from lowrank.data.text_tokens import tokenizer_threads, write_tokens
 from lowrank.experiment import config
 from lowrank.experiment.expand import expand
 from lowrank.files import read_json, read_table, write_manifest, write_table
+from lowrank.train.task import LanguageTask
 
 RATIO, RATE = "times", "MB/s"
 GIGABYTE = 1_000_000_000
@@ -43,6 +44,7 @@ def _steps(seconds: float) -> list[Row]:
     spec = trainer("language", rank_fraction=0.62)
     calls = {"one": step(spec)}
     more = trainer("language", rank_fraction=0.62)
+    assert isinstance(more.task, LanguageTask)
     more.task.spec = spec.spec.model_copy(
         update={"training": spec.training.model_copy(update={"batch": 4 * spec.training.batch})}
     )

@@ -59,10 +59,11 @@ KEPT: list[Any] = []
 def data(kind: str) -> Path:
     """Prepared data of a track: a million characters of documentation, or digits."""
     folder = scratch() / kind
-    if kind == "language":
-        prepare_text(TextSpec(vocabulary=512, max_characters=1_000_000), folder)
+    asked = laptop()[kind].data
+    if isinstance(asked, ImageSpec):
+        prepare_images(ImageSpec(size=asked.size), folder)
     else:
-        prepare_images(ImageSpec(size=laptop()[kind].data.size), folder)
+        prepare_text(TextSpec(vocabulary=512, max_characters=1_000_000), folder)
     return folder
 
 

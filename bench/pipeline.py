@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
@@ -91,15 +91,16 @@ def whole(seconds: float) -> list[Row]:
         row("whole", "CPU time", taken, CPU),
         row("whole", "in jobs that train", training, CPU),
     ]
-    others = [(name, value) for name, value in jobs.most_common() if name not in trains]
+    most = sorted(jobs.items(), key=lambda item: -item[1])
+    others = [(name, value) for name, value in most if name not in trains]
     found += [row("whole", name, value, CPU) for name, value in others]
-    rest = taken - jobs.total()
+    rest = taken - sum(jobs.values())
     return [*found, row("whole", "Snakemake, imports and callers", rest, CPU)]
 
 
-def added(costs: str) -> Counter[str]:
+def added(costs: str) -> dict[str, float]:
     """The CPU seconds of all jobs of a command, from the file that `LOWRANK_COSTS` names."""
-    jobs: Counter[str] = Counter()
+    jobs: defaultdict[str, float] = defaultdict(float)
     for line in costs.splitlines():
         name, value = line.split()
         jobs[f"lowrank {name.replace('/', ' ')}"] += float(value)

@@ -125,6 +125,8 @@ def transformers_trainer(size: Size, folder: str) -> Step:
     trainer.create_optimizer_and_scheduler(num_training_steps=10**6)
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     model.train()
+    schedule = trainer.lr_scheduler
+    assert schedule is not None
     trainer.current_gradient_accumulation_steps = 1  # its loop sets it
     tokens = _tokens(size)[:, :-1]
 
@@ -132,7 +134,7 @@ def transformers_trainer(size: Size, folder: str) -> Step:
         trainer.training_step(model, {"input_ids": tokens, "labels": tokens})
         trainer.accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
         optimizer.step()
-        trainer.lr_scheduler.step()
+        schedule.step()
         model.zero_grad()
 
     return step
@@ -142,7 +144,7 @@ def _stock(size: Size) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        loss_type="ForCausalLMLoss",
+        loss_type="ForCausalLMLoss",  # type: ignore[call-arg] # it takes what every configuration does
         vocab_size=size.tokens,
         n_positions=size.context,
         n_embd=size.width,

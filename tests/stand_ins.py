@@ -75,7 +75,8 @@ class Task:
 
 
 def install(monkeypatch, module, runs: dict[str, list[Run]], task: Task) -> SimpleNamespace:
-    """Let `module` find these runs by the name of the cell, and this task."""
+    """Let `module` find these runs by the name of the cell, and this task, and keep nothing with them."""
     monkeypatch.setattr(module, "runs_of", lambda cell, *_: runs[cell.name])
     monkeypatch.setattr(module, "make_task", lambda *_: task)
+    monkeypatch.setattr(module, "kept_beside", lambda runs, name, key, find: find())
     return SimpleNamespace(task=task)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lowrank.analysis.stats import pair
@@ -16,6 +17,7 @@ from lowrank.experiment import config
 from lowrank.experiment.expand import Timed, expand
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.truncate import truncate_model
+from lowrank.jobs import posthoc as truncation
 from lowrank.jobs import train as jobs
 from lowrank.jobs.baselines import ngram_losses
 from lowrank.jobs.interpolate import interpolate
@@ -78,6 +80,41 @@ def test_truncation_at_full_rank_is_the_dense_model(settings, grid, text_folder,
         found = table[table["seed"] == run.spec.seed]["test_loss"]
         assert found.to_numpy() == pytest.approx(expected, rel=1e-4)
     assert not [name for name in table if name.startswith("stale")], "there is no batch norm"
+
+
+def test_a_measurement_that_was_stopped_goes_on_and_a_further_rank_costs_itself(
+    settings, grid, text_folder, cache, monkeypatch
+):
+    track = settings.tracks["language"]
+    told = {"ranks": (0.25, 0.75), "methods": ("plain",), "fine_tune_steps": (0, 1)}
+    study = track.studies.posthoc.model_copy(update=told)
+    place = (track.factors, grid.cells["language/dense"], {}, text_folder, cache, "cpu")
+    seeds, truncated, done = len(settings.seeds), truncation._truncated, []
+
+    def until(most):
+        def one(*given):
+            if len(done) == most:
+                raise KeyboardInterrupt
+            done.append(given)
+            return truncated(*given)
+
+        monkeypatch.setattr(truncation, "_truncated", one)
+
+    until(1)
+    with pytest.raises(KeyboardInterrupt):
+        posthoc(study, *place)
+    until(2 * seeds)
+    table = posthoc(study, *place)
+    assert len(done) == 2 * seeds and len(table) == 4 * seeds
+    more = posthoc(study.model_copy(update={"ranks": (0.25, 0.75)}), *place)
+    pd.testing.assert_frame_equal(more, table)
+    until(3 * seeds)
+    posthoc(study.model_copy(update={"ranks": (0.5, 0.75)}), *place)
+    assert len(done) == 3 * seeds
+    # By another version everything is measured anew.
+    until(5 * seeds)
+    pd.testing.assert_frame_equal(posthoc(study, *place, 2), table)
+    assert len(done) == 5 * seeds
 
 
 def test_truncated_batch_norm_networks_are_tested_with_statistics_of_their_own(

@@ -234,6 +234,73 @@ def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, m
     assert written == (results / "posthoc/small-images.parquet").stat().st_mtime_ns
 
 
+def test_a_finished_sweep_is_published_before_its_cell_is_finished(config, tmp_path, monkeypatch):
+    train, results = timed.jobs.train, tmp_path / "results/tiny"
+
+    def until_the_second(cell, *more):
+        if not cell.name.endswith("dense"):
+            raise timed.TimeOver
+        train(cell, *more)
+
+    def swept() -> set[str]:
+        rates = pd.read_parquet(results / "slice/tables/rates.parquet")
+        return set(rates.get("group", ()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timed.jobs, "train", until_the_second)
+        study(config, 60)
+        both = {f"small-images/{arm}" for arm in ("dense", "he-r0.3")}
+        assert swept() == both
+        assert publish(results) == "Of 2 runs 2 added; 2 are published."
+        assert set(read_published(tmp_path / "published")["rates"]["group"]) == both
+        # One whose values have changed since is left out.
+        changed = copy.deepcopy(TINY)
+        changed["tracks"]["small-images"]["sweep"]["rates"] = [0.02, 0.03]
+        config.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        partial.gather(Scale(read_config(config)), read_ledger(LEDGER), ["small-images/dense"])
+        assert swept() == set()
+
+
+def test_models_of_published_cells_are_trained_again_for_what_reads_them(config, tmp_path):
+    """On another machine, where nothing but what is published is there; only the seeds that are lacking."""
+    values = copy.deepcopy(TINY)
+    studies = values["tracks"]["small-images"]["studies"]
+    values["results_from"], asked = "published", studies.pop("posthoc")
+    del studies["initialisation"]
+    results = tmp_path / "results/tiny"
+
+    def another_machine(seeds, **more):
+        shutil.rmtree(results, ignore_errors=True)
+        track = {**values["tracks"]["small-images"], "studies": {**studies, **more}}
+        changed = {**values, "seeds": seeds, "tracks": {"small-images": track}}
+        if not (tmp_path / "published").exists():
+            changed["results_from"] = "train"
+        config.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        return [line.split(": ")[-1] for line in study(config, 60)]
+
+    def published():
+        options = ["--config", results / "config.json", "--ledger", LEDGER]
+        tables = ["--tables", results / "slice/tables", "--output", "published/tiny"]
+        return lowrank("publish", *options, *tables).splitlines()[-1]
+
+    another_machine([0])
+    assert published() == "Of 3 runs 3 added; 3 are published."
+    assert another_machine([0], posthoc=asked) == ["small-images/dense"]
+    assert published() == "Of 1 runs 1 published before; 3 are published."
+    assert read_published(tmp_path / "published/tiny")["posthoc"]["seed"].tolist() == [0]
+    # Nothing is lacking, and nothing is trained or measured.
+    assert another_machine([0], posthoc=asked) == []
+    assert not list(results.glob("runs/*/result.json"))
+    # A further seed is measured beside the first.
+    both = {**asked, "fine_tune_steps": [0]}
+    assert "small-images/dense" in another_machine([0, 1], posthoc=both)
+    assert published() == "Of 3 runs 3 added; 6 are published."
+    assert read_published(tmp_path / "published/tiny")["posthoc"]["seed"].tolist() == [0, 1]
+    shutil.rmtree(results)
+    experiment = Scale(read_config(config)).experiment
+    assert experiment.again == {} and experiment.trained == []
+
+
 def test_what_reads_no_model_waits_for_any_cell_of_its_track_and_what_reads_some_for_them():
     scale = Scale(read_config(LEDGER.parent / "smoke.yaml"))
     last = [name for name in scale.experiment.trained if name.startswith("language/")][-1]

@@ -45,17 +45,35 @@ class Experiment:
             return list(self.config.retrain or ())
         return [name for name, cell in self.grid.cells.items() if self.ground.missing(cell)]
 
+    @cached_property
+    def again(self) -> dict[str, tuple[int, ...]]:
+        """The published cells whose models are read by jobs whose rows are not published, with the seeds that
+        these rows lack."""
+        if self.ground is None:
+            return {}
+        seeds: dict[str, set[int]] = {}
+        for study, told in self.grid.jobs.items():
+            lacking = (track for track in told if self.lacks(study, track))
+            for cell in (cell for track in lacking for cell in self.read_by(study, track)):
+                if not self.ground.missing(cell):
+                    seeds.setdefault(cell.name, set()).update(cell.seeds)
+        return {name: tuple(s for s in self.cell(name).seeds if s in seeds[name]) for name in seeds}
+
+    def lacks(self, study: str, track: str) -> bool:
+        """Whether the job of a study is to be done here: all jobs, if nothing is published."""
+        return self.ground is None or not self.ground.has(study, track)
+
     @property
     def known(self) -> dict[str, float]:
         """What published sweeps found, by group: these are not made again."""
         return self.ground.rates if self.ground else {}
 
     def here(self, name: str) -> Cell:
-        """A cell with those of its seeds that are trained here: all, if none is missing or nothing is
-        published."""
+        """A cell with those of its seeds that are trained here: the missing ones, else those whose models are
+        read here, else all."""
         cell = self.cell(name)
         missing = self.ground.missing(cell) if self.ground else ()
-        return cell.model_copy(update={"seeds": missing or cell.seeds})
+        return cell.model_copy(update={"seeds": missing or self.again.get(name, cell.seeds)})
 
     def track(self, name: str) -> TrackConfig:
         """A track by name."""

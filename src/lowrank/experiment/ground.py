@@ -163,12 +163,12 @@ class Ground:
         theirs = set(zip(lost["cell"], lost["seed"], strict=True))
         return {here for here, there in self.runs.items() if there in theirs}
 
-    def has(self, table: str, track: str) -> bool:
-        """Whether all of a track's part of a table is there that is not of runs."""
-        study = writers()[table]
-        if jobs()[study].arms:
+    def has(self, study: str, track: str) -> bool:
+        """Whether all rows of the job of a study are there, by those of its first table."""
+        if (job := jobs()[study]).arms:
             return not self.lacking(study, track)
-        return bool(self._expected(table, track) & set(self._rows(table, track)["digest"]))
+        rows = self._rows(job.tables[0], track)
+        return not set(self._made_from(study, track).values()).isdisjoint(rows["digest"])
 
     def _rows(self, table: str, track: str) -> pd.DataFrame:
         """A track's published rows of a table, if they say what they are made from."""

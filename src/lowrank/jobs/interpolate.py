@@ -15,6 +15,7 @@ nearest one of the arm's ranks, its own truncation: no arm's distance is below i
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from lowrank.experiment.cell import Cell, RunSpec
 from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import effective_weights
 from lowrank.factor.truncate import truncate_model
+from lowrank.jobs.kept import kept_beside
 from lowrank.jobs.train import runs_of
 from lowrank.methods.base import select_targets
 from lowrank.train.build import choose_device
@@ -49,11 +51,14 @@ def interpolate(
     data: Path,
     cache: Path,
     device: str,
+    made_by: Any = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The line's points (cell, seed, t, loss) and its summary (cell, seed and `CLOSENESS`).
 
     The cell `<track>/dense-other-seed` is the control: from each dense solution to that of the next
     seed, which shares neither initialisation nor data order.
+
+    Each line is kept with the run at its start; `made_by` (JSON) says which code found it.
     """
     where = choose_device(device)
     ends = runs_of(dense, rates, data, cache, device)
@@ -71,7 +76,9 @@ def interpolate(
         if start.result["diverged"] or end.result["diverged"]:
             continue
         key = {"cell": name, "track": dense.track, "seed": start.spec.seed}
-        found = _line(study, start, end, data, where)
+        told = study.model_dump(mode="json", exclude={"fractions"})
+        find = partial(_line, study, start, end, data, where)
+        found = kept_beside([start, end], "line", {"made_by": made_by, "study": told}, find)
         if found is None:
             continue
         line, facts = found

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from lowrank.factor.batch_norm import recompute_batch_norm
 from lowrank.factor.convert import parameter_count
 from lowrank.factor.flops import forward_flops
 from lowrank.factor.truncate import truncate_model
+from lowrank.jobs.kept import kept_beside
 from lowrank.jobs.train import runs_of
 from lowrank.methods import Options
 from lowrank.methods.base import Life, select_targets
@@ -45,8 +47,11 @@ def posthoc(
     data: Path,
     cache: Path,
     device: str,
+    made_by: Any = None,
 ) -> pd.DataFrame:
     """One row a (method, rank fraction, fine-tuning length, seed) with test metrics and cost.
+
+    The rows of each truncation are kept with its run; `made_by` (JSON) says which code made them.
 
     A model with batch norm has `stale_test_accuracy` and `stale_test_loss` beside them: its metrics
     before the statistics were recomputed.
@@ -61,7 +66,15 @@ def posthoc(
         for method in study.methods:
             for rank in study.ranks:
                 factor = factors.model_copy(update={"rank_fraction": rank})
-                rows += _truncated(study, factor, method, run, dense, data, where)
+                key = {
+                    "made_by": made_by,
+                    "study": study.model_dump(mode="json", exclude={"ranks", "methods"}),
+                    "factors": factor.model_dump(mode="json"),
+                    "evaluation": dense.evaluation.model_dump(mode="json"),
+                    "method": method,
+                }
+                find = partial(_truncated, study, factor, method, run, dense, data, where)
+                rows += kept_beside([run], "posthoc", key, find)
     keys = ["track", "method", "rank_fraction", "fine_tune_steps", "seed"]
     return pd.DataFrame(rows, columns=None if rows else keys)  # empty where every run diverged
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Cell, RunSpec, SweepGroup
 from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.sections import EvaluationSpec
-from lowrank.files import damaged, read_sealed, sha256, write_sealed, write_table
+from lowrank.files import write_sealed, write_table
 from lowrank.frames import concat
+from lowrank.jobs.kept import kept
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.proof import metrics_of
@@ -190,31 +190,20 @@ def test_metrics(
 ) -> dict[str, float | None]:
     """A run's test metrics, computed once and kept in its folder, if that can be written; a diverged run
     has none."""
-    key = {
-        "examples": evaluation.test_examples,
-        "manifest": sha256(run.folder / "manifest.json"),
-        "version": VERSIONS["evaluation"],
-    }
-    kept, diverged = run.folder / "test.json", run.result["diverged"]
     where = choose_device(device)
     task = make_task(run.spec, data, where)
-    if kept.is_file():
-        values = read_sealed(kept)
-        if values.get("key") == key and isinstance(values.get("metrics"), dict):
-            known = metrics_of(values["metrics"], "test_")
-            if not (
-                task.possible(known, "test", evaluation.test_examples) or (diverged and not known)
-            ):
-                raise damaged(kept, "no model has these metrics")
-            return values["metrics"]
-    metrics: dict[str, float | None] = {}
-    if not diverged:
+    diverged = run.result["diverged"]
+
+    def find() -> dict[str, float | None]:
+        if diverged:
+            return {}
         model = run.model(task.outputs).to(where)
         found = task.evaluate(model, "test", evaluation.test_examples, evaluation.batch)
-        metrics = {
-            f"test_{name}": value if math.isfinite(value) else None for name, value in found.items()
-        }
-    if os.access(run.folder, os.W_OK):
-        with parallel.locked(run.folder / "lock"):  # whoever holds it clears temporary files away
-            write_sealed(kept, {"key": key, "metrics": metrics})
-    return metrics
+        return {f"test_{name}": v if math.isfinite(v) else None for name, v in found.items()}
+
+    def possible(metrics: Any) -> bool:
+        known = metrics_of(metrics, "test_") if isinstance(metrics, dict) else {}
+        return task.possible(known, "test", evaluation.test_examples) or (diverged and not known)
+
+    key = {"examples": evaluation.test_examples, "version": VERSIONS["evaluation"]}
+    return kept(run, "test", key, find, possible)

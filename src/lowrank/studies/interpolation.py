@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+VERSION = 3
+"""Which results the job computes."""
+
+
 class InterpolationStudy(Strict):
     """The line from the dense solution to low-rank ones, through effective weights."""
 
@@ -48,7 +52,7 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     dense, *others = given.cells
     place = given.data, given.cache, given.device
-    points, summary = interpolate(given.told, dense, others, given.rates, *place)
+    points, summary = interpolate(given.told, dense, others, given.rates, *place, VERSION)
     return {"interpolation": points, "barriers": summary}
 
 
@@ -65,7 +69,7 @@ STUDIES.add(
             doing="Interpolating between solutions",
             tables=("barriers", "interpolation"),
             run=run,
-            version=3,
+            version=VERSION,
             arms=arms,
         ),
         figures=(Figure("interpolation", ("runs", "contrasts", "interpolation", "barriers")),),

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+VERSION = 2
+"""Which results the job computes."""
+
+
 class PostHocStudy(Strict):
     """Truncation of the trained dense model."""
 
@@ -66,7 +70,8 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     (dense,), job = given.cells, given.told
     place = given.data, given.cache, given.device
-    return {"posthoc": posthoc(job.study, job.factors, dense, given.rates, *place)}
+    made_by = [VERSION, *(own.sha256 for own in job.extensions.values())]
+    return {"posthoc": posthoc(job.study, job.factors, dense, given.rates, *place, made_by)}
 
 
 def problem(section: PostHocStudy, track: Track) -> str | None:
@@ -92,7 +97,7 @@ STUDIES.add(
             doing="Truncating the dense models",
             tables=("posthoc",),
             run=run,
-            version=2,
+            version=VERSION,
             arms=lambda section, track: [Arm()],
             spec=spec,
         ),

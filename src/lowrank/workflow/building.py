@@ -68,7 +68,7 @@ def _in_words(experiment: Experiment, published: Path, cache: Path) -> str:
         parts.append(f"{sweeps} sweeps made")
     if again:
         parts.append(
-            f"{again} published ones trained again because {' and '.join(readers)} reads their models"
+            f"{again} published ones trained again because {' and '.join(readers)} {'reads' if len(readers) == 1 else 'read'} their models"
         )
     if not parts:
         return ""
@@ -80,22 +80,20 @@ def _in_words(experiment: Experiment, published: Path, cache: Path) -> str:
 def _trained_again(experiment: Experiment, cache: Path) -> tuple[int, list[str]]:
     """How many published runs have to be trained again because their models are read and are not here, and by
     which studies."""
-    ground, readers = experiment.ground, []
+    ground, again = experiment.ground, set[str]()
     assert ground is not None
-    again: set[str] = set()
+    readers: dict[str, None] = {}
     for study in (name for name, job in jobs().items() if job.arms):
-        before = len(again)
         for track in experiment.grid.jobs.get(study, {}):
-            if not ground.lacking(study, track):
+            if not experiment.lacks(study, track):
                 continue
             for cell in experiment.read_by(study, track):
-                digests = ground.digests(cell)
-                there = [seed for seed in digests if (cell.name, seed) in ground.runs]
-                again |= {
-                    digests[seed]
-                    for seed in there
-                    if not (cache / digests[seed] / MANIFEST).is_file()
+                found = {
+                    digest
+                    for seed, digest in ground.digests(cell).items()
+                    if (cell.name, seed) in ground.runs
+                    and not (cache / digest / MANIFEST).is_file()
                 }
-        if len(again) > before:
-            readers.append(study)
-    return len(again), readers
+                again |= found
+                readers |= dict.fromkeys([study] if found else [])
+    return len(again), list(readers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lowrank.analysis.claims import judge_scale
@@ -12,6 +13,7 @@ from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.tables import collect
 from lowrank.errors import LowrankError
 from lowrank.experiment.ground import prepared
+from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.study import Job, jobs
 from lowrank.files import read_table, write_table
 from lowrank.jobs.train import evaluate, read_rates
@@ -19,13 +21,14 @@ from lowrank.train.parallel import held
 from lowrank.workflow.scale import Scale
 
 
-def measure(scale: Scale, finished: set[str]) -> None:
+def measure(scale: Scale, finished: set[str], say: Callable[[str], None]) -> None:
     """Do the jobs of studies whose cells are finished, where their tables are not there or made from something
-    else, and no other process is at it."""
+    else, and no other process is at it; `say` gets a line for each."""
     for study, track, job in _jobs(scale):
         if _ready(scale, study, track, finished):
             with held(Path(scale.results) / f"study/{track}.{study}.lock") as mine:
                 if mine and not _current(scale, study, track, job):
+                    say(f"{job.doing} of {track}")
                     _run(scale, study, track)
 
 
@@ -50,7 +53,7 @@ def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:
             for table, path in _files(scale, track, job).items():
                 others.setdefault(table, []).append(path)
     folders = [Path(scale.cell_tables(name)[0]).parent for name in finished]
-    rates = [Path(path) for path in scale.rates(*finished)]
+    rates = list(_swept(scale))
     collect(scale.config, folders, evaluations, rates, others, folder / "tables")
     tables = {p.stem: read_table(p) for p in (folder / "tables").glob("*.parquet")}
     tables.pop("claims", None)
@@ -58,12 +61,29 @@ def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:
     return folder / "tables"
 
 
+def _swept(scale: Scale) -> Iterator[Path]:
+    """The results of the sweeps that are finished here, of runs as they are now; those of their cells may not be."""
+    experiment, folder = scale.experiment, Path(scale.results) / "rates"
+    data = prepared(Path(scale.results) / "data", scale.tracks)
+    for group in experiment.grid.sweeps.values():
+        path = folder / f"{group.name}.json"
+        if group.name in experiment.known or not path.is_file():
+            continue
+        with suppress(LowrankError):  # of a sweep that it needs
+            best = read_rates(folder, [group], experiment.known)
+            digest = data[group.track]
+            wanted = {group.run(value, best).identity(digest) for value in group.values}
+            if wanted <= {row["digest"] for row in read_sweep(path)["rates"]}:
+                yield path
+
+
 def _jobs(scale: Scale) -> Iterator[tuple[str, str, Job]]:
-    """The jobs of studies with their tracks, but those that want the machine to themselves."""
+    """The jobs of studies that are to be done, with their tracks, but those that want the machine to themselves."""
     for study, told in scale.experiment.grid.jobs.items():
         job = jobs()[study]
         for track in told if not job.times else ():
-            yield study, track, job
+            if scale.experiment.lacks(study, track):
+                yield study, track, job
 
 
 def _ready(scale: Scale, study: str, track: str, finished: set[str]) -> bool:

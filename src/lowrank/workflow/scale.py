@@ -222,14 +222,13 @@ class Scale:
     @cached_property
     def collected(self) -> list[tuple[str, str]]:
         """Names and files of those that are made here."""
-        ground = self.experiment.ground
-        if self.config.results_from == "published" and ground is None:
+        if self.config.results_from == "published" and self.experiment.ground is None:
             return []
         return [
             (name, f"{self.results}/{name}/{track}.parquet")
             for name, tracks in self.contributors.items()
             for track in tracks
-            if ground is None or not ground.has(name, track)
+            if self.experiment.lacks(writers()[name], track)
         ]
 
     @cached_property

@@ -86,16 +86,17 @@ def train_for(
     the minutes are over; `say` gets a line for each. With `tracks`, those alone. Returns the folder of the
     tables of all finished cells, None if there are none.
 
-    What a cell needs is made first: data, sweeps, and the dense runs that it forks from. Calls side by side each
-    take the next run that no other is at, so that they finish a cell together. A run that is under way at the end
-    goes on from its last checkpoint in the next call.
+    What a cell needs is made first: data, sweeps, and the dense runs that it forks from. After the last cell come
+    those that are published but whose models are read by what is not. Calls side by side each take the next run
+    that no other is at, so that they finish a cell together. A run that is under way at the end goes on from its
+    last checkpoint in the next call.
     """
     experiment = scale.experiment
     for track in tracks:
         experiment.track(track)
     names = [
         name
-        for name in in_order(experiment, ledger)
+        for name in dict.fromkeys([*in_order(experiment, ledger), *experiment.again])
         if not tracks or experiment.cell(name).track in tracks
     ]
     started, done = time.monotonic(), []
@@ -112,13 +113,14 @@ def train_for(
                 say(
                     f"{len(done)} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}"
                 )
-                measure(scale, {name for name in names if name in done or _finished(scale, name)})
+                measure(scale, {n for n in names if n in done or _finished(scale, n)}, say)
     except TimeOver:
         say(
             f"The time is over: {len(done)} of {len(names)} cells are done. The same command goes on."
         )
     with held(Path(scale.results) / "study/slice.lock", wait=True):
-        finished = [name for name in experiment.trained if _finished(scale, name)]
+        here = dict.fromkeys([*experiment.trained, *experiment.again])
+        finished = [name for name in here if _finished(scale, name)]
         return gather(scale, ledger, finished) if finished else None
 
 
