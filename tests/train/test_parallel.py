@@ -46,7 +46,8 @@ def name_of(spec, data: Path) -> str:
 
 
 def difference(left: dict, right: dict) -> float:
-    """The largest difference between two sets of tensors, relative to each tensor's largest entry.
+    """The largest difference between two sets of tensors, in norm, relative to each tensor's norm: where one
+    entry's gradient is zero but for rounding, which differs between processors, Adam still moves it.
 
     Left out are running statistics, which one process updates once a part, and the bias of
     attention: softmax does not see a bias of keys, so Adam makes steps out of its rounding errors.
@@ -54,7 +55,9 @@ def difference(left: dict, right: dict) -> float:
     assert left.keys() == right.keys()
     odd = ("running_", "num_batches", "c_attn.bias")
     return max(
-        float((left[name] - right[name]).abs().max() / left[name].abs().max().clamp_min(1e-30))
+        float(
+            (left[name] - right[name]).double().norm() / left[name].double().norm().clamp_min(1e-30)
+        )
         for name in left
         if not any(word in name for word in odd)
     )
