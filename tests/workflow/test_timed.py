@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -41,11 +42,20 @@ TINY = {
             "studies": {
                 "initialisation": {"ranks": [0.3], "inits": ["he", "spectral"]},
                 "pretraining": {"fractions": [0.5], "inits": ["spectral"]},
-                "posthoc": {"ranks": [0.3], "methods": ["plain"], "calibration_batches": 1},
             },
         }
     },
 }
+
+
+POSTHOC = {"ranks": [0.3], "methods": ["plain"], "calibration_batches": 1}
+
+
+def with_truncation() -> dict[str, Any]:
+    """TINY with what is measured on models of its dense cell."""
+    values = copy.deepcopy(TINY)
+    values["tracks"]["small-images"]["studies"]["posthoc"] = POSTHOC
+    return values
 
 
 @pytest.fixture
@@ -54,6 +64,25 @@ def config(tmp_path, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The lines of a study of TINY from beginning to end, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return study(path, 60), folder
+
+
+@pytest.fixture
+def done(finished, config):
+    """`config`, whose study is done; returns what it said."""
+    lines, folder = finished
+    shutil.copytree(folder / "results", config.parent / "results")
+    return lines
 
 
 def lowrank(*words: str | Path) -> str:
@@ -74,8 +103,8 @@ def publish(folder: Path) -> str:
     ).splitlines()[-1]
 
 
-def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_from_it(config):
-    experiment = read_experiment(config)
+def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_from_it():
+    experiment = Experiment(parse(with_truncation()))
     names = in_order(experiment, read_ledger(LEDGER))
     assert sorted(names) == sorted(experiment.trained)
     # The dense one for what is truncated.
@@ -97,8 +126,8 @@ def test_comparisons_with_published_cells_count_and_controls_come_last():
     assert names == ["small-images/he-r0.3", "small-images/he_scaled-r0.3"]
 
 
-def test_all_is_trained_and_evaluated_and_a_second_call_trains_nothing(config, tmp_path):
-    lines = study(config, 60)
+def test_all_is_trained_and_evaluated_and_a_second_call_trains_nothing(done, config, tmp_path):
+    lines = done
     count = len(read_experiment(config).trained)
     assert len(lines) == count and lines[-1].startswith(f"{count} of {count} cells")
     results = tmp_path / "results/tiny"
@@ -119,9 +148,8 @@ def test_it_ends_when_the_time_is_over_and_goes_on_from_there(config, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [SweepSpec(rates=(1.0,)).seed, 1])
-def test_a_run_that_another_process_is_at_comes_last(seed, config, tmp_path, monkeypatch):
+def test_a_run_that_another_process_is_at_comes_last(seed, done, config, tmp_path, monkeypatch):
     """One of a sweep, and one of a cell: what else is needed is done meanwhile."""
-    study(config, 60)
     results, path = tmp_path / "results/tiny", None
     runs = {p.parent.name: read_json(p) for p in results.glob("runs/*/spec.json")}
     for name, spec in runs.items():
@@ -159,8 +187,7 @@ def test_calls_side_by_side_share_the_cells(config, tmp_path):
     assert claims["verdict"].ne("not run").any()
 
 
-def test_tables_of_all_are_gathered_by_one_call_at_a_time(config, tmp_path):
-    study(config, 60)
+def test_tables_of_all_are_gathered_by_one_call_at_a_time(done, config, tmp_path):
     command = [sys.executable, "-m", "lowrank", "study", "--config", str(config)]
     command += ["--ledger", str(LEDGER), "--minutes", "60"]
     with held(tmp_path / "results/tiny/study/slice.lock") as mine:
@@ -174,8 +201,7 @@ def test_tables_of_all_are_gathered_by_one_call_at_a_time(config, tmp_path):
     assert process.wait(100) == 0
 
 
-def test_a_cell_is_finished_when_all_its_tables_are_there(config, tmp_path):
-    study(config, 60)
+def test_a_cell_is_finished_when_all_its_tables_are_there(done, config, tmp_path):
     scale, name = Scale(read_config(config)), "small-images/dense"
     for path in map(Path, scale.cell_tables(name)):
         assert timed._finished(scale, name)
@@ -185,8 +211,7 @@ def test_a_cell_is_finished_when_all_its_tables_are_there(config, tmp_path):
         assert path.is_file()
 
 
-def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path):
-    study(config, 60)
+def test_what_was_made_from_another_configuration_is_made_anew(done, config, tmp_path):
     changed = copy.deepcopy(TINY)
     track = changed["tracks"]["small-images"]
     track["data"]["max_images"], track["sweep"]["rates"] = 60, [0.02, 0.04]
@@ -201,6 +226,7 @@ def test_what_was_made_from_another_configuration_is_made_anew(config, tmp_path)
 
 
 def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, monkeypatch):
+    config.write_text(yaml.safe_dump(with_truncation()), encoding="utf-8")
     advance, trained = timed._advance, []
 
     def until_the_second(scale, name, swept):
@@ -236,6 +262,8 @@ def test_what_is_finished_is_published_while_the_rest_is_not(config, tmp_path, m
 
 def test_a_finished_sweep_is_published_before_its_cell_is_finished(config, tmp_path, monkeypatch):
     train, results = timed.jobs.train, tmp_path / "results/tiny"
+    changed = with_truncation()  # its dense cell comes first
+    config.write_text(yaml.safe_dump(changed), encoding="utf-8")
 
     def until_the_second(cell, *more):
         if not cell.name.endswith("dense"):
@@ -254,7 +282,6 @@ def test_a_finished_sweep_is_published_before_its_cell_is_finished(config, tmp_p
         assert publish(results) == "Of 2 runs 2 added; 2 are published."
         assert set(read_published(tmp_path / "published")["rates"]["group"]) == both
         # One whose values have changed since is left out.
-        changed = copy.deepcopy(TINY)
         changed["tracks"]["small-images"]["sweep"]["rates"] = [0.02, 0.03]
         config.write_text(yaml.safe_dump(changed), encoding="utf-8")
         partial.gather(Scale(read_config(config)), read_ledger(LEDGER), ["small-images/dense"])
@@ -264,8 +291,8 @@ def test_a_finished_sweep_is_published_before_its_cell_is_finished(config, tmp_p
 def test_models_of_published_cells_are_trained_again_for_what_reads_them(config, tmp_path):
     """On another machine, where nothing but what is published is there; only the seeds that are lacking."""
     values = copy.deepcopy(TINY)
-    studies = values["tracks"]["small-images"]["studies"]
-    values["results_from"], asked = "published", studies.pop("posthoc")
+    studies, asked = values["tracks"]["small-images"]["studies"], POSTHOC
+    values["results_from"] = "published"
     del studies["initialisation"]
     results = tmp_path / "results/tiny"
 
