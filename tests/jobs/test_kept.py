@@ -66,7 +66,7 @@ def test_what_json_has_no_word_for_is_returned_and_found_out_again(value, run):
 
 def test_what_was_changed_or_cannot_be_is_refused(run, find):
     kept(run, "line", {}, find)
-    with pytest.raises(LowrankError, match="no model has these numbers"):
+    with pytest.raises(LowrankError, match="no model has these metrics"):
         kept(run, "line", {}, find, possible=lambda rows: rows[0]["loss"] == 7)
     path = run.folder / "line.json"
     path.write_text(path.read_text(encoding="utf-8").replace("0.0", "9.0"), encoding="utf-8")

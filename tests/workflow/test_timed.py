@@ -21,7 +21,7 @@ from lowrank.cli import main
 from lowrank.experiment.config import parse, read_config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.sections import SweepSpec
-from lowrank.files import read_json
+from lowrank.files import read_json, read_table, write_table
 from lowrank.train.parallel import held
 from lowrank.workflow import partial, timed
 from lowrank.workflow.scale import Scale
@@ -96,11 +96,10 @@ def study(config: Path, minutes: float, *more: str) -> list[str]:
     return [line for line in lowrank("study", *options, *more).splitlines() if "cells" in line]
 
 
-def publish(folder: Path) -> str:
-    options = ["--config", folder / "config.json", "--ledger", LEDGER]
-    return lowrank(
-        "publish", *options, "--tables", folder / "slice/tables", "--output", "published"
-    ).splitlines()[-1]
+def publish(folder: Path, output: str = "published", *more: str) -> str:
+    options = ["--config", folder / "config.json", "--ledger", LEDGER, *more]
+    tables = ["--tables", folder / "slice/tables", "--output", output]
+    return lowrank("publish", *options, *tables).splitlines()[-1]
 
 
 def test_what_most_comparisons_need_comes_first_and_a_trunk_before_what_forks_from_it():
@@ -159,20 +158,22 @@ def test_a_run_that_another_process_is_at_comes_last(seed, done, config, tmp_pat
     shutil.move(path, tmp_path / "other")
     for folder in ("cells", "rates"):
         shutil.rmtree(results / folder)
-    scale, taken = Scale(read_config(config)), []
-    names = in_order(scale.experiment, read_ledger(LEDGER))
+    scale, taken, waited = Scale(read_config(config)), [], []
+    names = sorted(scale.experiment.trained, key=lambda name: not name.endswith("/dense"))
     with ExitStack() as other:
         other.enter_context(held(results / f"study/{path.name}.lock"))
 
         def done_there(seconds):
             shutil.move(tmp_path / "other", path)
             other.close()
+            waited.append(seconds)
 
         monkeypatch.setattr("time.sleep", done_there)
         for name in timed._trained(scale, names, set()):
             taken.append(name.removeprefix("small-images/"))
             assert path.exists() == (len(taken) > 2)
     assert taken == ["he-r0.3", "spectral-r0.3", "dense", "spectral-r0.3-pre0.5"]
+    assert len(waited) == 1
 
 
 def test_calls_side_by_side_share_the_cells(config, tmp_path):
@@ -305,30 +306,79 @@ def test_models_of_published_cells_are_trained_again_for_what_reads_them(config,
         config.write_text(yaml.safe_dump(changed), encoding="utf-8")
         return [line.split(": ")[-1] for line in study(config, 60)]
 
-    def published():
-        options = ["--config", results / "config.json", "--ledger", LEDGER]
-        tables = ["--tables", results / "slice/tables", "--output", "published/tiny"]
-        return lowrank("publish", *options, *tables).splitlines()[-1]
-
     another_machine([0])
-    assert published() == "Of 3 runs 3 added; 3 are published."
+    assert publish(results, "published/tiny") == "Of 3 runs 3 added; 3 are published."
+    shutil.copytree(tmp_path / "published", tmp_path / "before")
     assert another_machine([0], posthoc=asked) == ["small-images/dense"]
-    assert published() == "Of 1 runs 1 published before; 3 are published."
+    assert publish(results, "published/tiny") == "Of 1 runs 1 published before; 3 are published."
     assert read_published(tmp_path / "published/tiny")["posthoc"]["seed"].tolist() == [0]
     # Nothing is lacking, and nothing is trained or measured.
     assert another_machine([0], posthoc=asked) == []
     assert not list(results.glob("runs/*/result.json"))
-    # A further seed is measured beside the first.
-    both = {**asked, "fine_tune_steps": [0]}
-    assert "small-images/dense" in another_machine([0, 1], posthoc=both)
-    assert published() == "Of 3 runs 3 added; 6 are published."
-    assert read_published(tmp_path / "published/tiny")["posthoc"]["seed"].tolist() == [0, 1]
+    # A further seed is measured beside the first; a published one that nothing was measured of, with it.
+    shutil.copytree(tmp_path / "published", tmp_path / "measured")
+    for state, again in (("measured", 0), ("before", 1)):
+        shutil.rmtree(tmp_path / "published")
+        shutil.copytree(tmp_path / state, tmp_path / "published")
+        assert "small-images/dense" in another_machine([0, 1], posthoc=asked)
+        specs = [read_json(path) for path in results.glob("runs/*/spec.json")]
+        assert len([one for one in specs if one["seed"] == 0]) == again
+        assert publish(results, "published/tiny") == "Of 3 runs 3 added; 6 are published."
+        assert read_published(tmp_path / "published/tiny")["posthoc"]["seed"].tolist() == [0, 1]
     shutil.rmtree(results)
     experiment = Scale(read_config(config)).experiment
     assert experiment.again == {} and experiment.trained == []
 
 
-def test_what_reads_no_model_waits_for_any_cell_of_its_track_and_what_reads_some_for_them():
+def test_a_later_slice_holds_nothing_of_one_that_is_published(done, config, tmp_path):
+    values, results = with_truncation(), tmp_path / "results/tiny"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    study(config, 60)
+    assert publish(results, "published/tiny").endswith("8 are published.")
+    values["results_from"] = "published"
+    values["tracks"]["small-images"]["studies"]["initialisation"]["inits"] += ["spectral_ones"]
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    study(config, 60)
+    assert not (results / "slice/tables/posthoc.parquet").exists()
+    assert publish(results, "published/tiny").endswith("10 are published.")
+    assert len(read_published(tmp_path / "published/tiny")["posthoc"]) == 2
+
+
+def test_data_that_are_not_those_of_the_published_runs_are_refused(done, config, tmp_path):
+    study(config, 60)
+    publish(tmp_path / "results/tiny", "published/tiny")
+    shutil.rmtree(tmp_path / "results")
+    values = copy.deepcopy(TINY)
+    values["results_from"], values["seeds"] = "published", [0, 1, 2]
+    values["tracks"]["small-images"]["data"]["max_images"] = 60
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    words = ["study", "--config", str(config), "--ledger", str(LEDGER), "--minutes", "1"]
+    done = CliRunner().invoke(main, words)
+    assert (
+        done.exit_code == 2 and "small-images that were prepared here are not those" in done.output
+    )
+    assert not list(tmp_path.glob("results/tiny/runs/*/result.json"))
+
+
+def test_of_a_dense_run_that_diverged_nothing_is_measured(done, config, tmp_path):
+    config.write_text(yaml.safe_dump(with_truncation()), encoding="utf-8")
+    study(config, 60)
+    scale, path = Scale(read_config(config)), tmp_path / "results/tiny/posthoc/small-images.parquet"
+    ((name, track, job),) = partial.to_do(scale)
+    assert partial._current(scale, name, track, job)
+    rows = read_table(path)
+    write_table(path, rows[rows["seed"] == 0])
+    assert not partial._current(scale, name, track, job)
+    runs = Path(scale.cell_tables("small-images/dense")[0])
+    table = read_table(runs)
+    write_table(runs, table.assign(diverged=table["seed"] == 1))
+    assert partial._current(scale, name, track, job)
+
+
+def test_what_reads_no_model_waits_for_any_cell_of_its_track_and_what_reads_some_for_them(
+    monkeypatch,
+):
+    monkeypatch.setattr(partial, "_models_here", lambda *_: True)
     scale = Scale(read_config(LEDGER.parent / "smoke.yaml"))
     last = [name for name in scale.experiment.trained if name.startswith("language/")][-1]
     for study, finished, ready in (

@@ -76,9 +76,13 @@ def interpolate(
         if start.result["diverged"] or end.result["diverged"]:
             continue
         key = {"cell": name, "track": dense.track, "seed": start.spec.seed}
-        told = study.model_dump(mode="json", exclude={"fractions"})
+        told = {
+            "made_by": made_by,
+            "study": study.model_dump(mode="json", exclude={"fractions"}),
+            "evaluation": start.spec.evaluation.model_dump(mode="json"),
+        }
         find = partial(_line, study, start, end, data, where)
-        found = kept_beside([start, end], "line", {"made_by": made_by, "study": told}, find)
+        found = kept_beside([start, end], "line", told, find)
         if found is None:
             continue
         line, facts = found

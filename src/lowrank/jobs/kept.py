@@ -30,15 +30,15 @@ def kept(
     key = {**key, "manifest": sha256(run.folder / MANIFEST)}
     if path.is_file():
         values = read_sealed(path)
-        if values.get("key") == key and "found" in values:
-            if not possible(values["found"]):
-                raise damaged(path, "no model has these numbers")
-            return values["found"]
+        if values.get("key") == key and "metrics" in values:
+            if not possible(values["metrics"]):
+                raise damaged(path, "no model has these metrics")
+            return values["metrics"]
     found = find()
     if os.access(run.folder, os.W_OK):
         # Whoever holds the lock clears temporary files away. What is infinite or NaN is found out again.
         with parallel.locked(run.folder / "lock"), suppress(ValueError):
-            write_sealed(path, {"key": key, "found": found})
+            write_sealed(path, {"key": key, "metrics": found})
     return found
 
 

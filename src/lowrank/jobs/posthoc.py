@@ -34,6 +34,7 @@ from lowrank.train.loop import Watch, run_steps
 from lowrank.train.optimizer import Optimizer
 from lowrank.train.run import FinishedRun
 from lowrank.train.task import Task, make_task
+from lowrank.versions import VERSIONS
 
 if TYPE_CHECKING:
     from lowrank.studies.posthoc import PostHocStudy
@@ -70,7 +71,10 @@ def posthoc(
                     "made_by": made_by,
                     "study": study.model_dump(mode="json", exclude={"ranks", "methods"}),
                     "factors": factor.model_dump(mode="json"),
-                    "evaluation": dense.evaluation.model_dump(mode="json"),
+                    "evaluation": [
+                        VERSIONS["evaluation"],
+                        dense.evaluation.model_dump(mode="json"),
+                    ],
                     "method": method,
                 }
                 find = partial(_truncated, study, factor, method, run, dense, data, where)

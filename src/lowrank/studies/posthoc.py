@@ -70,7 +70,7 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     (dense,), job = given.cells, given.told
     place = given.data, given.cache, given.device
-    made_by = [VERSION, *(own.sha256 for own in job.extensions.values())]
+    made_by = [VERSION, {name: own.sha256 for name, own in job.extensions.items()}]
     return {"posthoc": posthoc(job.study, job.factors, dense, given.rates, *place, made_by)}
 
 

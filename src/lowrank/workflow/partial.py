@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
+
+import pandas as pd
 
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.ledger import Ledger
@@ -14,8 +15,8 @@ from lowrank.analysis.tables import collect
 from lowrank.errors import LowrankError
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.rates import read_sweep
-from lowrank.experiment.study import Job, jobs
-from lowrank.files import read_table, write_table
+from lowrank.experiment.study import Job, jobs, writers
+from lowrank.files import MANIFEST, read_table, write_table
 from lowrank.jobs.train import evaluate, read_rates
 from lowrank.train.parallel import held
 from lowrank.workflow.scale import Scale
@@ -24,7 +25,7 @@ from lowrank.workflow.scale import Scale
 def measure(scale: Scale, finished: set[str], say: Callable[[str], None]) -> None:
     """Do the jobs of studies whose cells are finished, where their tables are not there or made from something
     else, and no other process is at it; `say` gets a line for each."""
-    for study, track, job in _jobs(scale):
+    for study, track, job in to_do(scale):
         if _ready(scale, study, track, finished):
             with held(Path(scale.results) / f"study/{track}.{study}.lock") as mine:
                 if mine and not _current(scale, study, track, job):
@@ -48,36 +49,42 @@ def gather(scale: Scale, ledger: Ledger, finished: list[str]) -> Path:
         data, device = Path(scale.data(track)), scale.config.device
         evaluate(own, best, data, cache, evaluations[-1], device)
     others: dict[str, list[Path]] = {}
-    for study, track, job in _jobs(scale):
+    for study, track, job in to_do(scale):
         if _current(scale, study, track, job):
             for table, path in _files(scale, track, job).items():
                 others.setdefault(table, []).append(path)
     folders = [Path(scale.cell_tables(name)[0]).parent for name in finished]
-    rates = list(_swept(scale))
+    rates = list(_swept(scale, {cell.track for cell in cells}))
     collect(scale.config, folders, evaluations, rates, others, folder / "tables")
+    for name in writers().keys() - others.keys():  # of a slice before, published since
+        (folder / f"tables/{name}.parquet").unlink(missing_ok=True)
     tables = {p.stem: read_table(p) for p in (folder / "tables").glob("*.parquet")}
     tables.pop("claims", None)
     write_table(folder / "tables/claims.parquet", judge_scale(ledger, scale.config, tables))
     return folder / "tables"
 
 
-def _swept(scale: Scale) -> Iterator[Path]:
-    """The results of the sweeps that are finished here, of runs as they are now; those of their cells may not be."""
+def _swept(scale: Scale, tracks: set[str]) -> Iterator[Path]:
+    """The results of these tracks' sweeps that are finished here, of runs as they are now; those of their cells may
+    not be."""
     experiment, folder = scale.experiment, Path(scale.results) / "rates"
-    data = prepared(Path(scale.results) / "data", scale.tracks)
+    data = prepared(Path(scale.results) / "data", tracks)
     for group in experiment.grid.sweeps.values():
-        path = folder / f"{group.name}.json"
-        if group.name in experiment.known or not path.is_file():
+        path, before = folder / f"{group.name}.json", set(group.groups) - experiment.known.keys()
+        paths = [path, *(folder / f"{name}.json" for name in before)]
+        if (
+            group.name in experiment.known
+            or group.track not in data
+            or not all(p.is_file() for p in paths)
+        ):
             continue
-        with suppress(LowrankError):  # of a sweep that it needs
-            best = read_rates(folder, [group], experiment.known)
-            digest = data[group.track]
-            wanted = {group.run(value, best).identity(digest) for value in group.values}
-            if wanted <= {row["digest"] for row in read_sweep(path)["rates"]}:
-                yield path
+        best = read_rates(folder, [group], experiment.known)
+        wanted = {group.run(value, best).identity(data[group.track]) for value in group.values}
+        if wanted <= {row["digest"] for row in read_sweep(path)["rates"]}:
+            yield path
 
 
-def _jobs(scale: Scale) -> Iterator[tuple[str, str, Job]]:
+def to_do(scale: Scale) -> Iterator[tuple[str, str, Job]]:
     """The jobs of studies that are to be done, with their tracks, but those that want the machine to themselves."""
     for study, told in scale.experiment.grid.jobs.items():
         job = jobs()[study]
@@ -87,9 +94,22 @@ def _jobs(scale: Scale) -> Iterator[tuple[str, str, Job]]:
 
 
 def _ready(scale: Scale, study: str, track: str, finished: set[str]) -> bool:
-    """Whether the cells that a job reads are finished; what reads none waits for the data that any cell brings."""
+    """Whether the cells that a job reads are finished, with the models of published ones; what reads none waits for
+    the data that any cell brings."""
     cells = {cell.name for cell in scale.experiment.read_by(study, track)}
-    return cells <= finished if cells else any(name.startswith(f"{track}/") for name in finished)
+    if not cells:
+        return any(name.startswith(f"{track}/") for name in finished)
+    return cells <= finished and _models_here(scale, study, track)
+
+
+def _models_here(scale: Scale, study: str, track: str) -> bool:
+    """Whether all runs whose models a job reads are here, those of published seeds too."""
+    experiment, cache = scale.experiment, Path(scale.results) / "runs"
+    data = prepared(Path(scale.results) / "data", [track])[track]
+    cells = experiment.read_by(study, track)
+    best = read_rates(Path(scale.results) / "rates", cells, experiment.known)
+    digests = (spec.identity(data) for cell in cells for spec in cell.runs(best))
+    return all((cache / digest / MANIFEST).is_file() for digest in digests)
 
 
 def _files(scale: Scale, track: str, job: Job) -> dict[str, Path]:
@@ -108,8 +128,16 @@ def _current(scale: Scale, study: str, track: str, job: Job) -> bool:
     except LowrankError:
         return False
     made_from = experiment.made_from(study, track, best, data)
-    expected = {made_from[seed] for seed in (cells[0].seeds if cells else (None,))}
+    seeds = set(cells[0].seeds) - _diverged(scale, cells[0].name) if cells else {None}
+    expected = {made_from[seed] for seed in seeds}
     return all(set(read_table(path).get("digest", ())) == expected for path in paths)
+
+
+def _diverged(scale: Scale, name: str) -> set[int]:
+    """The seeds of a cell's runs here that diverged: of a dense one, nothing is measured."""
+    path = Path(scale.cell_tables(name)[0])
+    runs = read_table(path) if path.is_file() else pd.DataFrame()
+    return set(runs.loc[runs["diverged"].eq(True), "seed"]) if len(runs) else set()
 
 
 def _run(scale: Scale, study: str, track: str) -> None:

@@ -33,7 +33,7 @@ from lowrank.jobs import train as jobs
 from lowrank.train import trackers
 from lowrank.train.parallel import held
 from lowrank.train.run import ensure_run
-from lowrank.workflow.partial import gather, measure
+from lowrank.workflow.partial import gather, measure, to_do
 from lowrank.workflow.scale import Scale
 
 
@@ -114,6 +114,8 @@ def train_for(
                     f"{len(done)} of {len(names)} cells, {spent:.1f} of {minutes:g} minutes: {name}"
                 )
                 measure(scale, {n for n in names if n in done or _finished(scale, n)}, say)
+            _train_what_is_read(scale, {experiment.cell(name).track for name in names})
+            measure(scale, set(names), say)
     except TimeOver:
         say(
             f"The time is over: {len(done)} of {len(names)} cells are done. The same command goes on."
@@ -140,6 +142,19 @@ def _trained(scale: Scale, names: list[str], swept: set[str]) -> Iterator[str]:
                 break
         else:
             time.sleep(1)
+
+
+def _train_what_is_read(scale: Scale, tracks: set[str]) -> None:
+    """Train the published seeds, of cells of which others were missing, whose models are read."""
+    experiment = scale.experiment
+    for study, track, _ in to_do(scale):
+        data, cache = Path(scale.data(track)), Path(scale.results) / "runs"
+        for cell in experiment.read_by(study, track) if track in tracks else ():
+            best = jobs.read_rates(Path(scale.results) / "rates", [cell], experiment.known)
+            specs, forks = cell.runs(best), experiment.forks(cell.name)
+            while (state := _next(scale, specs, data, cache, forks)) != "done":
+                if state == "held":
+                    time.sleep(1)
 
 
 def _finished(scale: Scale, name: str) -> bool:
@@ -173,6 +188,7 @@ def _advance(scale: Scale, name: str, swept: set[str]) -> State:
                 prepare_text(section, data)
             else:
                 prepare_images(section, data)
+    _expect_the_published(scale, cell.track)
     for group in cell.groups:
         if group not in swept and group not in experiment.known:
             if (state := _sweep(scale, group, data, cache)) != "done":
@@ -189,6 +205,16 @@ def _advance(scale: Scale, name: str, swept: set[str]) -> State:
         for run in jobs.runs_of(cell, best, data, cache, device):
             jobs.test_metrics(run, cell.evaluation, data, device)
     return "done"
+
+
+def _expect_the_published(scale: Scale, track: str) -> None:
+    """Refuse to go on with data that are not those that published runs are of."""
+    ground, found = scale.experiment.ground, prepared(Path(scale.results) / "data", [track])[track]
+    if ground and ground.data.get(track, found) != found:
+        raise LowrankError(
+            f"The data of {track} that were prepared here are not those of the published runs: give the files "
+            "that these are of, or set `results_from: train` to train everything on yours."
+        )
 
 
 def _sweep(scale: Scale, group: str, data: Path, cache: Path) -> State:
