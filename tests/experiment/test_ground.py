@@ -14,6 +14,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.experiment import Experiment, expect
 from lowrank.experiment.ground import Ground, Published
+from lowrank.experiment.study import writers
 from lowrank.versions import VERSIONS
 from lowrank.workflow import building
 
@@ -102,7 +103,7 @@ def missing(ground: Ground) -> dict[str, tuple[int, ...]]:
 
 def measured(ground: Ground) -> set[str]:
     names = ("interpolation", "barriers", "posthoc", "baselines", "speed")
-    return {name for name in names if ground.has(name, "language")}
+    return {name for name in names if ground.has(writers()[name], "language")}
 
 
 ALL = {"interpolation", "barriers", "posthoc", "baselines", "speed"}
