@@ -93,7 +93,8 @@ def seconds_a_pair(member: Member, track: str, runs: pd.DataFrame | None) -> flo
     if runs is None or not {"cell", "train_seconds"} <= set(runs.columns):
         return math.nan
     cells = {f"{track}/{side.name}" for side in member.sides}
-    own = runs[runs["cell"].isin(cells)]
+    columns = [name for name in ("cell", "train_seconds", "threads") if name in runs]
+    own = runs.loc[runs["cell"].isin(cells), columns]
     threads = pd.to_numeric(own["threads"]) if "threads" in own else 1
     seconds = (own["train_seconds"] * threads).groupby(own["cell"]).mean()
     return float(seconds.sum()) if len(seconds) else math.nan

@@ -72,20 +72,22 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
     for column in needed:
         if column not in table.columns:
             raise NotRun(f"the table '{rows.table}' has no column '{column}'")
-    table = table[table["track"] == track]
-    if table.empty:
+    of_track = (table["track"] == track).to_numpy()
+    telling = [name for name in dict.fromkeys([*needed, "swept"]) if name in table]
+    own = table.loc[of_track, telling]  # tables are wide
+    if own.empty:
         raise NotRun(f"the table '{rows.table}' has no rows of the track {track}")
-    if table[metric].isna().all():
+    if own[metric].isna().all():
         raise NotRun(f"{metric} was not measured on the track {track}")
     free = list(rows.free)
-    chosen = table[free].notna().all(axis=1).to_numpy()
+    chosen = own[free].notna().all(axis=1).to_numpy()
     for column, value in rows.given.items():
-        chosen = chosen & np.array([_value(entry) == _value(value) for entry in table[column]])
+        chosen = chosen & np.array([_value(entry) == _value(value) for entry in own[column]])
     if of_cells:  # what is not asked for is the track's own
-        swept = table["swept"] if "swept" in table else [""] * len(table)
-        asked = [_asked(*entry, rows) for entry in zip(table["varied"], swept, strict=True)]
+        swept = own["swept"] if "swept" in own else [""] * len(own)
+        asked = [_asked(*entry, rows) for entry in zip(own["varied"], swept, strict=True)]
         chosen = chosen & np.array(asked)
-    table = table[chosen]
+    table = table.iloc[np.flatnonzero(of_track)[chosen]]
     sides = []
     keys = ["arm", *free] if of_cells else free
     for entries, group in table.groupby(keys, sort=False) if keys else [((), table)]:
