@@ -62,6 +62,14 @@ def test_a_line_begins_and_ends_at_the_trained_models(settings, grid, text_folde
             assert row["loss"].item() == pytest.approx(run.result["validation_loss"], rel=1e-5)
     assert (summary["barrier"] >= 0).all()
     assert "language/dense-other-seed" in set(summary["cell"])
+    # Alone a seed's lines are the same, with the solution of the next one.
+    last = dense.seeds[-1]
+    alone = [cell.model_copy(update={"seeds": (last,)}) for cell in (dense, low)]
+    place = ({}, text_folder, cache, "cpu")
+    found = interpolate(study, alone[0], alone[1:], *place, seeds=dense.seeds)
+    for one, whole in zip(found, (points, summary), strict=True):
+        expected = whole[whole["seed"] == last].reset_index(drop=True)
+        pd.testing.assert_frame_equal(one, expected)
 
 
 def test_truncation_at_full_rank_is_the_dense_model(settings, grid, text_folder, cache):

@@ -64,6 +64,8 @@ class Given:
     """The models whose steps it times."""
     quick: bool
     """Whether the scale is there to be quick, and its times mean nothing."""
+    seeds: Sequence[int] = ()
+    """All seeds of the cells, those too of which nothing is wanted because it is published."""
 
 
 @dataclass(frozen=True)

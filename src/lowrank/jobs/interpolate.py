@@ -15,6 +15,7 @@ nearest one of the arm's ranks, its own truncation: no arm's distance is below i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,11 +53,13 @@ def interpolate(
     cache: Path,
     device: str,
     made_by: Any = None,
+    seeds: Sequence[int] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The line's points (cell, seed, t, loss) and its summary (cell, seed and `CLOSENESS`).
 
     The cell `<track>/dense-other-seed` is the control: from each dense solution to that of the next
-    seed, which shares neither initialisation nor data order.
+    of `seeds` (those of `dense`, and those whose lines are there already), which shares neither
+    initialisation nor data order.
 
     Each line is kept with the run at its start; `made_by` (JSON) says which code found it.
     """
@@ -67,9 +70,16 @@ def interpolate(
         for cell in others
         for start, end in zip(ends, runs_of(cell, rates, data, cache, device), strict=True)
     ]
-    if len(ends) > 1:
+    ring = tuple(seeds) or dense.seeds
+    if len(ring) > 1:
+        following = dict(zip(ring, (*ring[1:], ring[0]), strict=True))
+        known = {run.spec.seed: run for run in ends}
+        if more := tuple(following[seed] for seed in known if following[seed] not in known):
+            further = dense.model_copy(update={"seeds": more})
+            found = runs_of(further, rates, data, cache, device)
+            known |= {run.spec.seed: run for run in found}
         control = f"{dense.track}/dense-other-seed"
-        lines += [(control, a, b) for a, b in zip(ends, ends[1:] + ends[:1], strict=True)]
+        lines += [(control, run, known[following[run.spec.seed]]) for run in ends]
     points: list[dict[str, Any]] = []
     summary: list[dict[str, Any]] = []
     for name, start, end in lines:
@@ -82,10 +92,10 @@ def interpolate(
             "evaluation": start.spec.evaluation.model_dump(mode="json"),
         }
         find = partial(_line, study, start, end, data, where)
-        found = kept_beside([start, end], "line", told, find)
-        if found is None:
+        kept = kept_beside([start, end], "line", told, find)
+        if kept is None:
             continue
-        line, facts = found
+        line, facts = kept
         points += [{**key, **row} for row in line]
         summary.append({**key, **facts})
     # Where every line has a diverged end the tables are empty, but they have their columns.

@@ -52,7 +52,7 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     dense, *others = given.cells
     place = given.data, given.cache, given.device
-    points, summary = interpolate(given.told, dense, others, given.rates, *place, VERSION)
+    points, summary = interpolate(given.told, dense, others, given.rates, *place, VERSION, given.seeds)
     return {"interpolation": points, "barriers": summary}
 
 
