@@ -168,7 +168,8 @@ def measure(
         best = read_rates(rates, cells, experiment.known)
     quick = experiment.config.quick
     seeds = experiment.cell(cells[0].name).seeds if cells else ()
-    tables = job.run(Given(told, cells, best, data, cache, device, timed, quick, seeds))
+    place = (data, cache, device)
+    tables = job.run(Given(told, cells, best, *place, timed, quick, seeds, job.version))
     if set(tables) != set(job.tables):
         names = [", ".join(sorted(found)) or "none" for found in (tables, job.tables)]
         raise LowrankError(f"The job of {study} returned the tables {names[0]}, not {names[1]}.")

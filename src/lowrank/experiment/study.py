@@ -66,6 +66,8 @@ class Given:
     """Whether the scale is there to be quick, and its times mean nothing."""
     seeds: Sequence[int] = ()
     """All seeds of the cells, those too of which nothing is wanted because it is published."""
+    version: int = 1
+    """The job's, which what is kept of it has to know."""
 
 
 @dataclass(frozen=True)

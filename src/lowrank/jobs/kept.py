@@ -48,5 +48,6 @@ def kept_beside(
     """`kept` with the first of the runs that it is of, beside what there is of other keys and further runs: in a
     file of its own."""
     first, *others = runs
-    key = {**key, "others": [sha256(other.folder / MANIFEST) for other in others]}
-    return kept(first, f"{name}-{digest(key)}", key, find)
+    file = f"{name}-{digest([key, [other.folder.name for other in others]])}"
+    manifests = [sha256(other.folder / MANIFEST) for other in others]
+    return kept(first, file, {**key, "others": manifests}, find)

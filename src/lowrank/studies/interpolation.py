@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-VERSION = 3
-"""Which results the job computes."""
-
-
 class InterpolationStudy(Strict):
     """The line from the dense solution to low-rank ones, through effective weights."""
 
@@ -52,7 +48,7 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     dense, *others = given.cells
     place = given.data, given.cache, given.device
-    points, summary = interpolate(given.told, dense, others, given.rates, *place, VERSION, given.seeds)
+    points, summary = interpolate(given.told, dense, others, given.rates, *place, given.version, given.seeds)
     return {"interpolation": points, "barriers": summary}
 
 
@@ -69,7 +65,7 @@ STUDIES.add(
             doing="Interpolating between solutions",
             tables=("barriers", "interpolation"),
             run=run,
-            version=VERSION,
+            version=3,
             arms=arms,
         ),
         figures=(Figure("interpolation", ("runs", "contrasts", "interpolation", "barriers")),),

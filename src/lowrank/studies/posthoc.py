@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-VERSION = 2
-"""Which results the job computes."""
-
-
 class PostHocStudy(Strict):
     """Truncation of the trained dense model."""
 
@@ -70,7 +66,7 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     (dense,), job = given.cells, given.told
     place = given.data, given.cache, given.device
-    made_by = [VERSION, {name: own.sha256 for name, own in job.extensions.items()}]
+    made_by = [given.version, {name: own.sha256 for name, own in job.extensions.items()}]
     return {"posthoc": posthoc(job.study, job.factors, dense, given.rates, *place, made_by)}
 
 
@@ -97,7 +93,7 @@ STUDIES.add(
             doing="Truncating the dense models",
             tables=("posthoc",),
             run=run,
-            version=VERSION,
+            version=2,
             arms=lambda section, track: [Arm()],
             spec=spec,
         ),
