@@ -13,6 +13,25 @@ from lowrank.data.spec import TextSpec
 
 torch.set_num_threads(1)
 
+LONGEST = (
+    *(
+        "test_slurm",
+        "test_pipeline",
+        "test_timed",
+        "test_contributing",
+        "test_manual",
+        "test_killed",
+    ),
+    *("test_paper", "test_methods_pipeline", "test_parallel", "test_second_calls", "test_golden"),
+)
+"""The files that take longest, in this order, begun first, so that no process is left alone with one of them."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory):

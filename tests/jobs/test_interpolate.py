@@ -59,7 +59,8 @@ def line(monkeypatch, losses, ends, starts, points=5):
     runs = {"language/dense": starts, "language/low": ends}
     install(monkeypatch, interpolation, runs, task)
     study = InterpolationStudy(points=points)
-    tables = interpolation.interpolate(study, cell(), [cell("low")], {}, None, None, "cpu")
+    dense = cell().model_copy(update={"seeds": tuple(start.spec.seed for start in starts)})
+    tables = interpolation.interpolate(study, dense, [cell("low")], {}, None, None, "cpu")
     return *tables, weights, task
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -48,11 +49,16 @@ def test_keys_beside_each_other_stay(run, find):
 
 def test_what_is_of_two_runs_is_found_out_anew_when_the_other_is_another(run, find, tmp_path):
     other = SimpleNamespace(folder=tmp_path / "other")
-    for weights, found in (("first", 0), ("second", 1), ("first", 0)):
+    for weights, found in (("first", 0), ("first", 0), ("second", 1)):
         other.folder.mkdir(exist_ok=True)
         (other.folder / "model").write_text(weights, encoding="utf-8")
         write_manifest(other.folder, ["model"])
         assert kept_beside([run, other], "line", {}, find)[0]["loss"] == found
+    # A line to another run stays beside it.
+    shutil.copytree(other.folder, tmp_path / "third")
+    third = SimpleNamespace(folder=tmp_path / "third")
+    for end, found in ((third, 2), (other, 1)):
+        assert kept_beside([run, end], "line", {}, find)[0]["loss"] == found
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
