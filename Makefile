@@ -29,7 +29,7 @@ results/% figures/% paper/%: .venv/ready FORCE
 	  --config scale=$(word 2,$(subst /, ,$@)) $(SETTINGS)
 
 test: .venv/ready ## The test suite; it runs the whole pipeline at smoke scale
-	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 golden: .venv/ready ## Record the golden study again, after a change that is meant to change results
 	@$(BIN)/python tests/golden/record.py

@@ -24,7 +24,7 @@ LONGEST = (
     ),
     *("test_paper", "test_methods_pipeline", "test_parallel", "test_second_calls", "test_golden"),
 )
-"""The files that take longest, in this order, begun first, so that no process is left alone with one of them."""
+"""The files that take longest, in this order, begun first, so that neither process is left alone with one of them."""
 
 
 def pytest_collection_modifyitems(items):
