@@ -48,7 +48,9 @@ def run(given: Given) -> dict[str, pd.DataFrame]:
 
     dense, *others = given.cells
     place = given.data, given.cache, given.device
-    points, summary = interpolate(given.told, dense, others, given.rates, *place, given.version, given.seeds)
+    points, summary = interpolate(
+        given.told, dense, others, given.rates, *place, given.version, given.seeds
+    )
     return {"interpolation": points, "barriers": summary}
 
 
