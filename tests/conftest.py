@@ -14,15 +14,17 @@ from lowrank.data.spec import TextSpec
 torch.set_num_threads(1)
 
 LONGEST = (
-    *(
-        "test_slurm",
-        "test_pipeline",
-        "test_timed",
-        "test_contributing",
-        "test_manual",
-        "test_killed",
-    ),
-    *("test_paper", "test_methods_pipeline", "test_parallel", "test_second_calls", "test_golden"),
+    "test_slurm",
+    "test_pipeline",
+    "test_timed",
+    "test_contributing",
+    "test_manual",
+    "test_killed",
+    "test_paper",
+    "test_methods_pipeline",
+    "test_parallel",
+    "test_second_calls",
+    "test_golden",
 )
 """The files that take longest, in this order, begun first, so that neither process is left alone with one of them."""
 

@@ -232,7 +232,7 @@ def mutated(draw) -> tuple[str, str]:
 
 
 @settings(
-    max_examples=1500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=5000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(mutated())
 def test_any_text_is_a_configuration_or_refused_in_a_quick_sentence(case):

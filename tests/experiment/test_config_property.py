@@ -93,7 +93,7 @@ def assert_one_sentence(text: str, place: tuple) -> None:
 
 
 @settings(
-    max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=1200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(place=st.sampled_from(PLACES), value=st.sampled_from(ODD))
 def test_any_value_anywhere_is_expanded_or_refused_in_a_sentence(place, value):
@@ -103,7 +103,7 @@ def test_any_value_anywhere_is_expanded_or_refused_in_a_sentence(place, value):
 
 
 @settings(
-    max_examples=750, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=1500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(first=st.sampled_from(KEYS), second=st.sampled_from(KEYS), data=st.data())
 def test_two_odd_values_at_once_are_expanded_or_refused_in_a_sentence(first, second, data):

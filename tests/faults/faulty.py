@@ -186,9 +186,8 @@ def assert_same_file(one: Path, other: Path) -> None:
         assert a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
     elif one.suffix == ".npy":
         assert np.array_equal(np.load(one), np.load(other))
-    elif one.name.startswith(
-        ("test.", "posthoc-", "line-")
-    ):  # their keys have manifests, with clocks
+    elif one.name.startswith(("test.", "posthoc-", "line-")):
+        # Manifests, with clocks, are part of their keys.
         assert read_json(one)["metrics"] == read_json(other)["metrics"]
     elif one.suffix == ".json" and one.name not in ("manifest.json", "record.json"):
         a, b = ({k: v for k, v in read_json(p).items() if k not in CLOCKS} for p in (one, other))

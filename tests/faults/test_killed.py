@@ -26,7 +26,7 @@ from faulty import (
 from lowrank.files import atomic, atomic_dir, scratch
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "fcntl.flock"}
-TRIALS = 4
+TRIALS = 6
 KILLS = 4
 """At most, of one job."""
 

@@ -96,8 +96,8 @@ def study(config: Path, minutes: float, *more: str) -> list[str]:
     return [line for line in lowrank("study", *options, *more).splitlines() if "cells" in line]
 
 
-def publish(folder: Path, output: str = "published", *more: str) -> str:
-    options = ["--config", folder / "config.json", "--ledger", LEDGER, *more]
+def publish(folder: Path, output: str = "published") -> str:
+    options = ["--config", folder / "config.json", "--ledger", LEDGER]
     tables = ["--tables", folder / "slice/tables", "--output", output]
     return lowrank("publish", *options, *tables).splitlines()[-1]
 
@@ -126,9 +126,8 @@ def test_comparisons_with_published_cells_count_and_controls_come_last():
 
 
 def test_all_is_trained_and_evaluated_and_a_second_call_trains_nothing(done, config, tmp_path):
-    lines = done
     count = len(read_experiment(config).trained)
-    assert len(lines) == count and lines[-1].startswith(f"{count} of {count} cells")
+    assert len(done) == count and done[-1].startswith(f"{count} of {count} cells")
     results = tmp_path / "results/tiny"
     for name in read_experiment(config).trained:
         assert len(pd.read_parquet(results / f"cells/{name}/runs.parquet")) == 2
@@ -345,7 +344,6 @@ def test_a_later_slice_holds_nothing_of_one_that_is_published(done, config, tmp_
 
 
 def test_data_that_are_not_those_of_the_published_runs_are_refused(done, config, tmp_path):
-    study(config, 60)
     publish(tmp_path / "results/tiny", "published/tiny")
     shutil.rmtree(tmp_path / "results")
     values = copy.deepcopy(TINY)
@@ -353,10 +351,9 @@ def test_data_that_are_not_those_of_the_published_runs_are_refused(done, config,
     values["tracks"]["small-images"]["data"]["max_images"] = 60
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     words = ["study", "--config", str(config), "--ledger", str(LEDGER), "--minutes", "1"]
-    done = CliRunner().invoke(main, words)
-    assert (
-        done.exit_code == 2 and "small-images that were prepared here are not those" in done.output
-    )
+    said = CliRunner().invoke(main, words)
+    assert said.exit_code == 2
+    assert "small-images that were prepared here are not those" in said.output
     assert not list(tmp_path.glob("results/tiny/runs/*/result.json"))
 
 

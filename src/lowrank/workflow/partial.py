@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.ledger import Ledger
 from lowrank.analysis.tables import collect
 from lowrank.errors import LowrankError
+from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.study import Job, jobs, writers
@@ -70,13 +71,10 @@ def _swept(scale: Scale, tracks: set[str]) -> Iterator[Path]:
     experiment, folder = scale.experiment, Path(scale.results) / "rates"
     data = prepared(Path(scale.results) / "data", tracks)
     for group in experiment.grid.sweeps.values():
-        path, before = folder / f"{group.name}.json", set(group.groups) - experiment.known.keys()
-        paths = [path, *(folder / f"{name}.json" for name in before)]
-        if (
-            group.name in experiment.known
-            or group.track not in data
-            or not all(p.is_file() for p in paths)
-        ):
+        path = folder / f"{group.name}.json"
+        paths = [path, *map(Path, scale.rates_before(group.name))]
+        here = group.track in data and all(one.is_file() for one in paths)
+        if group.name in experiment.known or not here:
             continue
         best = read_rates(folder, [group], experiment.known)
         wanted = {group.run(value, best).identity(data[group.track]) for value in group.values}
@@ -104,12 +102,17 @@ def _ready(scale: Scale, study: str, track: str, finished: set[str]) -> bool:
 
 def _models_here(scale: Scale, study: str, track: str) -> bool:
     """Whether all runs whose models a job reads are here, those of published seeds too."""
-    experiment, cache = scale.experiment, Path(scale.results) / "runs"
+    cells = scale.experiment.read_by(study, track)
+    best = read_rates(Path(scale.results) / "rates", cells, scale.experiment.known)
+    return not not_here(scale, track, (spec for cell in cells for spec in cell.runs(best)))
+
+
+def not_here(scale: Scale, track: str, specs: Iterable[RunSpec]) -> dict[str, RunSpec]:
+    """Those of a track's runs that are not finished here, by digest."""
     data = prepared(Path(scale.results) / "data", [track])[track]
-    cells = experiment.read_by(study, track)
-    best = read_rates(Path(scale.results) / "rates", cells, experiment.known)
-    digests = (spec.identity(data) for cell in cells for spec in cell.runs(best))
-    return all((cache / digest / MANIFEST).is_file() for digest in digests)
+    found = {spec.identity(data): spec for spec in specs}
+    cache = Path(scale.results) / "runs"
+    return {name: spec for name, spec in found.items() if not (cache / name / MANIFEST).is_file()}
 
 
 def _files(scale: Scale, track: str, job: Job) -> dict[str, Path]:

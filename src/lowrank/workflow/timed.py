@@ -28,12 +28,12 @@ from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.study import writers
-from lowrank.files import MANIFEST, read_table
+from lowrank.files import read_table
 from lowrank.jobs import train as jobs
 from lowrank.train import trackers
 from lowrank.train.parallel import held
 from lowrank.train.run import ensure_run
-from lowrank.workflow.partial import gather, measure, to_do
+from lowrank.workflow.partial import gather, measure, not_here, to_do
 from lowrank.workflow.scale import Scale
 
 
@@ -237,12 +237,7 @@ def _next(
     scale: Scale, specs: list[RunSpec], data: Path, cache: Path, forks: Iterable[int]
 ) -> State:
     """Train the first of these runs that is not there and that no other process is at."""
-    identity = prepared(data.parent, [data.name])[data.name]
-    left = {
-        digest: spec
-        for spec in specs
-        if not (cache / (digest := spec.identity(identity)) / MANIFEST).is_file()
-    }
+    left = not_here(scale, data.name, specs)
     for digest, spec in left.items():
         with held(Path(scale.results) / f"study/{digest}.lock") as mine:
             if mine:
