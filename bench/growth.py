@@ -20,7 +20,8 @@ from lowrank.data.text_splits import Documents
 from lowrank.data.text_tokens import tokenizer_threads, write_tokens
 from lowrank.experiment import config
 from lowrank.experiment.expand import expand
-from lowrank.files import read_json, read_table, write_manifest, write_table
+from lowrank.files import read_json, write_manifest
+from lowrank.parquet import read_table, write_table
 from lowrank.train.task import LanguageTask
 
 RATIO, RATE = "times", "MB/s"

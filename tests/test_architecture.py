@@ -11,7 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src/lowrank"
 
 BASE = {
-    *("errors", "files", "durable", "frames", "progress", "versions", "registry", "escape"),
+    *(
+        "errors",
+        "files",
+        "parquet",
+        "durable",
+        "frames",
+        "progress",
+        "versions",
+        "registry",
+        "escape",
+    ),
     *("exponential", "interrupt", "processor", "strict_yaml", "warm"),
 }
 """Modules beside the folders that any folder may import, and that import only each other."""

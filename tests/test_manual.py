@@ -19,8 +19,8 @@ from markdown_it import MarkdownIt
 import lowrank
 from lowrank.analysis.ledger import read_ledger
 from lowrank.cli import main
-from lowrank.files import read_table
 from lowrank.methods import METHODS
+from lowrank.parquet import read_table
 
 ROOT = Path(__file__).parents[1]
 EXCERPTS = ("docs/index.md", "docs/workflow.md")

@@ -25,7 +25,7 @@ from lowrank.analysis.tables import COLUMNS
 from lowrank.experiment import config as settings
 from lowrank.experiment.expand import expand
 from lowrank.experiment.study import jobs
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 from lowrank.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent

@@ -82,7 +82,7 @@ def claims(config: Path, ledger: Path, folder: Path, output: Path) -> None:
     from lowrank.analysis.claims import judge_scale
     from lowrank.analysis.ledger import read_ledger
     from lowrank.experiment.config import read_config
-    from lowrank.files import read_table, write_table
+    from lowrank.parquet import read_table, write_table
 
     settings, claimed = read_config(config), read_ledger(ledger)
     tables = {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}

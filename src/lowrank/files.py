@@ -21,30 +21,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowrank import durable
 from lowrank.errors import LowrankError
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow
-
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 """The configuration that a run of the workflow works by, in results/<scale>."""
-WRITTEN, TABLE = "a file that lowrank wrote", "a table that lowrank wrote"
+WRITTEN = "a file that lowrank wrote"
 PART = ".part"
 SEAL = "seal"
-"""Key of a JSON file, and of the schema of older tables, under which the digest of all the rest stands."""
+"""Key of a JSON file under which the digest of all the rest stands."""
 SEALED = re.compile(rb"seal\W{0,8}[0-9a-f]{16}")
 SUM = re.compile(rb"[0-9a-f]{64}")
-FILE_SEAL = "file-seal"
-"""Key of a table's metadata under which the digest of the file's other bytes stands."""
-FILE_SEALED = re.compile(FILE_SEAL.encode() + rb"\x18@([0-9a-f]{64})")
-"""Where it stands: parquet writes a text of 64 bytes after these two."""
-UNSEALED = b"0" * 64
-"""What stands in the place of a table's digest while that is reckoned."""
 PLACES = {"rates", "cells", "runs", "evaluations", "tables"}
 """Folders of results/<scale> that nobody else fills."""
 
@@ -295,94 +285,6 @@ def read_sealed(path: Path | str, what: str = WRITTEN) -> dict[str, Any]:
 
 def _place(path: Path | str) -> list[str]:
     return list(Path(path).absolute().parts[-2:])
-
-
-def write_table(path: Path | str, table: pd.DataFrame) -> None:
-    """Write a table as parquet, atomically, without its index and with a digest of the whole file."""
-    import pyarrow
-    import pyarrow.parquet
-
-    arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.parquet.ParquetWriter(sink, arrow.schema, write_page_checksum=True) as writer:
-        writer.write_table(arrow)
-        writer.add_key_value_metadata({FILE_SEAL: UNSEALED.decode()})
-    content = sink.getvalue().to_pybytes()
-    place = _place_of_digest(content)
-    assert place is not None
-    seal = hashlib.sha256(content).hexdigest().encode()
-    with atomic(path) as temporary:
-        temporary.write_bytes(content[: place[0]] + seal + content[place[1] :])
-
-
-def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a parquet table; a missing or damaged one is a LowrankError that names it."""
-    return in_pandas(read_arrow(path), path)
-
-
-def in_pandas(arrow: pyarrow.Table, path: Path | str) -> pd.DataFrame:
-    """A table that was read from a file, as a data frame."""
-    try:
-        return arrow.to_pandas()
-    except Exception as error:  # about what a damaged footer says
-        raise damaged(path, error, what=TABLE) from None
-
-
-def read_arrow(path: Path | str) -> pyarrow.Table:
-    """`read_table` without the way to pandas, which costs more than all the rest."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        expect_file(path, "a table")
-        content = Path(path).read_bytes()
-        source = pyarrow.BufferReader(content)
-        file = pyarrow.parquet.ParquetFile(
-            source, pre_buffer=False, page_checksum_verification=True
-        )
-        arrow, known = file.read(use_threads=False), file.metadata.metadata or {}
-    except FileNotFoundError:
-        raise LowrankError(f"{path} is missing.") from None
-    except LowrankError:
-        raise
-    except Exception as error:  # pyarrow's own
-        raise damaged(path, error, what=TABLE) from None
-    if FILE_SEAL.encode() in known or _place_of_digest(content):
-        sealed = _has_digest(content)
-    else:
-        seal = known.get(SEAL.encode())
-        sealed = seal is None or seal.decode(errors="replace") == _older_digest(
-            in_pandas(arrow, path)
-        )
-    if not sealed:
-        raise damaged(path, "it is not what was written", what=TABLE)
-    return arrow
-
-
-def _place_of_digest(content: bytes) -> tuple[int, int] | None:
-    """Where in a table's bytes its digest stands: in the last such place, since the metadata come last."""
-    found = list(FILE_SEALED.finditer(content))
-    return found[-1].span(1) if found else None
-
-
-def _has_digest(content: bytes) -> bool:
-    """Whether the digest among a table's bytes is that of the others."""
-    if not (place := _place_of_digest(content)):
-        return False
-    start, end = place
-    whole = hashlib.sha256(content[:start])
-    for part in (UNSEALED, content[end:]):
-        whole.update(part)
-    return whole.hexdigest().encode() == content[start:end]
-
-
-def _older_digest(table: pd.DataFrame) -> str:
-    """The digest of a table's contents that older tables carry in their schema."""
-    import pandas as pd
-
-    columns = json.dumps([[str(name), str(kind)] for name, kind in table.dtypes.items()])
-    rows = pd.util.hash_pandas_object(table, index=False) if len(table.columns) else pd.Series()
-    return hashlib.sha256(columns.encode() + rows.to_numpy().tobytes()).hexdigest()
 
 
 def write_manifest(folder: Path | str, names: Iterable[str], **facts: Any) -> dict[str, Any]:

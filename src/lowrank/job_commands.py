@@ -155,7 +155,8 @@ def measure(
 ) -> None:
     """Do the job of a STUDY, such as posthoc or baselines, on a track."""
     from lowrank.experiment.study import Given
-    from lowrank.files import MANIFEST, read_json, write_table
+    from lowrank.files import MANIFEST, read_json
+    from lowrank.parquet import write_table
 
     experiment = begin(config, digest, "study", study, track, published=published, data=data)
     (job, told), cells = experiment.job(study, track), experiment.read_by(study, track)

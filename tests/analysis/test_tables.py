@@ -14,8 +14,9 @@ from lowrank.analysis.tables import say_what_differs
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.facts import FACTS
-from lowrank.files import write_sealed, write_table
+from lowrank.files import write_sealed
 from lowrank.frames import concat
+from lowrank.parquet import write_table
 
 
 def settings(**studies) -> config.Config:

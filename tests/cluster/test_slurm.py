@@ -15,7 +15,8 @@ import pytest
 import yaml
 from machine import Machine, machine, processes, wait_until, why_not
 
-from lowrank.files import read_json, read_table
+from lowrank.files import read_json
+from lowrank.parquet import read_table
 
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv-slurm" / "ready"

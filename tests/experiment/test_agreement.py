@@ -13,7 +13,8 @@ from lowrank.experiment import agreement
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.compared import marked, same
 from lowrank.experiment.config import parse
-from lowrank.files import read_json, read_table
+from lowrank.files import read_json
+from lowrank.parquet import read_table
 
 PUBLISHED = Path(__file__).parents[2] / "published"
 SCALES = [folder.name for folder in sorted(PUBLISHED.iterdir()) if folder.is_dir()]

@@ -18,7 +18,7 @@ from lowrank.errors import LowrankError
 from lowrank.experiment import config, sections
 from lowrank.experiment.expand import expand
 from lowrank.experiment.track import arm_name
-from lowrank.files import write_table
+from lowrank.parquet import write_table
 from lowrank.reports.reference import SECTIONS, _bars, _reading, write_reference
 
 ROOT = Path(__file__).parents[2]

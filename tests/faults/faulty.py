@@ -19,7 +19,8 @@ from lowrank.cli import main
 from lowrank.experiment import config
 from lowrank.experiment.expand import Grid
 from lowrank.experiment.experiment import Experiment
-from lowrank.files import read_json, read_table, write_sealed
+from lowrank.files import read_json, write_sealed
+from lowrank.parquet import read_table
 
 ROOT = Path(__file__).parents[2]
 NAME = "small-images"

@@ -10,18 +10,16 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from faulty import DENSE, LOW, NAME, PRE, ROOT, Track, assert_same_results
 
-from lowrank import files
+from lowrank import files, parquet
 from lowrank.data.spec import TextSpec
 from lowrank.data.text import load_text, prepare_text
 from lowrank.errors import LowrankError
-from lowrank.files import read_json, read_table, write_table
+from lowrank.files import read_json
+from lowrank.parquet import read_table, write_table
 
 
 def truncate(path: Path, other: Path) -> None:
@@ -275,7 +273,7 @@ def test_every_flipped_bit_of_a_table_is_noticed_or_harmless(whole, tmp_path):
     table = whole.root / f"cells/{NAME}/{LOW}/layers.parquet"
     good, path = read_table(table), tmp_path / "layers.parquet"
     content = table.read_bytes()
-    start, end = files.FILE_SEALED.search(content).span()
+    start, end = parquet.FILE_SEALED.search(content).span()
     for position in {*range(0, len(content), 23), *range(start, end)}:
         path.write_bytes(
             content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
@@ -285,7 +283,7 @@ def test_every_flipped_bit_of_a_table_is_noticed_or_harmless(whole, tmp_path):
         except LowrankError:
             continue
         # Only the key was changed under which the digest stands, so that there is none.
-        assert table.equals(good) and start <= position < start + len(files.FILE_SEAL)
+        assert table.equals(good) and start <= position < start + len(parquet.FILE_SEAL)
     content, path = source.read_bytes(), tmp_path / NAME / source.name
     path.parent.mkdir()
     good = files.read_sealed(source)
@@ -299,29 +297,11 @@ def test_every_flipped_bit_of_a_table_is_noticed_or_harmless(whole, tmp_path):
             assert values == good or b'"seal"' not in path.read_bytes()
 
 
-def test_older_tables_are_held_against_the_digest_in_their_schema(tmp_path):
-    table, path = pd.DataFrame({"step": range(60), "loss": np.linspace(4, 3, 60)}), tmp_path / "t"
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    sealed = {**arrow.schema.metadata, "seal": files._older_digest(arrow.to_pandas())}
-    pq.write_table(arrow.replace_schema_metadata(sealed), path)
-    assert read_table(path).equals(table)
-    content = path.read_bytes()
-    for position in range(0, len(content), 3):
-        path.write_bytes(
-            content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
-        )
-        with contextlib.suppress(LowrankError):
-            assert read_table(path).equals(table) or b"seal" not in path.read_bytes()
-    pq.write_table(arrow.replace_schema_metadata({**sealed, "seal": "0" * 64}), path)
-    with pytest.raises(LowrankError, match="not what was written"):
-        read_table(path)
-
-
 def test_a_table_that_should_have_a_digest_and_has_none_is_refused(tmp_path):
     path = tmp_path / "t.parquet"
     write_table(path, pd.DataFrame({"loss": [1.0]}))
     content = path.read_bytes()
-    (seal,) = files.FILE_SEALED.findall(content)
+    (seal,) = parquet.FILE_SEALED.findall(content)
     path.write_bytes(content.replace(seal, seal.upper()))
     with pytest.raises(LowrankError, match="not what was written"):
         read_table(path)

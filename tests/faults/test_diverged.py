@@ -11,7 +11,8 @@ from faulty import DENSE, LOW, NAME, PRE, VALUES, Track
 from safetensors.torch import load_file
 
 from lowrank.experiment.build import build_model
-from lowrank.files import read_json, read_table
+from lowrank.files import read_json
+from lowrank.parquet import read_table
 from lowrank.train import checkpoint, probe
 from lowrank.train.run import ensure_run
 from lowrank.train.task import ImageTask

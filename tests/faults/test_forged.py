@@ -13,16 +13,8 @@ from faulty import DENSE, LOW, NAME, Track
 from lowrank.analysis.publish import read_published
 from lowrank.errors import LowrankError
 from lowrank.experiment.ground import read_ground
-from lowrank.files import (
-    MANIFEST,
-    read_json,
-    read_sealed,
-    read_table,
-    write_json,
-    write_manifest,
-    write_sealed,
-    write_table,
-)
+from lowrank.files import MANIFEST, read_json, read_sealed, write_json, write_manifest, write_sealed
+from lowrank.parquet import read_table, write_table
 
 
 @pytest.fixture(scope="module")

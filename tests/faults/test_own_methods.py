@@ -11,7 +11,7 @@ from faulty import DENSE, NAME, ROOT, VALUES, Track
 
 from lowrank.cli import main
 from lowrank.experiment.expand import expand
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 
 IDEA = """
 import torch

@@ -23,7 +23,7 @@ from faulty import (
     ended,
 )
 
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 
 NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 NOBODY = 65534

@@ -20,9 +20,9 @@ from lowrank.files import (
     write_json,
     write_manifest,
     write_sealed,
-    write_table,
     write_text,
 )
+from lowrank.parquet import write_table
 
 
 def folder(path: Path, version: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from faulty import LOW, NAME, ROOT, VALUES, snakemake
 
 from lowrank.experiment import config
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 from lowrank.workflow.scale import Scale
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

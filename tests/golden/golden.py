@@ -35,11 +35,11 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.expand import Grid, expand
 from lowrank.experiment.study import jobs as jobs_of_studies
 from lowrank.experiment.track import arm_name
-from lowrank.files import read_table, write_table
 from lowrank.jobs import train as jobs
 from lowrank.jobs.baselines import ngram_losses
 from lowrank.jobs.interpolate import interpolate
 from lowrank.jobs.posthoc import posthoc
+from lowrank.parquet import read_table, write_table
 from lowrank.reports.plan import make_plan
 from lowrank.train.build import choose_device
 from lowrank.train.run import ensure_run

@@ -17,8 +17,9 @@ from lowrank.experiment import config
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.expand import expand
 from lowrank.factor.convert import factors
-from lowrank.files import read_json, read_table
+from lowrank.files import read_json
 from lowrank.jobs import train as jobs
+from lowrank.parquet import read_table
 from lowrank.train.run import FinishedRun
 
 pytestmark = pytest.mark.filterwarnings("ignore:At their rank", "ignore::FutureWarning")

@@ -9,7 +9,7 @@ import pytest
 from lowrank.analysis.tables import all_contrasts
 from lowrank.experiment import config as settings
 from lowrank.experiment.expand import expand, timed_cells
-from lowrank.files import write_table
+from lowrank.parquet import write_table
 
 SEEDS = (0, 1, 2)
 LAYERS = {"block.0.attention": 16, "block.0.mlp": 32}

@@ -12,7 +12,7 @@ from lowrank.analysis.claims import judge
 from lowrank.analysis.evidence import told
 from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
-from lowrank.files import read_table, write_table
+from lowrank.parquet import read_table, write_table
 from lowrank.plot import claims
 from lowrank.plot.wording import sides
 

@@ -19,7 +19,7 @@ from lowrank.analysis.tables import all_contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment.expand import expand
 from lowrank.experiment.study import studies
-from lowrank.files import read_table, write_table
+from lowrank.parquet import read_table, write_table
 from lowrank.plot import publish, read_results, style
 
 FIGURES = {figure.name: figure.drawn_by for study in studies().values() for figure in study.figures}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lowrank.experiment.metrics import TASKS
-from lowrank.files import write_table
+from lowrank.parquet import write_table
 from lowrank.plot import decay, scaling, spectra, summary, table
 from lowrank.plot.results import Results, quality
 

@@ -12,7 +12,7 @@ from lowrank.analysis.tables import all_contrasts
 from lowrank.errors import LowrankError
 from lowrank.experiment import config as settings
 from lowrank.experiment.expand import expand
-from lowrank.files import read_table, write_table
+from lowrank.parquet import read_table, write_table
 from lowrank.plot import initialisation, interpolation, learning_rate
 
 NAMES = {"language": "wiki", "small-images": "digits-2"}

@@ -7,7 +7,7 @@ import pytest
 from lowrank.analysis.claims import judge
 from lowrank.analysis.evidence import by_track
 from lowrank.analysis.ledger import read_ledger
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 from lowrank.plot import claims, verdicts
 
 

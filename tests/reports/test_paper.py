@@ -22,7 +22,8 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.config import Config, Studies, read_config
 from lowrank.experiment.config import parse as parse_config
 from lowrank.experiment.study import STUDIES, Figure, Study
-from lowrank.files import write_json, write_table
+from lowrank.files import write_json
+from lowrank.parquet import write_table
 from lowrank.plot import claims as claims_figure
 from lowrank.plot import initialisation, leaderboard, publish, read_results
 from lowrank.reports import paper

@@ -17,7 +17,8 @@ from lowrank.experiment import config
 from lowrank.experiment.expand import expand
 from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.ground import Published
-from lowrank.files import read_table, write_sealed
+from lowrank.files import write_sealed
+from lowrank.parquet import read_table
 from lowrank.workflow.scale import Scale
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from lowrank.errors import LowrankError
 from lowrank.experiment.agreement import disagreement
-from lowrank.files import read_json, read_table, write_json, write_manifest, write_table
+from lowrank.files import read_json, write_json, write_manifest
+from lowrank.parquet import read_table, write_table
 from lowrank.train import proof, result
 from lowrank.train.run import ensure_run, finished_runs
 

@@ -21,7 +21,8 @@ from lowrank.cli import main
 from lowrank.experiment.config import parse, read_config
 from lowrank.experiment.experiment import Experiment, read_experiment
 from lowrank.experiment.sections import SweepSpec
-from lowrank.files import read_json, read_table, write_table
+from lowrank.files import read_json
+from lowrank.parquet import read_table, write_table
 from lowrank.train.parallel import held
 from lowrank.workflow import partial, timed
 from lowrank.workflow.scale import Scale

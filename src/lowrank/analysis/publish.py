@@ -32,12 +32,12 @@ from lowrank.files import (
     check_manifest,
     read_json,
     read_sealed,
-    read_table,
     restore,
     write_json,
     write_manifest,
     write_text,
 )
+from lowrank.parquet import read_table
 
 NEEDED = ("runs", "history", "layers", "spectra", "contrasts")
 CONFIG, LEDGER = "config.json", "claims.yaml"

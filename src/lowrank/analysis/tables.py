@@ -21,8 +21,9 @@ from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.facts import FACTS
 from lowrank.experiment.ground import Published, prepared
 from lowrank.experiment.rates import read_sweep
-from lowrank.files import damaged, in_pandas, read_arrow, read_table, write_table
+from lowrank.files import damaged
 from lowrank.frames import concat
+from lowrank.parquet import in_pandas, read_arrow, read_table, write_table
 from lowrank.progress import say
 
 if TYPE_CHECKING:

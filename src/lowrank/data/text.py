@@ -20,14 +20,7 @@ from lowrank.data import embedded, originals, sources
 from lowrank.data.spec import TextSpec
 from lowrank.errors import LowrankError
 from lowrank.exponential import exp
-from lowrank.files import (
-    atomic_dir,
-    check_manifest,
-    digest,
-    scratch,
-    sha256,
-    write_manifest,
-)
+from lowrank.files import atomic_dir, check_manifest, digest, scratch, sha256, write_manifest
 from lowrank.versions import VERSIONS, check_prepared
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.experiment.cell import Cell, SweepGroup
 from lowrank.experiment.study import jobs, writers
-from lowrank.files import MANIFEST, check_manifest, read_json, read_table, restore
+from lowrank.files import MANIFEST, check_manifest, read_json, restore
+from lowrank.parquet import read_table
 from lowrank.versions import VERSIONS
 
 if TYPE_CHECKING:

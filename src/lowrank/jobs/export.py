@@ -12,8 +12,9 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.cell import RunSpec
 from lowrank.factor.convert import effective_weights, factors, low_rank_layers, place
 from lowrank.factor.layers import from_dense
-from lowrank.files import check_manifest, read_json, read_table
+from lowrank.files import check_manifest, read_json
 from lowrank.models import family
+from lowrank.parquet import read_table
 from lowrank.train.run import FinishedRun
 
 

@@ -13,9 +13,10 @@ from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Cell, RunSpec, SweepGroup
 from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.sections import EvaluationSpec
-from lowrank.files import write_sealed, write_table
+from lowrank.files import write_sealed
 from lowrank.frames import concat
 from lowrank.jobs.kept import kept
+from lowrank.parquet import write_table
 from lowrank.train import parallel
 from lowrank.train.build import choose_device
 from lowrank.train.proof import metrics_of

@@ -26,7 +26,7 @@ from lowrank.analysis.evidence import told
 from lowrank.analysis.measures import measure
 from lowrank.errors import LowrankError
 from lowrank.experiment.metrics import metric
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 from lowrank.plot.arms import Kind
 from lowrank.plot.page import Page
 from lowrank.plot.results import locate, records

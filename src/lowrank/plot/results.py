@@ -13,7 +13,7 @@ import pandas as pd
 from lowrank.errors import LowrankError, unknown
 from lowrank.experiment.extensions import load_module
 from lowrank.experiment.metrics import Task, metric, task_of
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 from lowrank.plot.arms import INITS, TRUNCATIONS, Kind, decay_looks, looks, switch_looks
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lowrank.analysis.evidence import verdict_lines
 from lowrank.analysis.measures import counted
-from lowrank.files import read_table
+from lowrank.parquet import read_table
 
 NAMED = 3
 

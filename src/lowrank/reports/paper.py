@@ -35,8 +35,9 @@ from lowrank.errors import LowrankError
 from lowrank.escape import visible
 from lowrank.experiment.config import Config, TrackConfig
 from lowrank.experiment.study import studies
-from lowrank.files import MANIFEST, atomic, check_manifest, read_table, restore, write_json
+from lowrank.files import MANIFEST, atomic, check_manifest, restore, write_json
 from lowrank.optimizers import OPTIMIZERS
+from lowrank.parquet import read_table
 from lowrank.reports.numbers import beside
 from lowrank.reports.scales import published_scales, side_by_side
 

@@ -20,7 +20,8 @@ from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
 from lowrank.experiment.study import studies
-from lowrank.files import MANIFEST, read_table, write_text
+from lowrank.files import MANIFEST, write_text
+from lowrank.parquet import read_table
 from lowrank.reports.advice import ADVICE, advice
 from lowrank.reports.numbers import percentages
 from lowrank.reports.scales import published_scales, side_by_side

@@ -27,13 +27,12 @@ from lowrank.files import (
     damaged,
     make_folder,
     read_json,
-    read_table,
     remove_leftovers,
     write_json,
     write_manifest,
-    write_table,
 )
 from lowrank.methods import METHODS, begin
+from lowrank.parquet import read_table, write_table
 from lowrank.progress import Progress
 from lowrank.train import checkpoint, parallel, probe
 from lowrank.train.build import choose_device

@@ -17,8 +17,9 @@ from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.rates import read_sweep
 from lowrank.experiment.study import Job, jobs, writers
-from lowrank.files import MANIFEST, read_table, write_table
+from lowrank.files import MANIFEST
 from lowrank.jobs.train import evaluate, read_rates
+from lowrank.parquet import read_table, write_table
 from lowrank.train.parallel import held
 from lowrank.workflow.scale import Scale
 

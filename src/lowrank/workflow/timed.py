@@ -28,8 +28,8 @@ from lowrank.experiment.experiment import Experiment
 from lowrank.experiment.extensions import load_extensions
 from lowrank.experiment.ground import prepared
 from lowrank.experiment.study import writers
-from lowrank.files import read_table
 from lowrank.jobs import train as jobs
+from lowrank.parquet import read_table
 from lowrank.train import trackers
 from lowrank.train.parallel import held
 from lowrank.train.run import ensure_run
