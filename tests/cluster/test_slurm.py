@@ -43,7 +43,7 @@ DENSE, SPECTRAL = (
 def copy(folder: Path) -> Path:
     """What the pipeline reads from the repository, so that its results lie elsewhere."""
     for name in ("config", "notebooks", "profiles", "src", "workflow"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     return folder
 

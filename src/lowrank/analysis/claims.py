@@ -68,10 +68,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.analysis.compare import compare, in_unit, seconds_a_pair
+from lowrank.analysis.compare import compare, in_unit, seconds_a_pair, seconds_a_run
 from lowrank.analysis.described import of_cells
 from lowrank.analysis.ledger import Claim, ClaimTest, Ledger, Margin
-from lowrank.analysis.matching import Member, NotRun, members
+from lowrank.analysis.matching import Member, NotRun, members, of_track
 from lowrank.analysis.power import pairs_needed, smallest_settled
 from lowrank.analysis.stats import holm
 from lowrank.experiment.config import Config
@@ -118,26 +118,23 @@ def judge(
     its cells; missing where `runs` does not say); facts are JSON: what was asked for, with the values found in place of placeholders.
     """
     runs = tables.get("runs")
-    asked = {rows.table for c in claims.claims for t in c.tests for rows in t.sides}
-    asked |= {"runs"}
+    asked = {"runs"} | {rows.table for c in claims.claims for t in c.tests for rows in t.sides}
     known = {name: of_cells(table, runs) for name, table in tables.items() if name in asked}
+    seconds = seconds_a_run(runs)
+    on = {track: of_track(known, track) for track in tracks}
     rows: list[Row] = []
     for claim in claims.claims:
         tests: list[Row] = []  # those that decide
         for test in claim.tests:
             for track in (name for name, task in tracks.items() if task in test.tasks):
-                judged = _judge_test(claims, claim, test, track, known, 1 - confidence)
+                judged = _judge_test(claims, claim, test, track, on[track], seconds, 1 - confidence)
                 tests += judged[-1:] if not test.control else []
                 rows += judged
         rows.append(_summary(claim, tests))
     sentences = {claim.id: claim.sentence for claim in claims.claims}
-    table = pd.DataFrame(
-        [
-            {"scale": scale, "setting": setting, "statement": sentences[row["claim"]], **row}
-            for row in rows
-        ],
-        columns=COLUMNS,
-    )
+    common = {"scale": scale, "setting": setting}
+    rows = [{**common, "statement": sentences[row["claim"]], **row} for row in rows]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype(dict.fromkeys(("pairs", "dropped", "pairs_needed", *COUNTS), "Int64"))
 
 
@@ -165,6 +162,7 @@ def _judge_test(
     test: ClaimTest,
     track: str,
     tables: Mapping[str, pd.DataFrame],
+    seconds: Mapping[str, float],
     alpha: float,
 ) -> list[Row]:
     """The rows of one test on one track: its members, then the test itself."""
@@ -183,7 +181,7 @@ def _judge_test(
         for member in members(test, track, tables):
             row = {**common, "level": "member", **_named(test, member)}
             row |= compare(test, margin, member, alpha)
-            row["seconds_a_pair"] = seconds_a_pair(member, track, tables.get("runs"))
+            row["seconds_a_pair"] = seconds_a_pair(member, track, seconds)
             row["paper_value"] = _paper(ledger, test.metric, track, member)
             rows.append(row)
         reason = ""

@@ -88,16 +88,19 @@ def _paired(test: ClaimTest, member: Member, unit: str) -> tuple[Pairs, dict[str
     return replace(both, missing=missing, dropped=len(seeds) - len(both.seeds)), lost
 
 
-def seconds_a_pair(member: Member, track: str, runs: pd.DataFrame | None) -> float:
-    """Processor time of one more seed: of a run of each trained side, on all its threads."""
+def seconds_a_run(runs: pd.DataFrame | None) -> dict[str, float]:
+    """Mean processor time of a run of each cell, on all its threads; empty where the runs do not say."""
     if runs is None or not {"cell", "train_seconds"} <= set(runs.columns):
-        return math.nan
+        return {}
+    threads = pd.to_numeric(runs["threads"]) if "threads" in runs else 1
+    return (runs["train_seconds"] * threads).groupby(runs["cell"]).mean().to_dict()
+
+
+def seconds_a_pair(member: Member, track: str, seconds: Mapping[str, float]) -> float:
+    """Processor time of one more seed: of a run of each trained side, by `seconds_a_run`."""
     cells = {f"{track}/{side.name}" for side in member.sides}
-    columns = [name for name in ("cell", "train_seconds", "threads") if name in runs]
-    own = runs.loc[runs["cell"].isin(cells), columns]
-    threads = pd.to_numeric(own["threads"]) if "threads" in own else 1
-    seconds = (own["train_seconds"] * threads).groupby(own["cell"]).mean()
-    return float(seconds.sum()) if len(seconds) else math.nan
+    known = [seconds[cell] for cell in sorted(cells) if cell in seconds]
+    return float(np.nansum(known)) if known else math.nan
 
 
 def in_unit(value: float, unit: str) -> float:

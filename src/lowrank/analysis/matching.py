@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lowrank.analysis.ledger import OF_CELLS, ClaimTest, Rows
 
 Value = float | str
 FOUND = {"switch_rate": "rate_factor", "decay_strength": "decay_strength"}
 """The fact whose value a sweep of that name finds: it need not be asked for where `swept` is."""
+USED = ("diverged", "init", "kept_parameters")
+"""Columns of a side's rows beside those that its test asks for: tables are wide, and a side is a copy."""
 
 
 class NotRun(Exception):
@@ -72,9 +75,9 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
     for column in needed:
         if column not in table.columns:
             raise NotRun(f"the table '{rows.table}' has no column '{column}'")
-    of_track = (table["track"] == track).to_numpy()
+    there = (table["track"] == track).to_numpy()
     telling = [name for name in dict.fromkeys([*needed, "swept"]) if name in table]
-    own = table.loc[of_track, telling]  # tables are wide
+    own = table.loc[there, telling]  # tables are wide
     if own.empty:
         raise NotRun(f"the table '{rows.table}' has no rows of the track {track}")
     if own[metric].isna().all():
@@ -82,12 +85,13 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
     free = list(rows.free)
     chosen = own[free].notna().all(axis=1).to_numpy()
     for column, value in rows.given.items():
-        chosen = chosen & np.array([_value(entry) == _value(value) for entry in own[column]])
+        chosen = chosen & _each(own[column], _is(value))
     if of_cells:  # what is not asked for is the track's own
         swept = own["swept"] if "swept" in own else [""] * len(own)
-        asked = [_asked(*entry, rows) for entry in zip(own["varied"], swept, strict=True)]
-        chosen = chosen & np.array(asked)
-    table = table.iloc[np.flatnonzero(of_track)[chosen]]
+        pairs = pd.Series(list(zip(own["varied"], swept, strict=True)), own.index)
+        chosen = chosen & _each(pairs, lambda pair: _asked(pair[0], pair[1], rows))
+    used = [name for name in dict.fromkeys([*telling, *USED]) if name in table]
+    table = table[used].iloc[np.flatnonzero(there)[chosen]]
     sides = []
     keys = ["arm", *free] if of_cells else free
     for entries, group in table.groupby(keys, sort=False) if keys else [((), table)]:
@@ -100,6 +104,17 @@ def _sides(rows: Rows, track: str, metric: str, tables: Mapping[str, pd.DataFram
     if not sides:
         raise NotRun(f"no rows of the table '{rows.table}' on {track} are {rows}")
     return sides
+
+
+def _is(value: Any) -> Callable[[Any], bool]:
+    wanted = _value(value)
+    return lambda entry: _value(entry) == wanted
+
+
+def _each(entries: pd.Series, holds: Callable[[Any], bool]) -> NDArray[np.bool_]:
+    """Where something holds, asked once of each value: a fact has few."""
+    place, values = pd.factorize(entries, use_na_sentinel=False)
+    return np.array([holds(value) for value in values], dtype=bool)[place]
 
 
 def _asked(varied: Any, swept: Any, rows: Rows) -> bool:
@@ -117,6 +132,14 @@ def _value(entry: Any) -> Value:
         return float(f"{float(entry):g}")
     except (TypeError, ValueError):
         return str(entry)
+
+
+def of_track(tables: Mapping[str, pd.DataFrame], track: str) -> dict[str, pd.DataFrame]:
+    """The rows of one track, which many tests ask for; a table that names no track as it is."""
+    return {
+        name: table[(table["track"] == track).to_numpy()] if "track" in table else table
+        for name, table in tables.items()
+    }
 
 
 def members(test: ClaimTest, track: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[Member]:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from lowrank.analysis.claims import judge_scale
 from lowrank.analysis.evidence import apart, deciding_tests, judged
-from lowrank.analysis.ledger import Ledger
-from lowrank.analysis.publish import read_published
+from lowrank.analysis.ledger import Ledger, read_ledger
+from lowrank.analysis.publish import LEDGER, read_published
 from lowrank.experiment.config import parse
 from lowrank.files import MANIFEST, read_json
 
@@ -22,7 +22,14 @@ def judged_now(folder: Path, ledger: Ledger, name: str = "claims") -> pd.DataFra
     config = parse(read_json(folder / "config.json"), str(folder / "config.json"))
     if config.ledger != name:
         return None
-    tables = {k: v for k, v in read_published(folder).items() if k != "claims"}
+    tables = read_published(folder)
+    claims = tables.pop("claims", None)
+    if (
+        claims is not None
+        and (folder / LEDGER).is_file()
+        and read_ledger(folder / LEDGER) == ledger
+    ):
+        return claims  # which was held against the same ledger as it was read
     return judge_scale(ledger, config, tables)
 
 
