@@ -7,9 +7,11 @@ contrasts and verdicts are derived anew whenever published tables are read.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from lowrank.files import (
     read_json,
     read_sealed,
     restore,
+    stamp,
     write_json,
     write_manifest,
     write_text,
@@ -122,7 +125,20 @@ def _write(
 
 def read_published(folder: Path) -> dict[str, pd.DataFrame]:
     """The published tables by name; a missing, truncated or altered one is a LowrankError naming it,
-    and so is a number that contradicts those that it follows from or that follow from it."""
+    and so is a number that contradicts those that it follows from or that follow from it.
+
+    A folder that this process has read is read again only if a file of it has been written since.
+    """
+    places = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
+    stamps = tuple(f"{path.name} {stamp(path)}" for path in places)
+    tables = _read_once(Path(os.path.abspath(folder)), folder, stamps)
+    return {
+        name: table.copy(deep=False) for name, table in tables.items()
+    }  # copied where written to
+
+
+@lru_cache(maxsize=8)
+def _read_once(place: Path, folder: Path, stamps: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     names = check_manifest(folder, restore(folder))["files"]
     if strange := sorted({path.name for path in folder.iterdir()} - {*names, MANIFEST}):
         raise LowrankError(f"{folder / strange[0]} is not in the manifest: take it away.")
