@@ -36,8 +36,9 @@ def _main(folder: Path, arguments: list[str], environment: dict[str, str], outpu
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    first = [str(folder), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     tests = str(Path(__file__).parent)
-    sys.path[:] = [str(folder), *(path for path in sys.path if not path.startswith(tests))]
+    sys.path[:] = [*first, *(path for path in sys.path if not path.startswith(tests))]
     sys.argv = ["snakemake", *arguments]
     from snakemake.cli import main
 
