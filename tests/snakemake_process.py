@@ -3,6 +3,7 @@ longer than most of what it is asked for. Nothing of lowrank is imported there, 
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import sys
@@ -13,7 +14,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *(f"snakemake.{part}" for part in ("cli", "api", "workflow", "dag", "jobs")),
-        *("pandas", "pyarrow.dataset", "pyarrow.parquet", "pydantic", "yaml"),
+        *("pandas", "pydantic", "yaml"),
     ]
 )
 
@@ -22,9 +23,13 @@ def call(folder: Path, arguments: list[str], environment: dict[str, str]) -> tup
     """The exit status of `snakemake arguments` in a folder, and all that it printed."""
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "output"
+        output.touch()
         process = FORKS.Process(target=_main, args=(folder, arguments, environment, output))
         process.start()
-        process.join()
+        try:
+            process.join()
+        finally:
+            process.kill()
         return process.exitcode, output.read_text(encoding="utf-8")
 
 
@@ -42,4 +47,7 @@ def _main(folder: Path, arguments: list[str], environment: dict[str, str], outpu
     sys.argv = ["snakemake", *arguments]
     from snakemake.cli import main
 
-    main(arguments)
+    try:
+        main(arguments)
+    finally:  # which a forked process leaves out
+        atexit._run_exitfuncs()

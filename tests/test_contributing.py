@@ -36,7 +36,7 @@ def copy(tmp_path):
         shutil.copytree(
             ROOT / name,
             tmp_path / name,
-            ignore=shutil.ignore_patterns("*.egg-info", "*.pdf"),
+            ignore=shutil.ignore_patterns("*.egg-info", "*.pdf", "*.pyc.*"),
         )
     for name in ("README.md", "Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.pipeline
 def copy_project(folder: Path) -> Path:
     """The project's files in a new folder, without results."""
     folder.mkdir(parents=True, exist_ok=True)
-    ignore = shutil.ignore_patterns("*.egg-info", "*.pdf")
+    ignore = shutil.ignore_patterns("*.egg-info", "*.pdf", "*.pyc.*")
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
@@ -194,7 +194,7 @@ def test_a_raised_version_reruns_what_depends_on_it_and_nothing_else(
     part, project, tmp_path, monkeypatch
 ):
     """In an edited copy of the sources, with all metadata there and no input changed."""
-    shutil.copytree(ROOT / "src", tmp_path / "src")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.pyc.*"))
     study = jobs().get(part)
     file = f"studies/{part}.py" if study else "versions.py"
     before, line = (study.version, "version={},") if study else (VERSIONS[part], f'"{part}": {{}},')

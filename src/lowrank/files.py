@@ -153,6 +153,11 @@ def stamp(path: Path | str) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
+def stamps(paths: Iterable[Path]) -> tuple[str, ...]:
+    """The names of files and folders with their stamps, by which a change of any is seen; one may be missing."""
+    return tuple(f"{path.name} {stamp(path) if path.exists() else 'missing'}" for path in paths)
+
+
 def known_sha256(path: Path | str) -> str:
     """The SHA-256 of a file, which is read again only if it has been written since the last time."""
     return _stamped_sha256(os.path.abspath(path), stamp(path))

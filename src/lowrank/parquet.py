@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowrank.errors import LowrankError
-from lowrank.files import atomic, damaged, expect_file
+from lowrank.files import SEAL, atomic, damaged, expect_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,8 @@ def read_arrow(path: Path | str) -> pyarrow.Table:
         raise
     except Exception as error:  # pyarrow's own
         raise damaged(path, error, what=TABLE) from None
+    if SEAL.encode() in known:  # of the contents, as tables had it before
+        raise damaged(path, "it was written by an earlier version", what=TABLE)
     if (FILE_SEAL.encode() in known or _place_of_digest(content)) and not _has_digest(content):
         raise damaged(path, "it is not what was written", what=TABLE)
     return arrow

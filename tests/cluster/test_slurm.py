@@ -43,7 +43,7 @@ DENSE, SPECTRAL = (
 def copy(folder: Path) -> Path:
     """What the pipeline reads from the repository, so that its results lie elsewhere."""
     for name in ("config", "notebooks", "profiles", "src", "workflow"):
-        shutil.copytree(ROOT / name, folder / name)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copy(ROOT / "Snakefile", folder)
     return folder
 

@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from faulty import DENSE, LOW, NAME, PRE, ROOT, Track, assert_same_results
 
@@ -305,6 +307,14 @@ def test_a_table_that_should_have_a_digest_and_has_none_is_refused(tmp_path):
     path.write_bytes(content.replace(seal, seal.upper()))
     with pytest.raises(LowrankError, match="not what was written"):
         read_table(path)
+
+
+def test_a_table_of_an_earlier_version_is_refused(tmp_path):
+    arrow = pa.Table.from_pandas(pd.DataFrame({"loss": [1.0]}), preserve_index=False)
+    older = arrow.replace_schema_metadata({**arrow.schema.metadata, "seal": "0123456789abcdef"})
+    pq.write_table(older, tmp_path / "t.parquet")
+    with pytest.raises(LowrankError, match="by an earlier version"):
+        read_table(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,20 @@ def test_a_forged_table_is_found_though_the_manifest_fits(forgery, published, tm
 def test_a_file_that_the_manifest_does_not_name_is_refused(published, tmp_path):
     folder = tmp_path / "tiny"
     shutil.copytree(published, folder)
-    (folder / "more.parquet").write_bytes(b"")
-    with pytest.raises(LowrankError, match=r"more\.parquet is not in the manifest"):
-        read_published(folder)
+    more = folder / "more.parquet"
+    for make in (lambda: more.write_bytes(b""), lambda: more.symlink_to(tmp_path / "nowhere")):
+        make()
+        with pytest.raises(LowrankError, match=r"more\.parquet is not in the manifest"):
+            read_published(folder)
+        more.unlink()
+
+
+def test_tables_that_were_read_before_are_not_changed_by_who_read_them(published):
+    read_published(published)["runs"]["train_loss"] += 1.0
+    changed, again = (read_published(published)["runs"] for _ in range(2))
+    changed.loc[:, "train_loss"] = 0.0
+    pd.testing.assert_frame_equal(again, read_published(published)["runs"])
+    assert (again["train_loss"] > 0).all()
 
 
 def test_publishing_again_changes_no_number_and_a_changed_one_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -204,10 +205,24 @@ def test_honest_runs_are_found_again_in_their_order_and_compared_once(kind, runs
     monkeypatch.setattr(
         proof, "disagreement", lambda tables: compared.append(tables) or disagreement(tables)
     )
+    monkeypatch.setattr(proof, "_SOUND", set())
     found = finished_runs(specs, data, whole.parent, "cpu")
     assert [run.spec for run in found] == specs and found[1].folder == whole
     assert [len(tables["runs"]) for tables in compared] == [3]
     assert finished_runs([], data, whole.parent, "cpu") == []
+    os.utime(whole / "layers.parquet")  # compared anew is what may have been written since
+    finished_runs(specs, data, whole.parent, "cpu")
+    assert [len(tables["runs"]) for tables in compared] == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["spec.json", "result.json", "spectra.parquet"])
+def test_a_file_that_is_gone_is_named_though_the_run_was_sound(name, runs, tmp_path):
+    spec, data, whole = runs["images"]
+    folder = Path(shutil.copytree(whole, tmp_path / whole.name))
+    ensure_run(spec, data, tmp_path, "cpu")
+    (folder / name).unlink()
+    with pytest.raises(LowrankError, match=name):
+        ensure_run(spec, data, tmp_path, "cpu")
 
 
 @pytest.mark.parametrize("name", RUNS)

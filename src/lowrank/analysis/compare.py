@@ -100,7 +100,7 @@ def seconds_a_pair(member: Member, track: str, seconds: Mapping[str, float]) -> 
     """Processor time of one more seed: of a run of each trained side, by `seconds_a_run`."""
     cells = {f"{track}/{side.name}" for side in member.sides}
     known = [seconds[cell] for cell in sorted(cells) if cell in seconds]
-    return float(np.nansum(known)) if known else math.nan
+    return float(pd.Series(known).sum()) if known else math.nan
 
 
 def in_unit(value: float, unit: str) -> float:

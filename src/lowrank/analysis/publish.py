@@ -35,7 +35,7 @@ from lowrank.files import (
     read_json,
     read_sealed,
     restore,
-    stamp,
+    stamps,
     write_json,
     write_manifest,
     write_text,
@@ -130,15 +130,12 @@ def read_published(folder: Path) -> dict[str, pd.DataFrame]:
     A folder that this process has read is read again only if a file of it has been written since.
     """
     places = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
-    stamps = tuple(f"{path.name} {stamp(path)}" for path in places)
-    tables = _read_once(Path(os.path.abspath(folder)), folder, stamps)
-    return {
-        name: table.copy(deep=False) for name, table in tables.items()
-    }  # copied where written to
+    tables = _read_once(Path(os.path.abspath(folder)), folder, stamps(places))
+    return {name: table.copy() for name, table in tables.items()}
 
 
 @lru_cache(maxsize=8)
-def _read_once(place: Path, folder: Path, stamps: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+def _read_once(place: Path, folder: Path, written: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     names = check_manifest(folder, restore(folder))["files"]
     if strange := sorted({path.name for path in folder.iterdir()} - {*names, MANIFEST}):
         raise LowrankError(f"{folder / strange[0]} is not in the manifest: take it away.")

@@ -24,11 +24,8 @@ def judged_now(folder: Path, ledger: Ledger, name: str = "claims") -> pd.DataFra
         return None
     tables = read_published(folder)
     claims = tables.pop("claims", None)
-    if (
-        claims is not None
-        and (folder / LEDGER).is_file()
-        and read_ledger(folder / LEDGER) == ledger
-    ):
+    own = read_ledger(folder / LEDGER) if (folder / LEDGER).is_file() else None
+    if claims is not None and own and own.model_dump_json() == ledger.model_dump_json():
         return claims  # which was held against the same ledger as it was read
     return judge_scale(ledger, config, tables)
 

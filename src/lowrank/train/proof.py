@@ -14,7 +14,7 @@ from lowrank.experiment.agreement import disagreement, lacking
 from lowrank.experiment.cell import RunSpec
 from lowrank.experiment.shares import spread
 from lowrank.factor import spectrum
-from lowrank.files import MANIFEST, read_json, stamp
+from lowrank.files import MANIFEST, read_json, stamps
 from lowrank.frames import concat
 from lowrank.methods import IMPLIED, begin
 from lowrank.methods.base import Life
@@ -37,7 +37,7 @@ def contradiction(runs: Sequence[tuple[FinishedRun, Task]]) -> tuple[FinishedRun
     compared for all runs at once, which takes a fraction of the time that they take one by one.
     What the test set gave, times and memory follow from nothing that is kept: they are not proved.
     """
-    new = {stamps: of for of in runs if (stamps := _stamps(*of)) not in _SOUND}
+    new = {known: of for of in runs if (known := _known_by(*of)) not in _SOUND}
     wrong = _contradiction(list(new.values())) if new else None
     if wrong is None:
         _SOUND.update(new)
@@ -47,10 +47,10 @@ def contradiction(runs: Sequence[tuple[FinishedRun, Task]]) -> tuple[FinishedRun
 _SOUND: set[tuple[str, ...]] = set()
 
 
-def _stamps(run: FinishedRun, task: Task) -> tuple[str, ...]:
+def _known_by(run: FinishedRun, task: Task) -> tuple[str, ...]:
     """A run's folder, what it is to be the run of, and when each file that is compared was written."""
     names = [MANIFEST, "spec.json", *read_json(run.folder / MANIFEST)["files"]]
-    written = (stamp(run.folder / name) for name in names)
+    written = stamps(run.folder / name for name in names)
     return (os.path.abspath(run.folder), run.spec.identity(task.digest), *written)
 
 
