@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "setpriv")
 SYSTEM = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
 MARK = "LOWRANK_TEST_CLUSTER"
@@ -167,7 +167,13 @@ class Machine:
         with (self.folder / "daemons.log").open("ab") as log:
             self.daemons.append(
                 subprocess.Popen(
-                    [program, *arguments],
+                    [
+                        "setpriv",
+                        "--pdeathsig",
+                        "KILL",
+                        program,
+                        *arguments,
+                    ],  # ends with a killed test
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
