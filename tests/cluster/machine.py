@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "setpriv")
+ENDING = ("setpriv", "--pdeathsig", "KILL")
+"""What makes a daemon end with the process that started it, however that ends."""
 SYSTEM = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
 MARK = "LOWRANK_TEST_CLUSTER"
@@ -167,13 +169,7 @@ class Machine:
         with (self.folder / "daemons.log").open("ab") as log:
             self.daemons.append(
                 subprocess.Popen(
-                    [
-                        "setpriv",
-                        "--pdeathsig",
-                        "KILL",
-                        program,
-                        *arguments,
-                    ],  # ends with a killed test
+                    [*ENDING, program, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
