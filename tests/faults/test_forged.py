@@ -120,6 +120,22 @@ def test_a_forged_table_is_found_though_the_manifest_fits(forgery, published, tm
     assert named in str(error.value) and str(folder) in str(error.value)
 
 
+def test_runs_alone_are_held_against_their_histories_and_come_without_verdicts(published, tmp_path):
+    """As a plan reads them."""
+    alone = read_published(published, judged=False)
+    assert read_published(published).keys() - alone.keys() == {"contrasts", "claims"}
+    folder = tmp_path / "tiny"
+    shutil.copytree(published, folder)
+    for forgery in ("a verdict", "a loss"):
+        forge, named = FORGERIES[forgery]
+        forge(folder)
+        write_manifest(folder, read_json(folder / MANIFEST)["files"])
+        if forgery == "a verdict":
+            assert read_published(folder, judged=False).keys() == alone.keys()
+    with pytest.raises(LowrankError, match=named):
+        read_published(folder, judged=False)
+
+
 def test_a_file_that_the_manifest_does_not_name_is_refused(published, tmp_path):
     folder = tmp_path / "tiny"
     shutil.copytree(published, folder)

@@ -71,7 +71,9 @@ def test_runs_of_a_cell_count_together_and_those_that_diverged_not(monkeypatch, 
     monkeypatch.setattr(
         speeds,
         "read_published",
-        lambda folder: {"runs": pd.DataFrame([{**rows, **row} for row in tables[folder.name]])},
+        lambda folder, judged: {
+            "runs": pd.DataFrame([{**rows, **row} for row in tables[folder.name]])
+        },
     )
     found = {(s.scale, s.processor): s.flops_per_second for s in published_speeds(tmp_path)}
     assert found == {("one", "A"): 4.0, ("two", "B"): 8.0}

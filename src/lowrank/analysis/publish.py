@@ -123,23 +123,30 @@ def _write(
         )
 
 
-def read_published(folder: Path) -> dict[str, pd.DataFrame]:
+def read_published(folder: Path, *, judged: bool = True) -> dict[str, pd.DataFrame]:
     """The published tables by name; a missing, truncated or altered one is a LowrankError naming it,
     and so is a number that contradicts those that it follows from or that follow from it.
 
-    A folder that this process has read is read again only if a file of it has been written since.
+    A folder that this process has read is read again only if a file of it has been written since. Unless
+    `judged`, contrasts and verdicts are left out, and not derived anew, which takes longest.
     """
     places = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
-    tables = _read_once(Path(os.path.abspath(folder)), folder, stamps(places))
+    tables = _read_once(Path(os.path.abspath(folder)), folder, judged, stamps(places))
     return {name: table.copy() for name, table in tables.items()}
 
 
 @lru_cache(maxsize=8)
-def _read_once(place: Path, folder: Path, written: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+def _read_once(
+    place: Path, folder: Path, judged: bool, written: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
     names = check_manifest(folder, restore(folder))["files"]
     if strange := sorted({path.name for path in folder.iterdir()} - {*names, MANIFEST}):
         raise LowrankError(f"{folder / strange[0]} is not in the manifest: take it away.")
     tables = _read(folder, names)
+    if not judged:
+        tables = {
+            name: table for name, table in tables.items() if name not in ("contrasts", "claims")
+        }
     # What was published before verdicts came with their ledger cannot be judged again.
     ledger = read_ledger(folder / LEDGER) if (folder / LEDGER).is_file() else None
     if contradiction := _contradiction(tables, _config(folder), ledger):
@@ -190,10 +197,11 @@ def _contradiction(
     """What in tables does not follow from the runs, their configuration and ledger."""
     if found := disagreement(tables):
         return found
-    expected = all_contrasts(config, tables)
-    key = ["arm", "reference", "metric", "track", "study"]
-    if found := same(tables["contrasts"], expected, key, "contrasts"):
-        return found
+    if "contrasts" in tables:
+        key = ["arm", "reference", "metric", "track", "study"]
+        expected = all_contrasts(config, tables)
+        if found := same(tables["contrasts"], expected, key, "contrasts"):
+            return found
     if "claims" not in tables or ledger is None:
         return None
     rest = {name: table for name, table in tables.items() if name != "claims"}

@@ -43,7 +43,7 @@ def published_speeds(published: Path) -> list[Speed]:
     found = []
     by = ["track", "cell", "family", "width", "processor"]
     for folder in sorted(path for path in published.glob("*") if path.is_dir()):
-        runs = read_published(folder)["runs"]
+        runs = read_published(folder, judged=False)["runs"]
         runs = runs[runs["diverged"].ne(True) & runs["train_seconds"].gt(0)]
         for key, own in runs.groupby(by, sort=False):
             track, cell, family, width, processor = key
