@@ -79,11 +79,12 @@ def tables(
     rates = pd.DataFrame(
         {
             "group": name, "track": track, "choice": "learning_rate", "learning_rate": value,
-            "digest": experiment.sweep(name).run(value, best).identity(text),
+            "seed": one.seed, "digest": one.identity(text),
             "chosen": value == chosen, "at_edge": True,
         }
         for name in sorted(swept)
         for value in experiment.sweep(name).values
+        for one in experiment.sweep(name).runs(value, best)
     )  # fmt: skip
     parts = {
         name: runs[["cell", "seed"]].assign(of=processor)

@@ -60,7 +60,8 @@ def made(tmp_path):
     test = runs[["cell", "seed"]].assign(test_loss=runs["validation_loss"] + 0.5)
     write_table(tmp_path / "test/language.parquet", test.iloc[::-1])
     rates = [
-        {"learning_rate": r, "validation_loss": loss} for r, loss in ((0.01, 3.1), (0.02, 3.0))
+        {"learning_rate": r, "seed": 4, "validation_loss": loss}
+        for r, loss in ((0.01, 3.1), (0.02, 3.0))
     ]
     sweep = {
         "group": "language/dense",
@@ -68,7 +69,6 @@ def made(tmp_path):
         "choice": "learning_rate",
         "learning_rate": 0.02,
         "at_edge": True,
-        "seed": 4,
         "rates": rates,
     }
     write_sealed(tmp_path / "rates/language/dense.json", sweep)

@@ -86,7 +86,7 @@ FORGERIES = {
     "a run that is not there": ("history", TEXT.replace("track", "cell.str[:8]"), "seed", 77),
     "two runs of one seed": ("runs", f"{DENSE} and seed == 101", "seed", 100),
     "a swept loss": ("rates", "chosen", "validation_loss", 2.3),
-    "the swept loss of another rate": ("rates", "not chosen", "validation_loss", 0.001),
+    "the swept loss of another rate": ("rates", f"not chosen and {TEXT}", "validation_loss", 0.001),
     "a swept rate": ("rates", "chosen and choice == 'learning_rate'", "learning_rate", 0.5),
     "a choice": ("rates", "chosen", "chosen", False),
     "a truncation's perplexity": ("posthoc", TEXT, "test_perplexity", 9.0),
@@ -111,6 +111,29 @@ def test_a_changed_number_is_named(forgery, tables):
     table.loc[rows[-1], column] = value
     found = disagreement({**tables, name: table.infer_objects()})
     assert found is not None and "\n" not in found and len(found) < 250
+
+
+def test_of_a_sweep_with_several_seeds_the_means_are_compared(tables):
+    """Of each value the loss goes up by as much with one seed as it goes down with another."""
+    rates = tables["rates"]
+    shifts = {1000: 0.0, 1001: 0.5, 1002: -0.5}
+    several = pd.concat(
+        [
+            rates.assign(seed=seed, validation_loss=rates["validation_loss"] + shift)
+            for seed, shift in shifts.items()
+        ],
+        ignore_index=True,
+    )
+    assert disagreement({**tables, "rates": several}) is None
+    chosen = several.index[several["chosen"].eq(True) & several["seed"].eq(1001)][0]
+    for column, value, named in (
+        ("chosen", False, "does not say"),
+        ("validation_loss", 99.0, "is not the best"),
+    ):
+        forged = several.astype({column: object})
+        forged.loc[chosen, column] = value
+        found = disagreement({**tables, "rates": forged.infer_objects()})
+        assert found is not None and named in found
 
 
 @pytest.mark.parametrize("more", [0.0, 0.5])

@@ -100,7 +100,7 @@ def test_a_sweeps_run_is_a_cells_run_at_that_rate():
     group = SweepGroup(
         name="language/low", choice="learning_rate", values=(0.01, 0.03), cell=cell(seeds=(3,))
     )
-    assert group.run(0.03) == cell().runs({"language/low": 0.03})[0]
+    assert group.runs(0.03) == cell(seeds=(3,)).runs({"language/low": 0.03})
     assert group.groups == ()
 
 
@@ -276,7 +276,7 @@ def test_strengths_and_rates_after_the_switch_are_swept_at_the_rate_that_was_fou
     """Half the rate has the strength of the full one, and moments that are reset have the plain switch's rate."""
     low = "language/spectral-r0.5"
     found = grid(
-        {"decay_strengths": [0.5, 2], "switch_rates": [0.5, 1], "seed": 7},
+        {"decay_strengths": [0.5, 2], "switch_rates": [0.5, 1], "seeds": [7]},
         decay={"decays": [{"kind": "none"}, {"kind": "frobenius", "strength": "swept"}]},
         pretraining={"fractions": [0.5], "inits": ["spectral"], "variants_at": [0.5]},
     )
@@ -301,7 +301,7 @@ def test_strengths_and_rates_after_the_switch_are_swept_at_the_rate_that_was_fou
     assert {s.cell.seeds for s in found.sweeps.values()} == {(7,)}
     assert {s.extend for s in found.sweeps.values() if s.choice != "learning_rate"} == {0}
     rates = {low: 0.01, "language/dense": 0.02}
-    run = found.sweeps[f"{switches}.switch_rate"].run(1.0, rates)
+    (run,) = found.sweeps[f"{switches}.switch_rate"].runs(1.0, rates)
     assert (run.training.learning_rate, run.pretraining.rate_factor, run.seed) == (0.01, 1.0, 7)
     assert run.pretraining.dense_learning_rate == 0.02
     varied = {name: cell.varied for name, cell in cells.items()}

@@ -48,11 +48,23 @@ def test_every_contrast_compares_cells_of_the_grid(path):
 
 
 @pytest.mark.parametrize("path", [p for p in SCALES if p.stem != "smoke"], ids=lambda p: p.stem)
-def test_shipped_sweeps_have_a_seed_of_their_own(path):
+def test_shipped_sweeps_have_seeds_of_their_own(path):
     """Else runs would be chosen for what they are then compared by; only smoke saves them."""
     settings = config.read_config(path)
     for name, track in settings.tracks.items():
-        assert track.sweep.seed not in settings.seeds_of(name)
+        assert not {*track.sweep.seeds} & {*settings.seeds_of(name)}
+
+
+def test_the_one_seed_of_sweeps_that_were_published_before_there_could_be_several_is_read():
+    values = config.read_section(ROOT / "config/smoke.yaml")
+    sweep = values["tracks"]["language"]["sweep"]
+    for given, expected in (({"seed": 3}, (3,)), ({}, (1000,)), ({"seeds": [4, 3]}, (4, 3))):
+        sweep.pop("seeds", None)
+        values["tracks"]["language"]["sweep"] = {**sweep, **given}
+        assert config.parse(values).tracks["language"].sweep.seeds == expected
+    values["tracks"]["language"]["sweep"] = {**sweep, "seed": 1, "seeds": [2]}
+    with pytest.raises(LowrankError, match="seed"):
+        config.parse(values)
 
 
 def test_strengths_cannot_be_swept_over_a_decay_of_zero():

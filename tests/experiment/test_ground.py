@@ -63,11 +63,11 @@ def tables(of: Experiment) -> dict[str, pd.DataFrame]:
     rates = dict.fromkeys(of.grid.sweeps, 0.02)
     for name, group in of.grid.sweeps.items():
         for value in group.values:
-            run = group.run(value, rates)
-            row = {"group": name, "track": "language", "at_edge": False, "validation_loss": 1.0}
-            row |= {"learning_rate": run.training.learning_rate, "choice": group.choice}
-            row |= {group.choice: value, "chosen": value == 0.02}
-            found["rates"].append({**row, "digest": run.identity(data)})
+            for run in group.runs(value, rates):
+                row = {"group": name, "track": "language", "at_edge": False, "validation_loss": 1.0}
+                row |= {"learning_rate": run.training.learning_rate, "choice": group.choice}
+                row |= {group.choice: value, "chosen": value == 0.02, "seed": run.seed}
+                found["rates"].append({**row, "digest": run.identity(data)})
     for cell in of.grid.cells.values():
         for spec in cell.runs(rates):
             row = {"cell": cell.name, "track": "language", "seed": spec.seed, "diverged": False}
@@ -213,11 +213,19 @@ def test_a_call_that_took_the_published_data_for_its_own_ends_and_the_next_train
 
 @pytest.mark.parametrize(
     "change",
-    [("sweep.rates", [0.01, 0.02, 0.04, 0.08]), ("sweep.rates", [0.02]), ("sweep.seed", 5)],
+    [("sweep.rates", [0.01, 0.02, 0.04, 0.08]), ("sweep.rates", [0.02]), ("sweep.seeds", [5])],
 )
 def test_a_sweep_of_other_runs_is_made_again(change, published):
     built, ground = on(published, change)
     assert not built.known and len(missing(ground)) == 3
+
+
+def test_a_sweep_is_there_for_who_would_try_the_same_seeds_alone():
+    several = experiment(("sweep.seeds", [5, 6]))
+    whole = tables(several)
+    assert on(whole, ("sweep.seeds", [6, 5]))[0].known.keys() == several.grid.sweeps.keys()
+    for seeds in ([5], [5, 6, 7]):
+        assert not on(whole, ("sweep.seeds", seeds))[0].known
 
 
 def test_a_sweep_that_ends_at_an_edge_goes_on_where_it_may(published):
@@ -227,7 +235,8 @@ def test_a_sweep_that_ends_at_an_edge_goes_on_where_it_may(published):
 
 
 def test_a_sweep_that_was_extended_is_there_only_for_who_would_extend_it(published):
-    further = published["rates"].groupby("group").head(1).assign(digest="x", chosen=False)
+    further = published["rates"].groupby("group").head(1)
+    further = further.assign(digest="x", chosen=False, learning_rate=0.08)
     rates = pd.concat([published["rates"], further])
     assert on({**published, "rates": rates})[0].known == {DENSE: 0.02, LOW: 0.02}
     assert not on({**published, "rates": rates}, ("sweep.extend", 0))[0].known

@@ -48,7 +48,7 @@ VALUES = {
             },
             "factors": {"rank_fraction": 0.5, "rank_multiple": 1},
             "evaluation": {"validation_examples": 16, "test_examples": 16, "batch": 8},
-            "sweep": {"rates": [0.01, 0.05], "extend": 0, "seed": 0},
+            "sweep": {"rates": [0.01, 0.05], "extend": 0, "seeds": [0]},
             "studies": {
                 "pretraining": {"fractions": [0.5], "inits": ["spectral"]},
                 "interpolation": {"points": 3, "batches": 1, "fractions": []},

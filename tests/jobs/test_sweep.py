@@ -35,14 +35,16 @@ class Finished:
         return pd.DataFrame({"step": [1, 2], name: [self.spec.seed, 10.0]})
 
 
-def sweep_over(monkeypatch, tmp_path, losses, rates, extend=2):
+def sweep_over(monkeypatch, tmp_path, losses, rates, extend=2, seeds=(3,)):
     """The sweep's file, and the rates and kept steps in the order in which they were trained."""
     asked = []
 
     def trained(spec, data, cache, device, keep=(), *_):
         rate = spec.training.learning_rate
         asked.append((rate, tuple(keep), spec.seed))
-        return Finished(spec, validation_loss=losses(rate), digest=f"run at {rate:g}")
+        loss = losses(rate)
+        found = loss[spec.seed] if isinstance(loss, dict) else loss
+        return Finished(spec, validation_loss=found, digest=f"run at {rate:g}")
 
     monkeypatch.setattr(jobs, "_finished", trained)
     group = SweepGroup(
@@ -50,7 +52,7 @@ def sweep_over(monkeypatch, tmp_path, losses, rates, extend=2):
         choice="learning_rate",
         values=rates,
         extend=extend,
-        cell=cell(rate_from="language/dense", seeds=(3,)),
+        cell=cell(rate_from="language/dense", seeds=seeds),
     )
     output = tmp_path / "language/dense.json"
     jobs.sweep(group, {}, *ANYWHERE, output, "cpu", [5])
@@ -63,11 +65,26 @@ def test_a_sweep_keeps_the_rate_with_the_lowest_validation_loss(monkeypatch, tmp
     assert asked == [(0.2, (5,), 3), (0.1, (5,), 3), (0.4, (5,), 3)]
     assert found["learning_rate"] == 0.2
     assert found["at_edge"] is False
-    assert (found["group"], found["track"], found["seed"]) == ("language/dense", "language", 3)
+    assert (found["group"], found["track"]) == ("language/dense", "language")
     assert found["rates"] == [
-        {"learning_rate": r, "validation_loss": losses[r], "digest": f"run at {r:g}"}
+        {"learning_rate": r, "seed": 3, "validation_loss": losses[r], "digest": f"run at {r:g}"}
         for r in (0.1, 0.2, 0.4)
     ]
+
+
+def test_of_several_seeds_the_mean_decides(monkeypatch, tmp_path):
+    """Not the best run; and a value that diverged with one seed is the worst."""
+    losses = {0.1: {3: 3.0, 4: 1.0}, 0.2: {3: 1.9, 4: 1.9}, 0.4: {3: 0.5, 4: None}}
+    found, asked = sweep_over(monkeypatch, tmp_path, losses.get, (0.2, 0.1, 0.4), seeds=(3, 4))
+    assert [(rate, seed) for rate, _, seed in asked] == [
+        (rate, seed) for rate in (0.2, 0.1, 0.4) for seed in (3, 4)
+    ]
+    assert found["learning_rate"] == 0.2 and found["at_edge"] is False
+    tried = [(row["learning_rate"], row["seed"], row["validation_loss"]) for row in found["rates"]]
+    assert tried == [
+        (rate, seed, losses[rate][seed]) for rate in (0.1, 0.2, 0.4) for seed in (3, 4)
+    ]
+    assert read_sweep(tmp_path / "language/dense.json").items() <= found.items()
 
 
 def test_a_strength_is_swept_at_the_rate_that_was_found(monkeypatch, tmp_path):
@@ -94,7 +111,7 @@ def test_a_strength_is_swept_at_the_rate_that_was_found(monkeypatch, tmp_path):
     )
     assert found["rates"] == [
         {"learning_rate": 0.02, "decay_strength": s, "validation_loss": pytest.approx(0.3 - s)}
-        | {"digest": "of the run"}
+        | {"seed": 0, "digest": "of the run"}
         for s in (0.2, 0.3)
     ]
     write_sealed(tmp_path / "language/low.json", sweep())
@@ -148,6 +165,7 @@ def test_a_rate_that_diverged_is_the_worst_and_all_of_them_are_an_error(monkeypa
     assert found["learning_rate"] == 0.1
     assert found["rates"][-1] == {
         "learning_rate": 0.2,
+        "seed": 3,
         "validation_loss": None,
         "digest": "run at 0.2",
     }
@@ -160,7 +178,7 @@ def test_a_rate_that_diverged_is_the_worst_and_all_of_them_are_an_error(monkeypa
 
 def sweep(**changes) -> dict:
     rates = [
-        {"learning_rate": r, "validation_loss": loss}
+        {"learning_rate": r, "seed": 3, "validation_loss": loss}
         for r, loss in ((0.1, 3.0), (0.2, 2.0), (0.4, None))
     ]
     return {
@@ -181,6 +199,7 @@ def sweep(**changes) -> dict:
         ({"learning_rate": 0.4}, "0.4 is not the best of what it tried"),
         ({"learning_rate": 0.3}, "KeyError"),
         ({"rates": None}, "TypeError"),
+        ({"rates": [{"learning_rate": 0.2, "validation_loss": 2.0}]}, "it does not name the seed"),
         ({"group": "language/dense"}, "it is the sweep of language/dense"),
     ],
 )

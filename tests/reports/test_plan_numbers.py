@@ -23,7 +23,7 @@ TEXT = {
     "model": {"family": "gpt2", "width": 16, "depth": 2, "heads": 2, "context": 16},
     "training": {"steps": 20, "batch": 4},
     "factors": {"rank_fraction": 0.5, "rank_multiple": 1},
-    "sweep": {"rates": [0.01, 0.02, 0.04], "seed": 0},
+    "sweep": {"rates": [0.01, 0.02, 0.04], "seeds": [0]},
     "studies": {"pretraining": {"fractions": [0.25], "inits": ["spectral"], "longer": [1.5]}},
 }
 IMAGES = {
@@ -149,14 +149,14 @@ def test_no_sweep_is_planned_where_the_rate_is_given_or_is_one():
         assert not table["cell"].str.endswith("-sweep").any()
 
 
-def test_a_sweep_of_its_own_seed_costs_every_value():
-    sweep = {"seed": 7, "switch_rates": [0.5, 1]}
+def test_a_sweep_of_its_own_seeds_costs_every_value_with_each():
+    sweep = {"seeds": [7, 8], "switch_rates": [0.5, 1]}
     table = plan.make_plan(settings(language=changed(TEXT, sweep=sweep))).set_index("cell")
     sweeps = table[table.index.str.endswith("-sweep")]["runs"]
     assert sweeps.to_dict() == {
-        "language/dense-sweep": 3,
-        "language/spectral-r0.5-sweep": 3,
-        "language/spectral-r0.5-pre0.25-swept.switch_rate-sweep": 2,
+        "language/dense-sweep": 6,
+        "language/spectral-r0.5-sweep": 6,
+        "language/spectral-r0.5-pre0.25-swept.switch_rate-sweep": 4,
     }
 
 

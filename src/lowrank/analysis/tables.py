@@ -289,7 +289,6 @@ def _rates(paths: Iterable[Path]) -> pd.DataFrame:
                 {
                     "group": sweep["group"],
                     "track": sweep["track"],
-                    "seed": sweep["seed"],
                     "choice": (choice := sweep["choice"]),
                     **row,
                     "chosen": row[choice] == sweep[choice],

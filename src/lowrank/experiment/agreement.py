@@ -219,17 +219,20 @@ def _measures(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_sweeps(tables: Tables) -> Iterator[str]:
-    """The chosen rate is the best of its sweep, and the cell that was swept was trained at it; where a seed of
-    the cell is the sweep's, with its loss."""
+    """The chosen value is that of the least mean loss of its sweep, and the cell that was swept was trained at it;
+    where a seed of the cell is the sweep's, with its loss."""
     rates = tables.get("rates")
     if rates is None or not len(rates):
         return
     losses = pd.Series(numbers(rates, "validation_loss"), rates.index).fillna(np.inf)
-    chosen = rates[marked(rates, "chosen")]
-    best = losses.groupby(rates["group"]).transform("min")
-    if not (chosen["group"].is_unique and set(chosen["group"]) == set(rates["group"])):
+    marks, by = pd.Series(marked(rates, "chosen"), rates.index), [rates["group"], _tried(rates)]
+    means = losses.groupby(by, dropna=False).transform("mean")
+    best = means.groupby(rates["group"]).transform("min")
+    chosen = rates[marks]
+    values = marks.groupby(by, dropna=False).agg(["any", "all"])
+    if (values["any"] != values["all"]).any() or (values["all"].groupby(level=0).sum() != 1).any():
         yield "rates does not say of every sweep which rate was chosen"
-    wrong = losses[chosen.index] > best[chosen.index]
+    wrong = means[chosen.index] > best[chosen.index] * (1 + COPIED)
     if wrong.any():
         yield f"the chosen rate of {chosen[wrong]['group'].iloc[0]} is not the best in rates"
     for name, also in (("learning_rate", []), ("validation_loss", ["seed"])):
@@ -241,6 +244,15 @@ def _of_sweeps(tables: Tables) -> Iterator[str]:
             suffixes=("", "_swept"),
         )
         yield from different(swept, name, numbers(swept, f"{name}_swept"), "rates")
+
+
+def _tried(rates: pd.DataFrame) -> pd.Series:
+    """The value that each row of sweeps tried of what is swept; before anything else was, a learning rate."""
+    choice = rates.get("choice", pd.Series("learning_rate", rates.index)).fillna("learning_rate")
+    tried = np.full(len(rates), np.nan)
+    for name in choice.unique():
+        tried = np.where(choice == name, numbers(rates, str(name)), tried)
+    return pd.Series(tried, rates.index)
 
 
 def _of_truncations(tables: Tables) -> Iterator[str]:

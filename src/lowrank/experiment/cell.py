@@ -229,7 +229,7 @@ class SweepGroup(Strict):
     extend: int = 0
     """How often the sweep may go on beyond an edge at which its best value stands."""
     cell: Cell
-    """The arm, with the sweep's seed."""
+    """The arm, with the sweep's seeds."""
 
     @property
     def track(self) -> str:
@@ -251,6 +251,6 @@ class SweepGroup(Strict):
         own = self.cell.facts()
         return {"choice": self.choice} | {name: own[name] for name in OF_SWEEPS}
 
-    def run(self, value: float, rates: Mapping[str, float] | None = None) -> RunSpec:
-        """The run of this sweep at one value, given what the groups that it needs found best."""
-        return self.cell.runs({**(rates or {}), self.name: value})[0]
+    def runs(self, value: float, rates: Mapping[str, float] | None = None) -> list[RunSpec]:
+        """The runs of this sweep at one value, one a seed, given what the groups that it needs found best."""
+        return self.cell.runs({**(rates or {}), self.name: value})

@@ -271,11 +271,11 @@ def _switch_group(name: str, track: TrackConfig, arm: Arm) -> str:
 def _sweeps(
     name: str, track: TrackConfig, arm: Arm, study: str, extensions: dict[str, Extension]
 ) -> Iterator[SweepGroup]:
-    """What is chosen for an arm on validation data, each with the sweep's seed."""
+    """What is chosen for an arm on validation data, each with the sweep's seeds."""
     sweep, chosen = track.sweep, swept(arm)
 
     def group(group_name: str, of: Arm, **values: Any) -> SweepGroup:
-        cell = _cell(name, track, of, study, (sweep.seed,), extensions)
+        cell = _cell(name, track, of, study, sweep.seeds, extensions)
         cell = cell.model_copy(update={"studies": ("sweep",)})
         return SweepGroup(name=group_name, cell=cell, **values)
 
@@ -287,8 +287,12 @@ def _sweeps(
         assert arm.factors is not None
         usual = arm.factors.decay.usual(track.training)
         strengths = tuple(usual * factor for factor in sweep.decay_strengths)
-        values = {"choice": "decay_strength", "values": strengths}
+        values = {"choice": "decay_strength", "values": strengths, "extend": sweep.extend_others}
         yield group(_strength_group(name, track, arm), _decaying_arm(track, arm), **values)
     if "switch_rate" in chosen:
-        values = {"choice": "switch_rate", "values": sweep.switch_rates}
+        values = {
+            "choice": "switch_rate",
+            "values": sweep.switch_rates,
+            "extend": sweep.extend_others,
+        }
         yield group(_switch_group(name, track, arm), _switched_arm(arm), **values)

@@ -89,18 +89,20 @@ class Ground:
         data = self.data.get(group.track)
         if data is None or not self.rates.keys() >= set(group.groups):
             return
-        wanted = {group.run(value, self.rates).identity(data) for value in group.values}
+        wanted = {
+            spec.identity(data) for value in group.values for spec in group.runs(value, self.rates)
+        }
         for name, rows in self._swept.items():
-            further = len(rows) - len(wanted)
+            choice = rows["choice"].iloc[0] if "choice" in rows else "learning_rate"
+            if choice != group.choice or set(rows["seed"]) != set(group.cell.seeds):
+                continue
+            further = rows[choice].nunique() - len(group.values)
             if not wanted <= set(rows["digest"]) or further > group.extend:
                 continue
             if rows["at_edge"].any() and further < group.extend:
                 continue  # it would go on here
-            choice = rows["choice"].iloc[0] if "choice" in rows else "learning_rate"
-            if choice != group.choice:
-                continue
             self.sweeps[group.name] = str(name)
-            self.rates[group.name] = float(rows.loc[rows["chosen"], group.choice].item())
+            self.rates[group.name] = float(rows.loc[rows["chosen"], group.choice].iloc[0])
 
     # Runs.
 

@@ -1,12 +1,23 @@
-"""Reading what a sweep wrote."""
+"""What a sweep tried and found."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lowrank.files import damaged, read_sealed
+
+
+def mean_losses(rows: Iterable[Mapping[str, Any]], choice: str) -> dict[float, float]:
+    """For each value that was tried the mean validation loss over seeds; infinite where a run diverged."""
+    found: dict[float, list[float]] = defaultdict(list)
+    for row in rows:
+        loss = row["validation_loss"]
+        found[float(row[choice])].append(math.inf if loss is None else loss)
+    return {value: math.fsum(losses) / len(losses) for value, losses in found.items()}
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -15,18 +26,16 @@ def read_sweep(path: Path) -> dict[str, Any]:
     result = read_sealed(path, what)
     try:
         choice, group = result["choice"], str(result["group"])
-        losses = {
-            float(row[choice]): math.inf
-            if row["validation_loss"] is None
-            else row["validation_loss"]
-            for row in result["rates"]
-        }
+        losses = mean_losses(result["rates"], choice)
         best = result[choice]
         consistent = losses[best] == min(losses.values()) < math.inf and "at_edge" in result
+        seeds = all("seed" in row for row in result["rates"])
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", what=what) from None
     if not consistent:
         raise damaged(path, f"{best} is not the best of what it tried", what=what)
+    if not seeds:
+        raise damaged(path, "it does not name the seed of each run", what=what)
     if not path.absolute().as_posix().endswith(f"/{group}.json"):
         raise damaged(path, f"it is the sweep of {group}", what=what)
     return result

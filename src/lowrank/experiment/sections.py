@@ -353,7 +353,13 @@ class SweepSpec(Strict):
         2,
         ge=0,
         le=100,
-        description="How often the sweep is widened while its best rate is at an edge.",
+        description="How often a sweep of rates is widened while its best rate is at an edge.",
+    )
+    extend_others: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="The same of decay strengths and of rates after the switch.",
     )
     decay_strengths: tuple[Positive, ...] = Field(
         (),
@@ -365,12 +371,20 @@ class SweepSpec(Strict):
         description="What the learning rate after the switch from dense to factors is tried at, over the "
         "arm's own rate; none: pre-trained arms go on at half their rate.",
     )
-    seed: int = Field(
-        1000,
-        ge=0,
-        description="The seed the sweep is run with; none of the runs' seeds, so that no run is chosen "
-        "for what it is then compared by.",
+    seeds: Seeds = Field(
+        (1000,),
+        description="Seeds each value is tried with, the best having the least mean validation loss; none of "
+        "the runs' seeds, so that no run is chosen for what it is then compared by.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, given: Any) -> Any:
+        """What was published before there could be several names the one as `seed`."""
+        if isinstance(given, dict) and "seed" in given and "seeds" not in given:
+            given = {**given, "seeds": [given["seed"]]}
+            del given["seed"]
+        return given
 
     @model_validator(mode="after")
     def _different_values(self) -> SweepSpec:
@@ -378,6 +392,6 @@ class SweepSpec(Strict):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name}: {list(values)} repeat a value: give each once")
-        if self.seed >= LARGEST_SEED:
-            raise ValueError(f"seed: {self.seed} must be below 2 ** 63")
+        if max(self.seeds) >= LARGEST_SEED:
+            raise ValueError(f"seeds: {max(self.seeds)} must be below 2 ** 63")
         return self

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lowrank.errors import LowrankError
 from lowrank.experiment.cell import Cell, RunSpec, SweepGroup
-from lowrank.experiment.rates import read_sweep
+from lowrank.experiment.rates import mean_losses, read_sweep
 from lowrank.experiment.sections import EvaluationSpec
 from lowrank.files import write_sealed
 from lowrank.frames import concat
@@ -35,36 +35,38 @@ def sweep(
     keep: Iterable[int] = (),
     mode: str = "ddp",
 ) -> None:
-    """Train the arm at each value of what is swept and write the best on validation data.
+    """Train the arm at each value of what is swept with each of the sweep's seeds, and write the value of the
+    least mean loss on validation data.
 
     `rates` is what the groups that it needs found. While the best value is at an edge, the sweep continues
     beyond that edge by the ratio of its outermost two, at most `extend` times; `at_edge` says if it still
     does at the end. `keep` are steps at which pre-trained cells fork, should they fork from one of these
     runs.
     """
-    losses: dict[float, float] = {}
-    rows: dict[float, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
 
     def measure(value: float) -> None:
-        spec = group.run(value, rates)
-        result = _finished(spec, data, cache, device, keep, mode).result
         what = "rate" if group.choice == "learning_rate" else group.choice.replace("_", " ")
-        _say_if_diverged(f"{group.name} at the {what} {value:g}", result)
-        loss = result["validation_loss"]
-        losses[value] = math.inf if loss is None else loss
-        rows[value] = {
-            "learning_rate": spec.training.learning_rate,
-            group.choice: value,
-            "validation_loss": loss,
-            "digest": result["digest"],
-        }
+        for spec in group.runs(value, rates):
+            result = _finished(spec, data, cache, device, keep, mode).result
+            _say_if_diverged(f"{group.name} seed {spec.seed} at the {what} {value:g}", result)
+            rows.append(
+                {
+                    "learning_rate": spec.training.learning_rate,
+                    group.choice: value,
+                    "seed": spec.seed,
+                    "validation_loss": result["validation_loss"],
+                    "digest": result["digest"],
+                }
+            )
 
     for value in group.values:
         measure(value)
     for _ in range(group.extend):
-        further = _beyond(losses)
+        further = _beyond(mean_losses(rows, group.choice))
         if further is not None:
             measure(further)
+    losses = mean_losses(rows, group.choice)
     best = min(losses, key=lambda value: losses[value])
     if math.isinf(losses[best]):
         raise LowrankError(
@@ -80,8 +82,7 @@ def sweep(
             "choice": group.choice,
             group.choice: best,
             "at_edge": _beyond(losses) is not None,
-            "seed": group.cell.seeds[0],
-            "rates": [rows[value] for value in sorted(rows)],
+            "rates": sorted(rows, key=lambda row: row[group.choice]),
         },
     )
 

@@ -77,7 +77,12 @@ def draw(results: Results) -> tuple[Figure, Table]:
     handles = [kind.handle() for kind in dict.fromkeys(drawn)]
     handles += [CHOSEN, *([EDGE] if rates["at_edge"].any() else [])]
     seeds = ", ".join(f"{seed:g}" for seed in sorted(rates["seed"].unique()))
-    handles.append(Line2D([], [], linestyle="none", label=f"one run a point, seed {seeds}"))
+    each = (
+        "one run a point, seed"
+        if rates["seed"].nunique() == 1
+        else "dots: runs; lines: means of seeds"
+    )
+    handles.append(Line2D([], [], linestyle="none", label=f"{each} {seeds}"))
     legend_below(figure, handles + ([] if rates["finite"].all() else [marks.DIVERGED]), columns=5)
     return figure, _table(rates)
 
@@ -144,9 +149,31 @@ def _looks(rates: pd.DataFrame, results: Results) -> dict[str, Kind]:
     return {row.group: look(row) for row in rows}
 
 
+def _means(group: pd.DataFrame) -> pd.DataFrame:
+    """A row a value: the mean loss of the seeds, which is not finite where one's is not."""
+    means = group.groupby("value", sort=True)["validation_loss"].agg(
+        lambda losses: losses.mean(skipna=False)
+    )
+    first = group.drop_duplicates("value").set_index("value").loc[means.index].reset_index()
+    loss = means.to_numpy(dtype=float)
+    return first.assign(validation_loss=loss, finite=np.isfinite(loss))
+
+
 def _sweep(ax: Axes, group: pd.DataFrame, look: Kind) -> None:
-    rows = group[group["finite"]].sort_values("value")
-    marks.crosses(ax, group.loc[~group["finite"], "value"], look)
+    if group["seed"].nunique() > 1:
+        runs = group[group["finite"]]
+        ax.plot(
+            runs["value"],
+            runs["validation_loss"],
+            linestyle="none",
+            color=look.color,
+            marker=".",
+            markersize=2.5,
+            alpha=0.5,
+        )
+    means = _means(group)
+    rows = means[means["finite"]]
+    marks.crosses(ax, means.loc[~means["finite"], "value"], look)
     ax.plot(
         rows["value"],
         rows["validation_loss"],
@@ -171,7 +198,7 @@ def _table(rates: pd.DataFrame) -> Table:
     """One row a sweep: what was chosen, whether it is at an edge, and every loss."""
     rows = []
     for name, group in rates.groupby("group", sort=False):
-        ordered = group.sort_values("value")
+        ordered = _means(group)
         losses = [
             f"{value:g}: {number(loss, 3) if np.isfinite(loss) else 'diverged'}"
             for value, loss in zip(ordered["value"], ordered["validation_loss"], strict=True)
@@ -182,7 +209,8 @@ def _table(rates: pd.DataFrame) -> Table:
             {
                 "group": name,
                 "label": _arm(first),
-                **{key: first[key] for key in ("rank", "width", "seed", "choice", "at_edge")},
+                **{key: first[key] for key in ("rank", "width", "choice", "at_edge")},
+                "seeds": group["seed"].nunique(),
                 "value": chosen.iloc[0] if len(chosen) else np.nan,
                 "losses": "; ".join(losses),
             }
@@ -193,6 +221,7 @@ def _table(rates: pd.DataFrame) -> Table:
             words("arm", "label"),
             plain("rank fraction", "rank"),
             plain("width", "width", 0),
+            plain("seeds", "seeds", 0),
             words("swept", lambda row: row.choice.replace("_", " ")),
             Column("chosen", lambda row: f"{row.value:g}"),
             words("at an edge", lambda row: "yes" if row.at_edge else "no"),

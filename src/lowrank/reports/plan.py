@@ -36,8 +36,8 @@ def make_plan(config: Config, speed: float | list[Speed] | None = None) -> pd.Da
     for sweep in grid.sweeps.values():
         cell = sweep.cell
         # The run at the best value is a cell's own where it has one of the runs' seeds.
-        own = bool(set(cell.seeds) & set(config.seeds_of(cell.track)))
-        if runs := len(sweep.values) - own:
+        own = len(set(cell.seeds) & set(config.seeds_of(cell.track)))
+        if runs := len(sweep.values) * len(cell.seeds) - own:
             row = _row(config, cell, runs, speed)
             rows.append({**row, "cell": f"{sweep.name}-sweep"})
     return pd.DataFrame(rows)

@@ -30,7 +30,7 @@ def behind(experiment: Experiment) -> dict[str, float]:
         for group in cell.groups:
             waiting[group] = max(waiting[group], found[f"train {cell.name}"])
     for sweep in sorted(grid.sweeps.values(), key=lambda sweep: -len(sweep.groups)):
-        runs = len(sweep.values) + bool(sweep.extend)
+        runs = (len(sweep.values) + bool(sweep.extend)) * len(sweep.cell.seeds)
         longest = runs * sweep.cell.training.steps + waiting[sweep.name]
         found[f"sweep {sweep.name}"] = longest
         for group in sweep.groups:

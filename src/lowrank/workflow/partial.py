@@ -78,7 +78,8 @@ def _swept(scale: Scale, tracks: set[str]) -> Iterator[Path]:
         if group.name in experiment.known or not here:
             continue
         best = read_rates(folder, [group], experiment.known)
-        wanted = {group.run(value, best).identity(data[group.track]) for value in group.values}
+        specs = [spec for value in group.values for spec in group.runs(value, best)]
+        wanted = {spec.identity(data[group.track]) for spec in specs}
         if wanted <= {row["digest"] for row in read_sweep(path)["rates"]}:
             yield path
 

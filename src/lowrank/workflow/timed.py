@@ -222,7 +222,7 @@ def _sweep(scale: Scale, group: str, data: Path, cache: Path) -> State:
     experiment, rates = scale.experiment, Path(scale.results) / "rates"
     sweep, forks = experiment.sweep(group), experiment.forks(group)
     found = jobs.read_rates(rates, [sweep], experiment.known)
-    specs = [sweep.run(value, found) for value in sweep.values]
+    specs = [spec for value in sweep.values for spec in sweep.runs(value, found)]
     if (state := _next(scale, specs, data, cache, forks)) != "done":
         return state
     with held(Path(scale.results) / f"study/{group}.sweep.lock") as mine:
