@@ -16,20 +16,20 @@ one-sided questions with the same threshold, so a member cannot be both supporte
 | equivalence ("as well as") | within (-m, m) by TOST, or above 0 | below -m |
 | equivalence, better_counts: false | within (-m, m) by TOST | below -m or above m |
 
-and inconclusive otherwise. It follows that a failed difference test supports nothing; that an arm
-significantly worse but within the margin supports "as well as" (the note says so), because the
-margin is what counts as a difference; and that worse by more than nothing but not surely by more
-than the margin is inconclusive, not refuted. "Above 0" adds no false support to TOST: both reject
-only where non-inferiority would, so the error stays alpha.
+and inconclusive otherwise. It follows that a failed difference test supports nothing; that an arm significantly
+worse but within the margin supports "as well as" (the note says so), because the margin is what counts as a
+difference; and that worse by more than nothing but not surely by more than the margin is inconclusive, not refuted.
+"Above 0" adds no false support to TOST: both reject only where non-inferiority would, so the error stays alpha.
 
-An *interaction* (`against`) asks the same of a difference of differences: d = (arm - reference) -
-(the other arm - the other reference), paired by seed over all four.
+An *interaction* (`against`) asks the same of a difference of differences, paired by seed over all four arms. Where
+the difference that it is compared with is a `premise` and not itself significantly above m (one-sided, at alpha), the
+contrast is inconclusive; where that is significantly below m, there is nothing to explain, and the note says so.
 
 **Errors.** alpha is 1 - confidence. Margin kinds (equivalence, not_worse) use one-sided p values
-and show the 1 - 2 alpha interval, as is usual for TOST; the others two-sided ones and the
-1 - alpha interval. p values for and against are each Holm-corrected over the test's family, and a verdict
-reads the corrected ones; intervals are not corrected. They are of seeds alone: neither what the
-choice of the learning rate (one seed, a few rates) nor what the finite test set adds is in them.
+and show the 1 - 2 alpha interval, as is usual for TOST; the others two-sided ones and the 1 - alpha interval.
+p values for and against are each Holm-corrected over the test's family, and a verdict reads the corrected ones;
+intervals are not corrected. They are of seeds alone: neither what the choice of the learning rate (a few rates and
+seeds) nor what the finite test set adds is in them.
 
 **What could be settled.** `smallest_settled` is the smallest effect that the seeds settle with a power
 of four in five at alpha over the size of the family, Holm's first step: for margin kinds the smallest
@@ -37,25 +37,22 @@ margin within which no true difference would be found to lie, for the others the
 threshold that would be found (`lowrank.analysis.power`). Where it is larger than the margin, an
 inconclusive contrast's note says that the scale cannot tell. A test has the median of its contrasts.
 
-**Units.** absolute: arm - reference. relative: arm / reference - 1, tested on paired log ratios, so
-that a reference's own noise is not ignored, with threshold log(1 + m). factor: the ratio by which
-the arm is better, tested on logs.
+**Units.** absolute: arm - reference. relative: arm / reference - 1, tested on paired log ratios, so that a reference's
+own noise is not ignored, with threshold log(1 + m). factor: the ratio by which the arm is better, tested on logs.
 
 **Aggregation.** A test is supported if all its members that ran are, mixed if some are, refuted if some
 are refuted and none is supported, else inconclusive; it says at how many of how many. any ("up to"):
 supported if one is, refuted if all are, else inconclusive. A claim is judged so from its tests (a mixed
 test makes it mixed), and always shown by track. Holm makes "supported" harder than it need be (all
-members at alpha would do), which is the price of verdicts that agree across levels; docs/method.md says what
-each family is, and why. Where the setting is not
-the paper's (`setting` of the configuration), what is called refuted in these columns is worded "not
-reproduced at this scale".
+members at alpha would do), which is the price of verdicts that agree across levels; docs/method.md says what each
+family is, and why. Where the setting is not the paper's (`setting` of the configuration), what is called refuted in
+these columns is worded "not reproduced at this scale".
 
 **What is missing.** Absent cells, tables or metrics are "not run", with the reason. A contrast with a
 factorised side that keeps as many parameters as the dense model, or more, is no compression and is "left out"
-(unless the test says `compressed: false`). A diverged run
-is not a missing value but the worst one: dropping its pair flatters its side, so no verdict in
-favour of the side that diverged stands; it becomes inconclusive. Members without a variance (one
-pair, or differences that do not vary) are inconclusive, unless the test says the metric is exact.
+(unless the test says `compressed: false`). A diverged run is not a missing value but the worst one: dropping its pair
+flatters its side, so no verdict in favour of the side that diverged stands; it becomes inconclusive. Members without
+a variance (one pair, or differences that do not vary) are inconclusive, unless the test says the metric is exact.
 """
 
 from __future__ import annotations
@@ -72,6 +69,7 @@ from lowrank.analysis.compare import compare, in_unit, seconds_a_pair, seconds_a
 from lowrank.analysis.described import of_cells
 from lowrank.analysis.ledger import Claim, ClaimTest, Ledger, Margin
 from lowrank.analysis.matching import Member, NotRun, members, of_track
+from lowrank.analysis.notes import CANNOT_TELL, NOTHING, add_note
 from lowrank.analysis.power import pairs_needed, smallest_settled
 from lowrank.analysis.stats import holm
 from lowrank.experiment.config import Config
@@ -81,7 +79,6 @@ __all__ = ["COLUMNS", "VERDICTS", "Ledger", "judge", "judge_scale"]
 
 VERDICTS = ("supported", "refuted", "mixed", "inconclusive", "not run", "left out")
 """Of members all but `mixed`; of tests and claims all but `left out`."""
-CANNOT_TELL = "this scale cannot tell"
 COUNTS = ("ran", "supported", "refuted")
 COLUMNS = [
     *("level", "claim", "statement", "track", "scale", "setting", "control"),
@@ -194,16 +191,18 @@ def _judge_test(
     for row in rows:
         _decide(row, test, margin, alpha, alpha / max(1, family))
     verdicts = [row["verdict"] for row in rows]
+    ran = [row for row in rows if row["verdict"] not in ("not run", "left out")]
+    idle = [NOTHING] if ran and all(NOTHING in row["note"] for row in ran) else []
     summary = {
         **common,
         "level": "test",
         **_named(test),
         "verdict": _aggregate(verdicts, test.aggregate),
         "smallest_settled": _median(row.get("smallest_settled", math.nan) for row in rows),
-        "ran": sum(verdict not in ("not run", "left out") for verdict in verdicts),
+        "ran": len(ran),
         **{name: verdicts.count(name) for name in COUNTS[1:]},
         "paper_value": _joined(rows),
-        "note": reason or _tally(verdicts, "contrast"),
+        "note": reason or "; ".join([_tally(verdicts, "contrast"), *idle]),
     }
     return [*rows, summary]
 
@@ -232,6 +231,7 @@ def _decide(row: Row, test: ClaimTest, margin: Margin | None, alpha: float, each
     """Set a member's verdict from its corrected p values, and what it could have settled at the level of
     `each` test of the family."""
     spoilt, tested = row.pop("spoilt", ()), row.pop("tested", math.nan)
+    idle = row.pop("idle", "")
     if "verdict" in row:
         return
     unit = row["unit"]
@@ -243,13 +243,15 @@ def _decide(row: Row, test: ClaimTest, margin: Margin | None, alpha: float, each
     elif row["p_against"] < alpha:
         row["verdict"] = "refuted"
     if row["verdict"] in spoilt:
-        note = f"would be {row['verdict']} without the diverged runs"
-        row["note"] = "; ".join(filter(None, (row["note"], note)))
+        add_note(row, f"would be {row['verdict']} without the diverged runs")
         row["verdict"] = "inconclusive"
-    if row["verdict"] == "inconclusive":
+    if idle:
+        add_note(row, idle)
+        row["verdict"] = "inconclusive"
+    elif row["verdict"] == "inconclusive":
         m = margin.threshold if margin else 0.0
         if margin and smallest > m:
-            row["note"] = "; ".join(filter(None, (row["note"], CANNOT_TELL)))
+            add_note(row, CANNOT_TELL)
         if metric(test.metric).pairs == "seed":
             # How far the estimate lies from what it would have to pass.
             far = {"not_worse": abs(tested + m), "equivalence": abs(m - abs(tested))}

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lowrank.analysis.ledger import ClaimTest, Margin
 from lowrank.analysis.matching import Member
+from lowrank.analysis.notes import NOTHING, UNSURE
 from lowrank.analysis.stats import Difference, Known, Pairs, pair, paired_difference
 from lowrank.errors import LowrankError
 from lowrank.experiment.metrics import metric
@@ -28,7 +29,7 @@ def compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: float
         note = f"keeps {max(kept):.2f} of the dense parameters"
         return {"verdict": "left out", "note": note}
     unit = margin.unit if margin else "absolute"
-    pairs, lost = _paired(test, member, unit)
+    pairs, lost, against = _paired(test, member, unit)
     a, b = pairs.a, pairs.b
     sign = {"lower": -1, "higher": 1}.get(test.kind, metric(test.metric).better)
     by_margin = test.kind in ("equivalence", "not_worse")
@@ -38,25 +39,35 @@ def compare(test: ClaimTest, margin: Margin | None, member: Member, alpha: float
         low = high = d.estimate
     turn = 1 if unit == "factor" else sign
     natural = sorted(in_unit(turn * value, unit) for value in (low, high))
-    support, against = p_values(test, d, margin.threshold if margin else 0.0)
+    threshold = margin.threshold if margin else 0.0
+    support, opposite = p_values(test, d, threshold)
+    idle = ""
+    if test.against and test.against.premise and against is not None:
+        other = paired_difference(sign * against.a, sign * against.b)
+        if not other.p_above(threshold) < alpha:
+            idle = NOTHING if other.p_below(threshold) < alpha else UNSURE
     return {
         "estimate": in_unit(turn * d.estimate, unit),
         "low": natural[0],
         "high": natural[1],
         "p": support,
-        "p_against": against,
+        "p_against": opposite,
         "standard_deviation": d.standard_deviation,
         "pairs": d.pairs,
         "dropped": pairs.dropped,
         "spoilt": _spoilt(test, lost),
         "tested": d.estimate,
+        "idle": idle,
         "note": "; ".join(_notes(test, d, alpha, lost, pairs.missing)),
     }
 
 
-def _paired(test: ClaimTest, member: Member, unit: str) -> tuple[Pairs, dict[str, int]]:
+def _paired(
+    test: ClaimTest, member: Member, unit: str
+) -> tuple[Pairs, dict[str, int], Pairs | None]:
     """The values of both sides, for an interaction the differences on both, and the seeds at which each of
-    the sides diverged; logarithms unless the unit is absolute."""
+    the sides diverged; logarithms unless the unit is absolute. Last, of an interaction, the values of the difference
+    that it is compared with."""
 
     def paired(of: Member) -> Pairs:
         assert of.reference is not None
@@ -73,7 +84,7 @@ def _paired(test: ClaimTest, member: Member, unit: str) -> tuple[Pairs, dict[str
     first = paired(member)
     lost = {"arm": first.diverged_a, "reference": first.diverged_b}
     if member.against is None:
-        return first, lost
+        return first, lost, None
     second = paired(member.against)
     lost |= {"the other arm": second.diverged_a, "the other reference": second.diverged_b}
     own, other = (
@@ -85,7 +96,7 @@ def _paired(test: ClaimTest, member: Member, unit: str) -> tuple[Pairs, dict[str
     missing = sum(
         any(seed not in set(side.rows["seed"]) for side in member.sides) for seed in seeds
     )
-    return replace(both, missing=missing, dropped=len(seeds) - len(both.seeds)), lost
+    return replace(both, missing=missing, dropped=len(seeds) - len(both.seeds)), lost, second
 
 
 def seconds_a_run(runs: pd.DataFrame | None) -> dict[str, float]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from lowrank.analysis.ledger import PLACEHOLDER
 from lowrank.analysis.measures import NONE, counted, measure, significant
+from lowrank.analysis.notes import NOTHING
 
 # One contrast
 
@@ -100,7 +101,8 @@ def deciders(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def deciding_tests(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the tests that decide their claims, those of a single contrast with what it estimates."""
+    """The rows of the tests that decide their claims, those of a single contrast with what it estimates; `shown_by`
+    are the arms of which it is supported."""
     tests = rows[(rows["level"] == "test") & ~_control(rows)].copy()
     number = (rows["level"] == "test")[::-1].cumsum()  # a test comes after its contrasts
     ran = judged(rows)
@@ -108,7 +110,9 @@ def deciding_tests(rows: pd.DataFrame) -> pd.DataFrame:
     for column in ("estimate", "low", "high"):
         found = dict(zip(number[alone.index], alone[column], strict=True))
         tests[column] = number[tests.index].map(found)
-    return tests
+    supported = ran[ran["verdict"] == "supported"]
+    arms = supported["arm"].astype(str).groupby(number[supported.index]).agg(", ".join)
+    return tests.assign(shown_by=number[tests.index].map(arms))
 
 
 def _control(rows: pd.DataFrame) -> pd.Series:
@@ -132,9 +136,12 @@ def share(row: Any) -> str:
 
 def told(row: Any, brief: bool = False) -> str:
     """The verdict of a test with what it rests on: `mixed (2 of 3)`; where one contrast is enough and not all
-    show it, `shown at 1 of 14 (one is enough)`; of a test that could not decide, how little it can settle:
+    show it, `shown at 1 of 14 (one is enough: spectral-r0.12-w1024)`; of a test that could not decide, how little it can settle:
     `cannot tell (settles 0.060 nats/token, margin 0.025)`, or where that is enough and it has a single contrast, how
-    near the margin this lies: `inconclusive (-0.58 [-0.79, -0.37] points, margin ±0.50)`; in brief without numbers."""
+    near the margin this lies: `inconclusive (-0.58 [-0.79, -0.37] points, margin ±0.50)`; in brief without numbers.
+    Of an interaction whose premise does not hold: `nothing to explain`."""
+    if row.verdict == "inconclusive" and NOTHING in str(row.note):
+        return "nothing to explain"
     if row.verdict == "inconclusive" and row.smallest_settled > row.margin:
         if brief:
             return "cannot tell"
@@ -143,7 +150,7 @@ def told(row: Any, brief: bool = False) -> str:
         settled = f"settles {settled}" if settled else "no power"
         return f"cannot tell ({settled}, margin {shown.margin(row.margin)})"
     if row.verdict == "supported" and row.supported < row.ran:  # its rule is `any`
-        return f"shown at {share(row)} (one is enough)"
+        return f"shown at {share(row)} (one is enough{'' if brief else f': {row.shown_by}'})"
     if row.verdict == "inconclusive" and math.isfinite(row.estimate) and not brief:
         shown = measure(row.metric, row.unit).telling(row.low, row.high)
         found = f"{shown.number(row.estimate)} {shown.interval(row.low, row.high)} {shown.unit}"

@@ -119,6 +119,8 @@ class Against(_Section):
 
     arm: Rows
     reference: Rows
+    premise: bool = False
+    """Whether there is nothing to compare unless its arm is better than its reference by more than the margin."""
 
 
 class ClaimTest(_Section):

@@ -14,6 +14,9 @@ from lowrank.analysis.stats import mean_interval
 from lowrank.experiment.metrics import METRICS, PAPER_METRICS, PaperMetric
 from lowrank.exponential import exp
 
+FEW = 4
+"""Arms that are named rather than counted alone."""
+
 
 def beside(ledger: Ledger, runs: pd.DataFrame) -> list[dict[str, Any]]:
     """The paper's verified numbers beside ours of the same arm, with what each differs from its
@@ -75,3 +78,21 @@ def percentages(ledger: Ledger, scales: Mapping[str, pd.DataFrame]) -> pd.DataFr
 
 def _percent(value: float | None) -> str:
     return NONE if value is None else f"{'+' if value > 0 else ''}{number(value, 1)} %"
+
+
+def beside_counted(
+    runs: Mapping[str, pd.DataFrame], counted: Mapping[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """A row a scale and track of text: mean test loss (nats/token) of the dense model, of n-grams, and which arms are
+    worse than bigrams, on the mean. `runs` and `counted` (tables `baselines`): by scale."""
+    rows = []
+    for scale, table in counted.items():
+        for track, models in table.groupby("track", sort=False):
+            ours = runs[scale].loc[runs[scale]["track"] == track].groupby("arm")["test_loss"].mean()
+            losses = models.set_index("model")["test_loss"]
+            row = {"scale": scale, "track": str(track), "dense": number(ours["dense"], 3)}
+            row |= {str(model): number(loss, 3) for model, loss in losses.items()}
+            worse = ours[ours > losses.get("bigram", math.inf)].sort_values(ascending=False)
+            names = f" ({', '.join(map(str, worse.index))})" if 0 < len(worse) <= FEW else ""
+            rows.append({**row, "arms worse than bigrams": f"{len(worse)} of {len(ours)}{names}"})
+    return pd.DataFrame(rows).fillna(NONE)

@@ -14,7 +14,6 @@ import pandas as pd
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from lowrank.analysis.evidence import controls
 from lowrank.analysis.ledger import read_ledger
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
@@ -23,8 +22,8 @@ from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, write_text
 from lowrank.parquet import read_table
 from lowrank.reports.advice import ADVICE, advice
-from lowrank.reports.numbers import percentages
-from lowrank.reports.scales import published_scales, side_by_side
+from lowrank.reports.numbers import beside_counted, percentages
+from lowrank.reports.scales import controls_side_by_side, published_scales, side_by_side
 from lowrank.studies.methods import MethodEntry
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -141,20 +140,19 @@ def verdicts(published: Path, name: str = "claims") -> str:
     ledger = read_ledger(Path(f"config/{name}.yaml"))
     scales = published_scales(published, ledger, name)
     parts = [_markdown(side_by_side(scales))]
-    for claims in scales:
-        first = claims[claims["track"].eq(claims["track"].iloc[0])]
-        quoted = [
-            clause for _, rows in first.groupby("claim", sort=False) for clause in controls(rows)
-        ]
-        if quoted:
-            title = f"Controls at the scale {claims['scale'].iloc[0]}, beside the claims and without a say in them:"
-            parts.append(
-                "\n".join([title, "", *(f"- {text.removeprefix('control: ')}" for text in quoted)])
-            )
-    runs = {
-        claims["scale"].iloc[0]: read_table(published / claims["scale"].iloc[0] / "runs.parquet")
-        for claims in scales
-    }
+    controls = controls_side_by_side(scales)
+    if len(controls):
+        parts.append("Controls, beside the claims and without a say in them:")
+        parts.append(_markdown(controls))
+    names = [claims["scale"].iloc[0] for claims in scales]
+    runs = {name: read_table(published / name / "runs.parquet") for name in names}
+    paths = {name: published / name / "baselines.parquet" for name in names}
+    counted = {name: read_table(path) for name, path in paths.items() if path.is_file()}
+    if len(beside := beside_counted(runs, counted)):
+        parts.append(
+            "Test loss of the language models, and of n-grams counted on their whole training text:"
+        )
+        parts.append(_markdown(beside))
     numbers = percentages(ledger, runs)
     if len(numbers):
         parts.append(

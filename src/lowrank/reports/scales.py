@@ -1,4 +1,4 @@
-"""All published scales side by side: each claim's verdict on every track of every scale, judged now."""
+"""All published scales side by side: each claim's verdict, and its controls, on every track of every scale, judged now."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank.analysis.claims import judge_scale
-from lowrank.analysis.evidence import apart, deciding_tests, judged
-from lowrank.analysis.ledger import Ledger, read_ledger
+from lowrank.analysis.evidence import apart, deciding_tests, facts, judged
+from lowrank.analysis.ledger import PLACEHOLDER, Ledger, read_ledger
+from lowrank.analysis.measures import measure
 from lowrank.analysis.publish import LEDGER, read_published
 from lowrank.experiment.config import parse
 from lowrank.files import MANIFEST, read_json
+
+WORDS = {"rate_factor 0.5": "half the learning rate", "": "the arm's own"}
+"""Of facts that one side of a control has alone."""
 
 
 def judged_now(folder: Path, ledger: Ledger, name: str = "claims") -> pd.DataFrame | None:
@@ -52,3 +56,33 @@ def side_by_side(scales: list[pd.DataFrame]) -> pd.DataFrame:
                 told = apart(list(own.itertuples(index=False)))
                 row[f"{claims['scale'].iloc[0]}: {track}"] = ", ".join(dict.fromkeys(told))
     return pd.DataFrame(found.values()).fillna("–")
+
+
+def controls_side_by_side(scales: list[pd.DataFrame]) -> pd.DataFrame:
+    """A row a control (column `control`: its two sides), a column `scale: track` each with the difference and interval
+    of every arm, as `side_by_side` has the claims."""
+    found: dict[str, dict[str, str]] = {}
+    for claims in scales:
+        rows = judged(claims)
+        for row in rows[rows["control"].eq(True)].itertuples():
+            test = claims.loc[row.Index :].query("level == 'test'").iloc[0]
+            shown = measure(row.metric, row.unit).telling(row.low, row.high)
+            text = f"{row.arm} {shown.number(row.estimate)} {shown.interval(row.low, row.high)} {shown.unit}"
+            known = found.setdefault(_sides(test), {"control": _sides(test)})
+            column = f"{row.scale}: {row.track}"
+            known[column] = f"{known[column]}; {text}" if column in known else text
+    return pd.DataFrame(found.values()).fillna("–")
+
+
+def _sides(test: pd.Series) -> str:
+    """What sets the two sides of a test apart: `he_scaled against he`."""
+    arm, reference = (
+        {
+            f"{fact} {value}" if fact != "init" else str(value)
+            for fact, value in facts(test, side).items()
+            if not PLACEHOLDER.fullmatch(str(value))
+        }
+        for side in ("arm", "reference")
+    )
+    first, second = (", ".join(sorted(own)) for own in (arm - reference, reference - arm))
+    return WORDS.get(first, first) + f" against {second or WORDS['']}"
