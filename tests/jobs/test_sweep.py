@@ -199,6 +199,7 @@ def sweep(**changes) -> dict:
         ({"learning_rate": 0.4}, "0.4 is not the best of what it tried"),
         ({"learning_rate": 0.3}, "KeyError"),
         ({"rates": None}, "TypeError"),
+        ({"rates": [{"learning_rate": 0.2, "validation_loss": 2.0}], "seed": 3}, None),
         ({"rates": [{"learning_rate": 0.2, "validation_loss": 2.0}]}, "it does not name the seed"),
         ({"group": "language/dense"}, "it is the sweep of language/dense"),
     ],
@@ -207,7 +208,8 @@ def test_a_sweep_that_contradicts_itself_is_damaged(changes, message, tmp_path):
     path = tmp_path / "language/low.json"
     write_sealed(path, sweep(**changes))
     if message is None:
-        assert read_sweep(path)["learning_rate"] == 0.2
+        read = read_sweep(path)
+        assert read["learning_rate"] == 0.2 and {row["seed"] for row in read["rates"]} == {3}
     else:
         with pytest.raises(LowrankError, match=message):
             read_sweep(path)

@@ -26,6 +26,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
     result = read_sealed(path, what)
     try:
         choice, group = result["choice"], str(result["group"])
+        if "seed" in result:  # as long as there was but one
+            result["rates"] = [{"seed": result["seed"], **row} for row in result["rates"]]
         losses = mean_losses(result["rates"], choice)
         best = result[choice]
         consistent = losses[best] == min(losses.values()) < math.inf and "at_edge" in result
