@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import t as student
 
 from lowrank.analysis.ledger import Ledger, read_ledger
+from lowrank.parquet import write_table
 from lowrank.reports import paper
-from lowrank.reports.numbers import beside, percentages
+from lowrank.reports.numbers import at_edges, beside, beside_counted, percentages
 
 ROOT = Path(__file__).parents[2]
 
@@ -200,3 +201,39 @@ def test_settings_are_said_in_words(value, text):
 def test_what_is_missing_or_not_finite_is_null():
     values = {"a": [1.0, math.nan, (math.inf,)], "b": pd.NA, "c": pd.Series([3]).iloc[0], "d": "x"}
     assert paper._plain(values) == {"a": [1.0, None, [None]], "b": None, "c": 3, "d": "x"}
+
+
+def test_n_grams_stand_beside_the_arms_that_are_worse_than_bigrams():
+    arms = {"dense": 3.0, "low": 3.4, "he": 3.6, **{f"x{k}": 3.7 + k for k in range(5)}}
+    text = pd.DataFrame(
+        {"track": "language", "arm": arm, "test_loss": [loss - 0.1, loss + 0.1]}
+        for arm, loss in arms.items()
+    ).explode("test_loss")
+    text["test_loss"] = text["test_loss"].astype(float)
+    few = text[~text["arm"].str.startswith("x")]
+    images = pd.DataFrame({"track": "small-images", "arm": ["low"], "test_loss": [9.0]})
+    counted = pd.DataFrame(
+        {"track": "language", "model": ["unigram", "bigram"], "test_loss": [5.0, 3.5]}
+    )
+    scales = {"a": pd.concat([few, images]), "b": text, "none": images}
+    first, second = beside_counted(scales, {"a": counted, "b": counted}).to_dict("records")
+    assert first == {
+        **{"scale": "a", "track": "language", "dense": "3.000", "unigram": "5.000"},
+        **{"bigram": "3.500", "arms worse than bigrams": "1 of 3 (he)"},
+    }
+    assert second["arms worse than bigrams"] == "6 of 8"
+    assert beside_counted(scales, {}).empty
+
+
+def test_choices_at_an_edge_are_counted_by_sweep(tmp_path):
+    rates = pd.DataFrame(
+        {"group": ["a", "a", "b", "b", "c"], "at_edge": [True, True, False, False, True]}
+    )
+    paths = {name: tmp_path / f"{name}.parquet" for name in ("one", "sound", "empty", "gone")}
+    write_table(paths["one"], rates)
+    write_table(paths["sound"], rates[rates["group"] == "b"])
+    write_table(paths["empty"], pd.DataFrame())
+    assert at_edges(paths) == (
+        "Choices at an edge of what their sweep tried, beyond which better may lie: one 2 of 3."
+    )
+    assert at_edges({"sound": paths["sound"]}) == ""

@@ -11,7 +11,12 @@ from lowrank.analysis.evidence import told
 from lowrank.analysis.ledger import read_ledger
 from lowrank.analysis.publish import read_published
 from lowrank.analysis.stats import mean_interval
-from lowrank.reports.scales import judged_now, published_scales, side_by_side
+from lowrank.reports.scales import (
+    controls_side_by_side,
+    judged_now,
+    published_scales,
+    side_by_side,
+)
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "published/laptop"
@@ -72,3 +77,34 @@ def test_a_track_of_which_nothing_was_judged_has_no_column(laptop):
     other = laptop.assign(verdict=laptop["verdict"].mask(waiting, "not run"))
     columns = list(side_by_side([other]))[1:]
     assert columns == ["laptop: language", "laptop: large-images"]
+
+
+def test_every_contrast_of_every_control_stands_with_its_difference(laptop):
+    other = laptop[laptop["track"].isin(["language", "all"])].assign(scale="other")
+    table = controls_side_by_side([laptop, other]).set_index("control")
+    assert list(table.index) == [
+        "random_spectral against spectral",
+        "he_scaled against he",
+        "spectral against he_scaled",
+        "half the learning rate against the arm's own",
+    ]
+    ran = laptop["control"].eq(True) & laptop["level"].eq("member") & laptop["estimate"].notna()
+    assert ran.sum() > 12
+    for row in laptop[ran].itertuples():
+        cells = table[f"laptop: {row.track}"]
+        (found,) = [
+            text
+            for cell in cells
+            for text in cell.split("; ")
+            if f"{row.arm} " in text and shown(row) in text
+        ]
+        assert found.endswith("points" if row.track.endswith("images") else "nats/token")
+    assert (table["other: language"] == table["laptop: language"]).all()
+    assert controls_side_by_side([laptop[laptop["control"].ne(True)]]).empty
+
+
+def shown(row) -> str:
+    percent = row.track.endswith("images")
+    return f"{row.estimate * (100 if percent else 1):.{2 if percent else 3}f}".replace(
+        "-", "\u2212"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from lowrank.analysis.measures import NONE, number
 from lowrank.analysis.stats import mean_interval
 from lowrank.experiment.metrics import METRICS, PAPER_METRICS, PaperMetric
 from lowrank.exponential import exp
+from lowrank.parquet import read_table
 
 FEW = 4
 """Arms that are named rather than counted alone."""
@@ -96,3 +98,17 @@ def beside_counted(
             names = f" ({', '.join(map(str, worse.index))})" if 0 < len(worse) <= FEW else ""
             rows.append({**row, "arms worse than bigrams": f"{len(worse)} of {len(ours)}{names}"})
     return pd.DataFrame(rows).fillna(NONE)
+
+
+def at_edges(rates: Mapping[str, Path]) -> str:
+    """How many choices of each scale stand at an edge of what their sweeps tried, in a sentence; `rates`: where the
+    tables lie, by scale. Empty if none do."""
+    parts = []
+    for scale, path in rates.items():
+        table = read_table(path) if path.is_file() else pd.DataFrame()
+        if len(table):
+            ends = table.groupby("group")["at_edge"].any()
+            parts += [f"{scale} {int(ends.sum())} of {len(ends)}"] if ends.any() else []
+    if not parts:
+        return ""
+    return f"Choices at an edge of what their sweep tried, beyond which better may lie: {', '.join(parts)}."

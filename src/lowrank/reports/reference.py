@@ -22,7 +22,7 @@ from lowrank.experiment.study import studies
 from lowrank.files import MANIFEST, write_text
 from lowrank.parquet import read_table
 from lowrank.reports.advice import ADVICE, advice
-from lowrank.reports.numbers import beside_counted, percentages
+from lowrank.reports.numbers import at_edges, beside_counted, percentages
 from lowrank.reports.scales import controls_side_by_side, published_scales, side_by_side
 from lowrank.studies.methods import MethodEntry
 
@@ -148,6 +148,8 @@ def verdicts(published: Path, name: str = "claims") -> str:
     runs = {name: read_table(published / name / "runs.parquet") for name in names}
     paths = {name: published / name / "baselines.parquet" for name in names}
     counted = {name: read_table(path) for name, path in paths.items() if path.is_file()}
+    if edges := at_edges({name: published / name / "rates.parquet" for name in names}):
+        parts.append(edges)
     if len(beside := beside_counted(runs, counted)):
         parts.append(
             "Test loss of the language models, and of n-grams counted on their whole training text:"
