@@ -27,7 +27,8 @@ READING = (
     "say what its verdict says; controls stand beside a claim and do not decide it. A contrast is the difference of an arm from its reference (arm "
     "minus reference; × is a ratio), paired over seeds, with its interval, uncorrected: that of the two "
     "one-sided tests where the margin is what counts as a difference, else the two-sided one. p is "
-    "Holm-corrected within a test, for the claim or against it. Margins were fixed beforehand. "
+    "Holm-corrected within a test, for the claim or against it. An interaction has nothing to explain where what it is "
+    "compared with is below the margin. The ledger of claims says what was chosen after looking. "
     "Arms are named as their cells are; a name leaves out what its track does by default, such as its decay. "
     "Verdicts hold for this scale."
 )
