@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -14,7 +16,7 @@ from lowrank.analysis.ledger import read_ledger
 from lowrank.errors import LowrankError
 from lowrank.parquet import read_table, write_table
 from lowrank.plot import claims
-from lowrank.plot.wording import sides
+from lowrank.plot.wording import LONGEST, labels, sides
 
 TRACKS = {"language": "language", "small-images": "images", "large-images": "images"}
 
@@ -151,6 +153,52 @@ def test_a_strangers_words_are_text(judged):
     table["test_told"] = table["test_told"].str.replace("not reproduced", "$\\$$")
     figure, _ = claims.draw(table)
     figure.draw(FigureCanvasAgg(figure).get_renderer())
+
+
+@pytest.mark.parametrize("scale", ["laptop", "digits", "desk"])
+def test_panels_of_published_scales_are_wide_enough_to_be_read(scale):
+    """However long the names of arms are; nor are ticks so near that they touch."""
+    figure, _ = claims.draw(claims.read(Path("published") / scale))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    panels = [ax for ax in figure.axes if ax.axison]
+    assert len(panels) > 3
+    for ax in panels:
+        assert ax.get_window_extent().width / figure.dpi > 1.0
+        low, high = sorted(ax.get_xlim())
+        shown = [
+            text.get_window_extent(renderer)
+            for value, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+            if low <= value <= high
+        ]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(shown))
+
+
+def test_contrasts_that_differ_in_how_their_decay_enters_say_so(judged):
+    """Though the other side of both has none."""
+    facts = [{"table": "runs", "init": "spectral", "decay_coupled": how} for how in (True, False)]
+    asked = [{**facts[0], "decay": "frobenius", "decay_coupled": "{coupled}", "swept": "x"}] * 2
+    panel = pd.DataFrame(
+        {
+            "arm": ["spectral-frobenius-coupled", "spectral-frobenius"],
+            "arm_facts": [json.dumps(side) for side in facts],
+            "reference_facts": json.dumps({"table": "runs", "decay_coupled": "nan"}),
+            "arm_asked": [json.dumps(side) for side in asked],
+        }
+    )
+    assert labels(panel) == ["coupled", "spectral-frobenius"]
+
+
+def test_a_label_that_is_too_long_keeps_what_tells_it_apart():
+    arm = {"table": "runs", "init": "spectral"}
+    names = [f"a-very-long-name-of-one-arm-number-{k}" for k in (1, 2)]
+    panel = pd.DataFrame({"arm": names, "arm_facts": json.dumps(arm)})
+    panel = panel.assign(arm_asked=json.dumps(arm), reference_facts=json.dumps(arm))
+    found = labels(panel)
+    assert all(label.startswith("…") and len(label) == LONGEST for label in found)
+    assert len(set(found)) == 2
+    panel["arm"] = [f"{k}-{'same-ending-' * 3}" for k in (1, 2)]
+    assert labels(panel) == list(panel["arm"])
 
 
 def test_labels_within_a_panel_differ(judged):

@@ -22,8 +22,10 @@ WORDS = {
     "pretrained": "pre-trained",
 }
 """Values of facts in words, beside those of initialisations."""
-FOUND = {"rank_fraction": "rank {:g}", "width": "width {:g}", "pretraining": "switch {:g}"}
+FOUND = {"rank_fraction": "rank {:.3g}", "width": "width {:g}", "pretraining": "switch {:g}"}
 """Numbers that contrasts of one test differ in, in the words of a line's label."""
+LONGEST = 30
+"""Letters of a line's label, beside which a panel has to find its room."""
 ALONE = {"half rate": "chosen rate", "pre-trained": "from scratch"}
 """What the other side of a contrast is called that lacks such a fact."""
 
@@ -48,11 +50,11 @@ def sides(row: Mapping[str, Any]) -> str:
 
 
 def _given(facts: dict[str, Any]) -> list[str]:
-    """The facts that a test gives, in words: not those that it asks for any value of."""
+    """The facts that a test gives, in words: not those that it asks for any value of, nor how one was found."""
     return [
         _in_words(fact, value)
         for fact, value in facts.items()
-        if fact != "table" and not PLACEHOLDER.fullmatch(str(value))
+        if fact not in ("table", "swept") and not PLACEHOLDER.fullmatch(str(value))
     ]
 
 
@@ -72,25 +74,26 @@ def labels(panel: pd.DataFrame) -> list[str]:
     asked = [_given(json.loads(text)) for text in panel["arm_asked"]]
     shared = set.intersection(*map(set, asked))
     found = [
-        evidence.facts(row, "arm") | evidence.facts(row, "reference") for row in records(panel)
+        evidence.facts(row, "reference") | evidence.facts(row, "arm") for row in records(panel)
     ]
     one_width = len({facts.get("width") for facts in found}) == 1
     processors = {str(facts["processor"]) for facts in found if facts.get("processor")}
-    lines = []
+    lines, names = [], []
     for row, given, facts in zip(records(panel), asked, found, strict=True):
         words_ = [word for word in given if word not in shared]
-        if facts["table"] == "posthoc":
+        if "method" in facts and evidence.facts(row, "reference")["table"] == "posthoc":
             words_.append(_in_words("method", facts["method"]))
         for fact in FOUND:
             if not (fact == "width" and one_width) and isinstance(facts.get(fact), float | int):
                 words_.append(_in_words(fact, facts[fact]))
-        if len(processors) > 1:
-            words_.append(str(facts.get("processor")))
+        processor = [str(facts.get("processor"))] if len(processors) > 1 else []
+        words_ += processor
         if facts.get("decay_coupled") == 1:
             words_.append("coupled")
-        lines.append(", ".join(words_) or row.arm)
+        lines.append(", ".join(words_) or str(row.arm))
+        names.append(", ".join([str(row.arm), *processor]))
     told = [
-        f"{line}, {row.arm}" if lines.count(line) > 1 else line
-        for line, row in zip(lines, records(panel), strict=True)
+        name if lines.count(line) > 1 else line for line, name in zip(lines, names, strict=True)
     ]
-    return [escape.label(line) for line in told]
+    cut = [line if len(line) <= LONGEST else f"…{line[1 - LONGEST :]}" for line in told]
+    return [escape.label(line) for line in (cut if len(set(cut)) == len(cut) else told)]
