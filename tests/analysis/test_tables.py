@@ -9,8 +9,8 @@ import pytest
 
 from lowrank.analysis import tables
 from lowrank.analysis.publish import as_now
+from lowrank.analysis.said import diverged, mixed_processors, say_what_differs
 from lowrank.analysis.stats import holm
-from lowrank.analysis.tables import say_what_differs
 from lowrank.errors import LowrankError
 from lowrank.experiment import config
 from lowrank.experiment.facts import FACTS
@@ -184,13 +184,11 @@ def test_an_evaluation_of_another_track_or_with_a_run_twice_is_refused(spoil, ma
 def test_runs_that_diverged_are_named_by_cell_with_their_seeds_twenty_cells_at_most():
     cells = [f"t/{number:02}" for number in range(22)]
     runs = pd.DataFrame({"cell": [*cells, "t/00", "t/a"], "seed": [0] * 22 + [3, 1]})
-    assert tables.diverged(runs) == tables.diverged(runs.assign(diverged=False)) == ""
+    assert diverged(runs) == diverged(runs.assign(diverged=False)) == ""
     runs["diverged"] = [True] * 23 + [None]
     listed = ", ".join(["t/00 (0, 3)"] + [f"{cell} (0)" for cell in cells[1:20]])
-    assert tables.diverged(runs) == (
-        f"23 of 24 runs diverged, cell (seeds): {listed}, and 2 more cells."
-    )
-    assert tables.diverged(runs[runs["cell"] < "t/20"]).endswith("t/19 (0).")
+    assert diverged(runs) == (f"23 of 24 runs diverged, cell (seeds): {listed}, and 2 more cells.")
+    assert diverged(runs[runs["cell"] < "t/20"]).endswith("t/19 (0).")
 
 
 # On published ground
@@ -342,3 +340,20 @@ def test_nothing_is_said_where_nothing_is_retrained_or_nothing_old_stays(capsys)
     say_what_differs(published, published.iloc[:0])
     say_what_differs(published, published_runs(["language/dense"], training_version=2))
     assert capsys.readouterr().err == ""
+
+
+def test_tracks_whose_cells_were_trained_on_several_processors_are_named():
+    """By cells: runs of a cell that was made again elsewhere count on both."""
+    runs = pd.DataFrame(
+        {
+            "track": ["a"] * 4 + ["b"] * 2,
+            "cell": ["a/x", "a/y", "a/z", "a/z", "b/x", "b/y"],
+            "processor": ["one", "two", "two", "two", "one", None],
+        }
+    )
+    assert mixed_processors(runs) == (
+        "Cells of a (2 on two, 1 on one) were trained on different processors: a difference between them holds that "
+        "of the processors too."
+    )
+    assert mixed_processors(runs[runs["track"] == "b"]) == mixed_processors(runs.iloc[:1]) == ""
+    assert mixed_processors(runs.drop(columns="processor")) == ""

@@ -14,6 +14,7 @@ import pandas as pd
 from lowrank.analysis.contrasts import all_contrasts
 from lowrank.analysis.described import as_configured, described
 from lowrank.analysis.publish import read_published
+from lowrank.analysis.said import diverged, mixed_processors, say_what_differs
 from lowrank.errors import LowrankError
 from lowrank.experiment.agreement import disagreement
 from lowrank.experiment.config import Config
@@ -24,7 +25,6 @@ from lowrank.experiment.rates import read_sweep
 from lowrank.files import damaged
 from lowrank.frames import concat
 from lowrank.parquet import in_pandas, read_arrow, read_table, write_table
-from lowrank.progress import say
 
 if TYPE_CHECKING:
     import pyarrow
@@ -126,9 +126,8 @@ def collect(
     tables["contrasts"] = all_contrasts(config, tables)
     for name, table in tables.items():
         write_table(output / f"{name}.parquet", table)
-    lost = diverged(runs)
-    if lost:
-        print(lost, flush=True)
+    for sentence in filter(None, (diverged(runs), mixed_processors(runs))):
+        print(sentence, flush=True)
 
 
 def _joined(
@@ -162,54 +161,6 @@ def _joined(
             )
     found["runs"] = as_configured(config, runs)
     return found
-
-
-def diverged(runs: pd.DataFrame, most: int = 20) -> str:
-    """How many runs diverged, and which: at most `most` cells, each with its seeds; empty if none."""
-    lost = runs[runs["diverged"].eq(True)] if "diverged" in runs else runs[:0]
-    if lost.empty:
-        return ""
-    cells = [
-        f"{cell} ({', '.join(map(str, sorted(group['seed'])))})"
-        for cell, group in lost.groupby("cell", sort=False)
-    ]
-    more = f", and {len(cells) - most} more cells" if len(cells) > most else ""
-    which = ", ".join(cells[:most])
-    return f"{len(lost)} of {len(runs)} runs diverged, cell (seeds): {which}{more}."
-
-
-def say_what_differs(published: pd.DataFrame, fresh: pd.DataFrame) -> None:
-    """Say on the terminal if published runs that stay were made by other versions of a part, or on
-    other data, than the fresh ones that join them."""
-    if not len(fresh):
-        return
-    stay = published[~published["cell"].isin(fresh["cell"])]
-    found = []
-    for part in ("training", "evaluation"):
-        column = f"{part}_version"
-        old, new = (
-            sorted(set(runs[column].dropna().astype(int))) if column in runs else []
-            for runs in (stay, fresh)
-        )
-        if new and set(old) - set(new):
-            found.append(f"version {_listed(old)} of {part} (now {_listed(new)})")
-    tracks = [
-        str(track)
-        for track, rows in stay.groupby("track", sort=False)
-        if (data := set(fresh.loc[fresh["track"] == track, "data_digest"]))
-        and set(rows["data_digest"]) - data
-    ]
-    if tracks:
-        found.append(f"other data of {_listed(tracks)}")
-    if found:
-        say(
-            f"the published runs beside the {fresh['cell'].nunique()} retrained cells were made with "
-            f"{' and '.join(found)}: part of a difference between them may come from that."
-        )
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
 
 
 def _with_track(table: pd.DataFrame, track: str) -> pd.DataFrame:

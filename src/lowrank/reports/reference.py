@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from lowrank.analysis.ledger import read_ledger
+from lowrank.analysis.said import mixed_processors
 from lowrank.data.images_spec import ImageSpec
 from lowrank.data.spec import TextSpec
 from lowrank.experiment import config, sections
@@ -150,6 +151,8 @@ def verdicts(published: Path, name: str = "claims") -> str:
     counted = {name: read_table(path) for name, path in paths.items() if path.is_file()}
     if edges := at_edges({name: published / name / "rates.parquet" for name in names}):
         parts.append(edges)
+    mixed = {name: mixed_processors(table) for name, table in runs.items()}
+    parts += [f"At the scale {name}: {text}" for name, text in mixed.items() if text]
     if len(beside := beside_counted(runs, counted)):
         parts.append(
             "Test loss of the language models, and of n-grams counted on their whole training text:"
