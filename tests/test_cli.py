@@ -223,3 +223,16 @@ def test_of_a_configuration_that_is_missing_those_there_are_listed(tmp_path, mon
     said = refused("plan", "--config", "none.yaml")
     assert said.endswith("none.yaml is missing; there are config/one.yaml.")
     assert refused("plan", "--scale", "none").endswith("is missing; there are config/one.yaml.")
+    (tmp_path / "config/smoke.yaml").touch()
+    assert refused("plan", "--scale", "smok").endswith(
+        "config/smok.yaml is missing; did you mean config/smoke.yaml? There are config/one.yaml, config/smoke.yaml."
+    )
+
+
+def test_a_folder_without_a_readme_has_its_reference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "published").symlink_to(Path(__file__).parents[1] / "published")
+    result = CliRunner().invoke(main, ["reference"])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "config").iterdir()} == {"README.md", "schema.json"}

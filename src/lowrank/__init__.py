@@ -41,6 +41,10 @@ EXCHANGED = ("from_pretrained", "save_pretrained")
 """What needs transformers."""
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'lowrank' has no attribute '{name}'")

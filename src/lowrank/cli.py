@@ -285,7 +285,8 @@ def reference(output: Path, check: bool) -> None:
     """Write config/README.md and the JSON schema, and the README's verdicts (published/) and advice (bench/advice/)."""
     from lowrank.reports.reference import write_reference
 
-    stale = write_reference(output, check, Path("README.md"), Path("published"))
+    readme = Path("README.md")  # a folder of one's own need have none
+    stale = write_reference(output, check, readme if readme.is_file() else None, Path("published"))
     if stale:
         click.echo(f"Out of date: {', '.join(map(str, stale))}; run lowrank reference.", err=True)
         sys.exit(1)

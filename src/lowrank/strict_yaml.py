@@ -7,6 +7,7 @@ is one sentence, found before the value is built. Plain numbers are YAML 1.2's, 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -49,8 +50,12 @@ def read_yaml(path: Path | str) -> Any:
         return parse_yaml(_text(path), str(path))
     except FileNotFoundError:
         beside = {*path.parent.glob("[!.]*.yaml"), *Path("config").glob("[!.]*.yaml")}
-        known = ", ".join(sorted(map(str, beside)))
-        raise LowrankError(f"{path} is missing; there are {known or 'no such files'}.") from None
+        names = sorted(map(str, beside))
+        near = difflib.get_close_matches(str(path), names, n=1)
+        hint = f"did you mean {near[0]}? There" if near and len(names) > 1 else "there"
+        raise LowrankError(
+            f"{path} is missing; {hint} are {', '.join(names) or 'no such files'}."
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LowrankError(f"{path} cannot be read as a YAML file: {reason}.") from None

@@ -119,6 +119,21 @@ def test_a_file_with_no_method_is_refused_with_status_2(text, words, check):
     assert status == 2 and re.search(words, output)
 
 
+def test_the_studies_of_the_recipes_are_registered_and_pass(tmp_path, forget_extensions):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    studies = [
+        block
+        for block in re.findall(r"```python\n# ideas/(.*?)```", text, re.S)
+        if "STUDIES.add" in block
+    ]
+    assert len(studies) == 2
+    for block in studies:
+        name, _, source = block.partition("\n")
+        (tmp_path / name).write_text(source, encoding="utf-8")
+        result = CliRunner().invoke(main, ["check", str(tmp_path / name)])
+        assert result.exit_code == 0 and "passes  registered" in result.output, result.output
+
+
 @pytest.mark.parametrize("name", ["restart", "grow"])
 def test_a_method_is_tried_on_a_small_model(name, forget_extensions):
     (finding,) = check_file(Path(__file__).parents[1] / f"methods/{name}.py")

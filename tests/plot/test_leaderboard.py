@@ -68,6 +68,8 @@ def test_methods_are_called_as_their_papers_call_them_with_what_else_is_theirs(b
             "ReLoRA, 25 % dense first"} == set(table.numbers["label"])  # fmt: skip
     row = SimpleNamespace(init="he", method="mine_own", varied="init,method", pretraining=0.0)
     assert leaderboard.method_label(row) == "mine own, He"
+    row.swept = "decay_strength"
+    assert leaderboard.method_label(row) == "mine own, He, strength tuned"
 
 
 def test_an_arm_far_behind_is_a_number_at_the_edge(tables):

@@ -79,6 +79,8 @@ def check_file(path: Path) -> list[Finding]:
             findings += _tried(kind, name, trials[kind])
         elif kind == METHODS.kind:
             findings.append(_method(name))
+        else:  # a study
+            findings.append(Finding(kind, name, "", "registered; what it does shows when it runs"))
     return findings
 
 

@@ -112,6 +112,8 @@ def method_label(row: Any) -> str:
         parts.append(init_label(row))
     if row.method != "khodak" and (varies(row, "decay") or varies(row, "decay_coupled")):
         parts.append(decay_label(row))
+    if "decay_strength" in str(getattr(row, "swept", "")):
+        parts.append("strength tuned")
     if row.pretraining > 0 and row.method != "pretrained":
         parts.append(f"{100 * row.pretraining:g} % dense first")
     return ", ".join(parts)
