@@ -425,3 +425,35 @@ def test_the_outermost_layer_that_stands_in_a_dense_ones_place_speaks_for_those_
     assert list(low_rank_layers(Formless())) == [""]
     assert effective_weights(model) is None
     assert effective_weights(model[1:]) is not None
+
+
+HOOKS = {
+    "forward": lambda layer: layer.register_forward_hook(lambda *_: None),
+    "before forward": lambda layer: layer.register_forward_pre_hook(lambda *_: None),
+    "backward": lambda layer: layer.register_full_backward_hook(lambda *_: None),
+    "before backward": lambda layer: layer.register_full_backward_pre_hook(lambda *_: None),
+    "of the weight": lambda layer: layer.weight.register_hook(lambda grad: grad),
+    "after gradients": lambda layer: layer.weight.register_post_accumulate_grad_hook(
+        lambda _: None
+    ),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_that_stay_behind_are_told(hook):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    handle = HOOKS[hook](model[1])
+    with pytest.warns(
+        UserWarning, match="1 of the layers had hooks, the first 1, which are not called"
+    ):
+        factorize_model(model, {"0": 1.0, "1": 1.0}, rank_fraction=0.25, rank_multiple=1)
+    handle.remove()
+
+
+def test_layers_whose_hooks_were_taken_away_are_replaced_without_a_word():
+    model = nn.Sequential(nn.Linear(8, 8))
+    for hook in HOOKS.values():
+        hook(model[0]).remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        factorize_model(model, {"0": 1.0}, rank_fraction=0.25, rank_multiple=1)

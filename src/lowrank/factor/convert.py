@@ -148,13 +148,28 @@ def _share(plan: list[Replacement]) -> list[Replacement]:
 
 
 def replace_layers(model: nn.Module, plan: Iterable[Replacement]) -> list[str]:
-    """Put the factorised layers in the dense ones' places; biases stay the same parameters."""
-    names = []
+    """Put the factorised layers in the dense ones' places; biases stay the same parameters. Hooks of the dense
+    layers and their weights stay behind, with a warning."""
+    names, plan = [], list(plan)
+    if hooked := [step.name for step in plan if _hooked(step.dense)]:
+        warnings.warn(
+            f"{len(hooked)} of the layers had hooks, the first {hooked[0]}, which are not called any more: "
+            "register them on the layers that took their place.",
+            stacklevel=3,
+        )
     for step in plan:
         step.factorized.bias = getattr(step.dense, "bias", None)
         place(model, step.name, step.factorized)
         names.append(step.name)
     return names
+
+
+def _hooked(dense: nn.Module) -> bool:
+    """Whether somebody has hooks on a layer or on its weight."""
+    own = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    of_weight = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    found = [getattr(dense, name, None) for name in own]
+    return any(found + [getattr(dense.weight, name, None) for name in of_weight])
 
 
 def to_dense(model: nn.Module) -> list[str]:
