@@ -23,6 +23,17 @@ def test_entries_are_found_by_name_and_duplicates_and_strangers_are_errors():
     assert "sou" not in registry
 
 
+@pytest.mark.parametrize(
+    "name", ["pea soup", "Soup", "_soup", "1soup", "", "s" * 61, "soup\n", "sóup"]
+)
+def test_a_name_that_no_configuration_could_hold_is_refused_in_a_sentence(name):
+    registry: Registry[int] = Registry("dish")
+    with pytest.raises(LowrankError, match=r"A name of the kind dish has .* has not\.$"):
+        registry.add(name, 1)
+    registry.add("s" * 60, 1)
+    assert list(registry) == ["s" * 60]
+
+
 @pytest.fixture
 def dishes(tmp_path, monkeypatch):
     """A package `dishes`, one module a dish, and the registry it fills."""

@@ -7,6 +7,7 @@ folder instead and imports nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, MutableMapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,8 +15,11 @@ from pkgutil import iter_modules
 from typing import TypeVar
 
 from lowrank.errors import LowrankError, unknown
+from lowrank.escape import visible
 
 T = TypeVar("T")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
+"""As in configurations (`experiment.sections.Name`)."""
 
 
 class Registry(MutableMapping[str, T]):
@@ -27,7 +31,12 @@ class Registry(MutableMapping[str, T]):
         self._package = self._unread = package
 
     def add(self, name: str, entry: T) -> None:
-        """Enter `entry` as `name`; a name already taken raises LowrankError."""
+        """Enter `entry` as `name`; one already taken, or that no configuration could hold, raises LowrankError."""
+        if not NAME.fullmatch(name):
+            raise LowrankError(
+                f"A name of the kind {self.kind} has lower-case letters, digits and underscores, a letter first, and "
+                f"at most 60 of them: '{visible(name)}' has not."
+            )
         if name in self._entries:
             raise LowrankError(f"The {self.kind} '{name}' is defined twice: give one another name.")
         self._entries[name] = entry
