@@ -146,7 +146,7 @@ def test_it_ends_when_the_time_is_over_and_goes_on_from_there(config, tmp_path):
     assert study(config, 60)[-1].startswith("4 of 4 cells")
 
 
-@pytest.mark.parametrize("seed", [SweepSpec(rates=(1.0,)).seed, 1])
+@pytest.mark.parametrize("seed", [SweepSpec(rates=(1.0,)).seeds[0], 1])
 def test_a_run_that_another_process_is_at_comes_last(seed, done, config, tmp_path, monkeypatch):
     """One of a sweep, and one of a cell: what else is needed is done meanwhile."""
     results, path = tmp_path / "results/tiny", None
